@@ -1,0 +1,187 @@
+"""Trains small image models from different initial weights and compares them.
+
+    python examples/cifar10.py                          # embedded digits, CPU, a minute
+    python examples/cifar10.py --dataset cifar10 --model convnext vit convmixer --epochs 20
+    KERAS_BACKEND=torch python examples/cifar10.py --dataset cifar10 --mixed-precision bfloat16
+
+The same file runs on every backend that KERAS_BACKEND names. Comparisons are
+paired: for one seed all initializations share the underlying draws, the order
+of the images and their augmentation, and only the structure differs.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+import sys
+import time
+
+import data
+import keras
+import report
+from models import MODELS
+
+from keras_mimetic.draws import subseed
+
+# What each --init gives the models of models.py.
+INITS = {
+    "default": {"mlp_mean": 0.0},
+    "mlp": {"mlp_mean": "auto"},
+}
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = functools.partial(parser.add_argument, metavar="")
+    add("--dataset", default="digits", help="digits, cifar10 (TFDS) or a FILE.npz [%(default)s]")
+    add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
+    add("--model", nargs="+", choices=MODELS, default=["convnext"], help=_choices(MODELS))
+    add("--init", nargs="+", choices=INITS, default=list(INITS), help=_choices(INITS))
+    add("--seeds", type=_positive(int), default=3, help="paired seeds, from 0 [%(default)s]")
+    add("--epochs", type=_positive(int), default=10, help="[%(default)s]")
+    add("--train-size", type=_positive(int), help="training images [all]")
+    add("--batch-size", type=_positive(int), default=128, help="[%(default)s]")
+    add(
+        "--learning-rate",
+        nargs="+",
+        type=_positive(float),
+        default=[2e-3],
+        help="peak rates; of several the best on the validation images is reported [%(default)s]",
+    )
+    add("--weight-decay", type=_positive(float), default=0.05, help="[%(default)s]")
+    add(
+        "--mixed-precision",
+        choices=("no", "bfloat16", "float16"),
+        default="no",
+        help="no, bfloat16 or float16 [%(default)s]",
+    )
+    add("--jit", choices=("auto", "on", "off"), default="auto", help="auto, on or off [%(default)s]")
+    add("--output", help="folder for the results [results/DATASET-BACKEND]")
+    add("--verbose", type=int, choices=(0, 1, 2), default=1, help="Keras's [%(default)s]")
+    args = parser.parse_args(argv)
+    for name in ("model", "init", "learning_rate"):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    images = data.load(args.dataset, data_dir=args.data_dir, train_size=args.train_size)
+    output = args.output or f"results/{images.name}-{keras.backend.backend()}"
+    runs = report.Runs(output, settings(args, images))
+    if args.mixed_precision != "no":
+        keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}")
+
+    todo = list(itertools.product(args.model, range(args.seeds), args.learning_rate, args.init))
+    for number, (model, seed, rate, init) in enumerate(todo, start=1):
+        key = dict(zip(report.KEY, (model, init, rate, seed), strict=True))
+        label = f"[{number}/{len(todo)}] {model}, init {init}, rate {rate:g}, seed {seed}"
+        if runs.find(**key):
+            print(f"{label}: done before")
+            continue
+        print(label)
+        results = train(model, init, rate, seed, images, args)
+        runs.add({**key, **results, **report.environment()})
+
+    title = headline(args, images)
+    shown = (runs, args.model, args.init, args.learning_rate, range(args.seeds), title)
+    print("\n" + report.table(*shown))
+    print(f"Runs, table and settings: {runs.folder}/\nPicture: {report.picture(*shown)}")
+
+
+def train(model_name, init, rate, seed, images, args):
+    """One run: the results' columns of its row."""
+    # For what still draws from Keras's own generators, such as dropout.
+    keras.utils.set_random_seed(seed)
+    patch = max(1, images.shape[0] // 8)
+    model = MODELS[model_name](
+        images.shape, images.classes, patch=patch, seed=subseed(seed, 0), **INITS[init]
+    )
+    batches = data.Batches(
+        *images.train, batch_size=args.batch_size, seed=seed, augment=images.augmented
+    )
+    model.compile(
+        optimizer=optimizer(rate, args, steps=args.epochs * len(batches)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile={"auto": "auto", "on": True, "off": False}[args.jit],
+    )
+    start = time.perf_counter()
+    history = model.fit(
+        batches,
+        epochs=args.epochs,
+        validation_data=images.validation,
+        validation_batch_size=500,
+        verbose=args.verbose,
+    ).history
+    seconds = time.perf_counter() - start
+    _, test_accuracy = model.evaluate(*images.test, batch_size=500, verbose=0)
+    if not math.isfinite(history["loss"][-1]):
+        print(f"The loss became {history['loss'][-1]}: training diverged.", file=sys.stderr)
+    keras.backend.clear_session()
+    curve = history["val_accuracy"]
+    return {
+        "validation_accuracy": curve[-1],
+        "test_accuracy": float(test_accuracy),
+        "seconds": round(seconds, 2),
+        "curve": " ".join(f"{value:.4f}" for value in curve),
+    }
+
+
+def optimizer(rate, args, steps):
+    """AdamW with linear warm-up and cosine decay; no decay on biases and norms."""
+    warmup = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
+    )
+    adamw = keras.optimizers.AdamW(schedule, weight_decay=args.weight_decay)
+    adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return adamw
+
+
+def settings(args, images):
+    """What all runs of one folder have in common."""
+    common = ("epochs", "batch_size", "weight_decay", "mixed_precision", "jit")
+    return {
+        "dataset": args.dataset,
+        "train_size": len(images.train[0]),
+        **{name: getattr(args, name) for name in common},
+        "backend": keras.backend.backend(),
+    }
+
+
+def headline(args, images):
+    """One line with all that a reader of the results must know."""
+    where = report.environment()
+    return (
+        f"{images.name}: {len(images.train[0])} training and {len(images.test[0])} test images, "
+        f"{args.epochs} epochs, batch {args.batch_size}, {where['backend']}, "
+        f"{where['hardware']}, precision {_PRECISION[args.mixed_precision]} ({where['versions']})"
+    )
+
+
+_PRECISION = {"no": "float32", "bfloat16": "mixed bfloat16", "float16": "mixed float16"}
+
+
+def _choices(names):
+    return ", ".join(names) + " [%(default)s]"
+
+
+def _positive(kind):
+    def parse_positive(text):
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
+        return value
+
+    parse_positive.__name__ = f"positive {kind.__name__}"
+    return parse_positive
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (data.DatasetError, report.SettingsError) as error:
+        sys.exit(f"cifar10.py: {error}")

@@ -1,0 +1,193 @@
+"""Images for the examples: what is chosen is loaded, and nothing else imported.
+
+Order and augmentation of the training images are functions of
+(seed, epoch, batch), so that runs with equal seeds see equal data on every
+backend.
+"""
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+
+# The part of the training images that is kept for choosing, never for training.
+VALIDATION_PART = 0.1
+# The same split for every seed.
+_SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Arrays of a data set: images uint8 (n, height, width, channels), labels int32 (n,)."""
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    augmented: bool
+
+    @property
+    def shape(self):
+        """Shape of one image."""
+        return self.train[0].shape[1:]
+
+    @property
+    def classes(self):
+        """Number of classes."""
+        return int(max(labels.max() for _, labels in (self.train, self.test))) + 1
+
+
+class DatasetError(Exception):
+    """The data set is not there, or is not what it should be; says what to do."""
+
+
+def load(name, *, data_dir=None, train_size=None):
+    """Loads a data set and splits off the validation images.
+
+    Args:
+        name: "digits", "cifar10" or the path of an .npz file.
+        data_dir: Where TFDS keeps "cifar10"; by default its own place.
+        train_size: How many training images to use, of those left when the
+            validation images are taken; all by default.
+    """
+    if name == "digits":
+        train, test = _digits()
+    elif name == "cifar10":
+        train, test = _tfds(name, data_dir)
+    elif str(name).endswith(".npz"):
+        train, test = _npz(pathlib.Path(name))
+    else:
+        raise DatasetError(
+            f"Unknown data set {name!r}: choose 'digits', 'cifar10' or the path of an .npz file."
+        )
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(train[0]))
+    kept = max(1, round(VALIDATION_PART * len(order)))
+    chosen = order[kept:]
+    if train_size is not None:
+        if train_size > len(chosen):
+            raise DatasetError(
+                f"--train-size {train_size} is more than the {len(chosen)} training images that "
+                f"{name} has beside its {kept} validation images."
+            )
+        chosen = chosen[:train_size]
+    return Images(
+        name=name if name in ("digits", "cifar10") else pathlib.Path(name).stem,
+        train=tuple(array[chosen] for array in train),
+        validation=tuple(array[order[:kept]] for array in train),
+        test=test,
+        augmented=name != "digits",
+    )
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled training batches, cropped and flipped at random if `augment`."""
+
+    def __init__(self, images, labels, *, batch_size, seed, augment, **kwargs):
+        super().__init__(**kwargs)
+        self.images, self.labels = images, labels
+        self.batch_size = min(batch_size, len(images))
+        self.seed, self.augment = seed, augment
+        self.epoch = 0
+        self._shuffle()
+
+    def __len__(self):
+        # A last, smaller batch would be a second program to compile; its
+        # images come up in other epochs.
+        return len(self.images) // self.batch_size
+
+    def __getitem__(self, index):
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        images = self.images[chosen]
+        if self.augment:
+            images = crop_and_flip(images, self._random(index))
+        return images, self.labels[chosen]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+        self._shuffle()
+
+    def _shuffle(self):
+        self.order = self._random().permutation(len(self.images))
+
+    def _random(self, *place):
+        return np.random.default_rng([self.seed, self.epoch, *place])
+
+
+def crop_and_flip(images, random, padding=4):
+    """Shifts each image by up to `padding` pixels (zeros come in) and flips half of them."""
+    count, height, width, _ = images.shape
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    down, right = random.integers(0, 2 * padding + 1, size=(2, count))
+    images = np.moveaxis(windows[np.arange(count), down, right], 1, -1)
+    flipped = random.random(count) < 0.5
+    return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _digits():
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DatasetError(
+            "The data set 'digits' comes with scikit-learn, which is not installed: "
+            "pip install scikit-learn"
+        ) from error
+    digits = load_digits()
+    # 17 grey levels, 0 to 16.
+    images = np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int32)
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
+    test, train = order[:360], order[360:]
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def _tfds(name, data_dir):
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DatasetError(
+            f"The data set '{name}' is read by tensorflow-datasets with TensorFlow, and "
+            f"{error.name} is not installed: pip install 'keras-mimetic[tfds]'"
+        ) from error
+    if keras.backend.backend() != "tensorflow":
+        # TensorFlow only decodes here; the accelerator is for the backend.
+        tf.config.set_visible_devices([], "GPU")
+    try:
+        splits = tfds.load(name, split=["train", "test"], data_dir=data_dir, batch_size=-1)
+    except Exception as error:
+        raise DatasetError(
+            f"TFDS has no data set '{name}' in {data_dir or 'its default folder'} and could not "
+            f"download it: give its folder with --data-dir, or run where there is network. "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return tuple(
+        (split["image"].numpy(), split["label"].numpy().astype(np.int32)) for split in splits
+    )
+
+
+def _npz(path):
+    if not path.is_file():
+        raise DatasetError(f"There is no file {path}.")
+    with np.load(path) as file:
+        missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
+        if missing:
+            raise DatasetError(
+                f"{path} must hold the arrays x_train, y_train, x_test and y_test, as Keras's "
+                f"own data sets do. Missing: {', '.join(sorted(missing))}."
+            )
+        pairs = [(file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test")]
+    return tuple(_checked(path, images, labels) for images, labels in pairs)
+
+
+def _checked(path, images, labels):
+    if images.ndim == 3:
+        images = images[..., None]
+    labels = labels.reshape(len(labels), -1)
+    if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images), 1):
+        raise DatasetError(
+            f"{path} must hold uint8 images of shape (n, height, width[, channels]) and n integer "
+            f"labels. Found images {images.shape} {images.dtype} and labels {labels.shape}."
+        )
+    return images, labels[:, 0].astype(np.int32)

@@ -1,0 +1,240 @@
+"""What a comparison leaves behind: runs.csv, args.json, a table and a picture."""
+
+import csv
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+
+import keras
+
+# What makes a run the run that it is; the other columns are its results.
+KEY = ("model", "init", "learning_rate", "seed")
+COLUMNS = (
+    *KEY,
+    "validation_accuracy",
+    "test_accuracy",
+    "seconds",
+    "curve",
+    "backend",
+    "hardware",
+    "versions",
+)
+
+
+class SettingsError(Exception):
+    """The output folder holds runs that cannot be compared with the ones asked for."""
+
+
+def environment():
+    """Backend, hardware and versions, as they stand in every output."""
+    backend = keras.backend.backend()
+    package = {"tensorflow": ("tensorflow", "tensorflow-cpu")}.get(backend, (backend,))
+    versions = {"keras": keras.__version__, "python": platform.python_version()}
+    for name in package:
+        try:
+            versions[backend] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    versions["keras_mimetic"] = importlib.metadata.version("keras-mimetic")
+    return {
+        "backend": backend,
+        "hardware": _hardware(backend),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+    }
+
+
+def _hardware(backend):
+    gpus = []
+    if backend == "torch":
+        import torch
+
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    elif backend == "jax":
+        import jax
+
+        gpus = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        gpus = [
+            tf.config.experimental.get_device_details(d).get("device_name", d.name)
+            for d in tf.config.list_physical_devices("GPU")
+        ]
+    if gpus:
+        return f"{len(gpus)} x {gpus[0]}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+class Runs:
+    """The runs of one folder: read when opened, a row added as each run ends.
+
+    A row is on the disk before the next run begins, and a row that was cut off
+    in the middle is dropped when the folder is opened again, so that an
+    interrupted comparison goes on where it was.
+    """
+
+    def __init__(self, folder, settings):
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._keep_settings(settings)
+        self.path = self.folder / "runs.csv"
+        self.rows = self._read()
+
+    def _keep_settings(self, settings):
+        path = self.folder / "args.json"
+        if path.exists():
+            before = json.loads(path.read_text())["settings"]
+            different = [k for k in settings if before.get(k) != settings[k]]
+            if different:
+                listed = "; ".join(
+                    f"{k}: {before.get(k)!r} there, {settings[k]!r} now" for k in different
+                )
+                raise SettingsError(
+                    f"{self.folder} holds runs with other settings ({listed}). "
+                    "Choose another --output, or remove that folder."
+                )
+        _write(path, json.dumps({"settings": settings, **environment()}, indent=2) + "\n")
+
+    def _read(self):
+        if not self.path.exists():
+            return []
+        text = self.path.read_text()
+        complete = text[: text.rfind("\n") + 1]
+        rows = list(csv.DictReader(complete.splitlines()))
+        for row in rows:
+            row["seed"] = int(row["seed"])
+            for name in ("learning_rate", "validation_accuracy", "test_accuracy", "seconds"):
+                row[name] = float(row[name])
+        if complete != text:
+            _write(self.path, complete)
+        return rows
+
+    def find(self, **key):
+        """The rows with these values, in the order in which they were run."""
+        return [row for row in self.rows if all(row[k] == v for k, v in key.items())]
+
+    def add(self, row):
+        """Appends a row, on the disk when this returns."""
+        new = not self.path.exists() or not self.path.stat().st_size
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)
+
+
+def _write(path, text):
+    """Writes a file as a whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def best_rate(runs, model, init, rates):
+    """The learning rate of the best validation accuracy, averaged over seeds."""
+
+    def validation(rate):
+        rows = runs.find(model=model, init=init, learning_rate=rate)
+        return statistics.fmean(row["validation_accuracy"] for row in rows)
+
+    return max(rates, key=validation)
+
+
+def paired_interval(differences, confidence=0.95):
+    """Mean and half width of Student's confidence interval of paired differences."""
+    from scipy import stats
+
+    count = len(differences)
+    mean = statistics.fmean(differences)
+    if count < 2:
+        return mean, float("nan")
+    error = statistics.stdev(differences) / count**0.5
+    return mean, float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
+
+
+def table(runs, models, inits, rates, seeds, title):
+    """A Markdown table: test accuracy, and the difference to the first init, seed by seed."""
+    first = inits[0]
+    lines = [
+        f"{title}",
+        "",
+        f"| model | init | rate | test accuracy % | difference to {first}, 95 % interval | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model in models:
+        base = None
+        for init in inits:
+            rate = best_rate(runs, model, init, rates)
+            by_seed = {
+                row["seed"]: 100 * row["test_accuracy"]
+                for row in runs.find(model=model, init=init, learning_rate=rate)
+            }
+            values = [by_seed[seed] for seed in seeds]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            difference = ""
+            if base is None:
+                base = values
+            else:
+                mean, half = paired_interval([a - b for a, b in zip(values, base, strict=True)])
+                interval = f" [{mean - half:+.2f}, {mean + half:+.2f}]" if half == half else ""
+                difference = f"{mean:+.2f}{interval}"
+            lines.append(
+                f"| {model} | {init} | {rate:g} | {statistics.fmean(values):.2f}{spread} "
+                f"| {difference} | {len(values)} |"
+            )
+    text = "\n".join(lines) + "\n"
+    _write(runs.folder / "table.md", text)
+    return text
+
+
+def picture(runs, models, inits, rates, seeds, title):
+    """Validation accuracy by epoch, a panel a model: thin for a seed, thick for their mean."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(models), figsize=(max(6.0, 4.5 * len(models)), 4.2), squeeze=False
+    )
+    for axis, model in zip(axes[0], models, strict=True):
+        for number, init in enumerate(inits):
+            rate = best_rate(runs, model, init, rates)
+            curves = [
+                [100 * float(value) for value in row["curve"].split()]
+                for row in runs.find(model=model, init=init, learning_rate=rate)
+                if row["seed"] in seeds
+            ]
+            epochs = range(1, len(curves[0]) + 1)
+            for curve in curves:
+                axis.plot(epochs, curve, color=f"C{number}", alpha=0.3, linewidth=0.8)
+            mean = [statistics.fmean(point) for point in zip(*curves, strict=True)]
+            axis.plot(
+                epochs, mean, "o-", markersize=3, color=f"C{number}", label=f"{init}, rate {rate:g}"
+            )
+        axis.set(title=model, xlabel="epoch", ylabel="validation accuracy %")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.suptitle(title, fontsize=8)
+    figure.tight_layout()
+    path = runs.folder / "curves.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

@@ -1,0 +1,7 @@
+"""Mimetic initialization for Keras 3: initial weights with the structure of trained ones."""
+
+from keras_mimetic import initializers, layers
+
+__version__ = "0.1.0"
+
+__all__ = ["initializers", "layers", "__version__"]

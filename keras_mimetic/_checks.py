@@ -1,0 +1,80 @@
+"""Argument checks shared by every floor of the package.
+
+Each check returns the value as a plain Python object (so that configs are
+JSON), or raises an error that names the argument, what is allowed and what
+was received: `TypeError` for the wrong kind of thing, `ValueError` for the
+wrong value.
+"""
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+
+def check_integer(name: str, value: Any, minimum: int) -> int:
+    """`value` as an `int`, if it is a whole number type of at least `minimum`."""
+    # `bool` is an `int` to Python; as a seed or a width it is always a slip.
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+        raise TypeError(
+            f"Argument `{name}` must be an integer >= {minimum}. "
+            f"Received: {name}={value!r} (of type {type(value).__name__})"
+        )
+    try:
+        value = operator.index(value)
+    except TypeError as error:  # e.g. a NumPy array of several elements
+        raise TypeError(
+            f"Argument `{name}` must be an integer >= {minimum}. Received: {name}={value!r}"
+        ) from error
+    if value < minimum:
+        raise ValueError(
+            f"Argument `{name}` must be an integer >= {minimum}. Received: {name}={value}"
+        )
+    return value
+
+
+def check_number(name: str, value: Any, allowed: str = "a finite number") -> float:
+    """`value` as a `float`, if it is a finite real number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"Argument `{name}` must be {allowed}. "
+            f"Received: {name}={value!r} (of type {type(value).__name__})"
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
+    return float(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value`, if it is `True` or `False`."""
+    if not isinstance(value, bool):
+        raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={value!r}")
+    return value
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
+    """`value`, if it is one of `choices`."""
+    choices = tuple(choices)
+    if not isinstance(value, (str, type(None))) or value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"Argument `{name}` must be one of {listed}. Received: {name}={value!r}")
+    return value
+
+
+def check_shape(shape: Any) -> tuple[int, ...]:
+    """`shape` as a tuple of `int`s >= 0."""
+    if isinstance(shape, (str, bytes)) or not isinstance(shape, Iterable):
+        raise TypeError(
+            "Argument `shape` must be a sequence of integers >= 0, one per axis. "
+            f"Received: shape={shape!r}"
+        )
+    shape = tuple(shape)
+    for dim in shape:
+        if dim is None:
+            raise ValueError(
+                "Argument `shape` must have a known size on every axis. "
+                f"Received: shape={shape}"
+            )
+        check_integer("shape", dim, minimum=0)
+    return tuple(operator.index(dim) for dim in shape)

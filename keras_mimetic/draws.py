@@ -1,0 +1,269 @@
+"""A seed becomes NumPy random numbers: the same ones on every backend.
+
+What is promised. Value number `i` of a draw is a function of the
+distribution, the seed and `i` alone. Its random bits are the raw output of
+NumPy's `Philox` bit generator, keyed by `SeedSequence(seed)`: both streams
+are ones that NumPy promises to keep (those of `numpy.random.Generator`'s
+distributions are not). The step from bits to numbers is ours and uses only
+float32 operations that IEEE 754 rounds exactly (+, -, x, /, square root), so
+that the same seed gives the same bits in every backend, on every processor
+and for any number of threads. Because Philox counts, any range of a large
+tensor can be drawn alone (`draw_range`), as a shard on one of many hosts
+would be.
+
+What it costs. Uniforms lie on a grid of 2**24 values, as NumPy's own float32
+uniforms do. Normals come from one uniform each by the inverse distribution
+function, to a relative error of about 1e-6, and end at |z| = 5.42.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from keras_mimetic._checks import check_choice, check_integer, check_shape
+
+# Standard deviation of a unit normal truncated at two of its own.
+TRUNCATED_STD = 0.87962566103423978
+# 2 Phi(2) - 1: the part of a unit normal that the truncation keeps.
+TRUNCATED_MASS = 0.95449973610364158
+
+# Philox makes four 64-bit words per count of its counter: eight draws.
+_BLOCK = 8
+# How many draws one thread makes at a time: small enough for its cache. It
+# does not show in the result.
+_CHUNK = 1 << 15
+
+# Coefficients of Giles's single-precision inverse error function, highest
+# power first: in w - 2.5 for w < 5, then in sqrt(w) - 3, w = -log(1 - x**2).
+_ERFINV_CENTRE = (
+    2.81022636e-08,
+    3.43273939e-07,
+    -3.5233877e-06,
+    -4.39150654e-06,
+    0.00021858087,
+    -0.00125372503,
+    -0.00417768164,
+    0.246640727,
+    1.50140941,
+)
+_ERFINV_TAIL = (
+    -0.000200214257,
+    0.000100950558,
+    0.00134934322,
+    -0.00367342844,
+    0.00573950773,
+    -0.0076224613,
+    0.00943887047,
+    1.00167406,
+    2.83297682,
+)
+
+
+def check_seed(seed: Any) -> int:
+    """`seed` as a Python `int` >= 0, of any size.
+
+    Raises:
+        TypeError: if it is not an integer (a bool is not one here).
+        ValueError: if it is negative.
+    """
+    return check_integer("seed", seed, minimum=0)
+
+
+def subseed(seed: int, *path: int) -> int:
+    """The seed of a sub-stream: one 128-bit integer for each `path`.
+
+    Sub-streams of one seed, and of neighbouring seeds, are independent
+    (`numpy.random.SeedSequence`), as they are not with `seed + 1`.
+
+    Args:
+        seed: Integer >= 0.
+        *path: Integers >= 0 that number the sub-stream.
+
+    Returns:
+        An integer in [0, 2**128).
+    """
+    key = tuple(check_integer("path", part, minimum=0) for part in path)
+    words = np.random.SeedSequence(check_seed(seed), spawn_key=key).generate_state(4, np.uint32)
+    return sum(int(word) << (32 * position) for position, word in enumerate(words))
+
+
+def draw(
+    distribution: str,
+    shape: Any,
+    seed: int,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Draws a float32 array from a distribution with the given mean and std.
+
+    Args:
+        distribution: `"uniform"`; `"truncated_normal"`, a normal distribution
+            cut at two of its standard deviations on either side; or
+            `"untruncated_normal"`.
+        shape: Tuple of integers >= 0.
+        seed: Integer >= 0.
+        mean: Mean of the distribution drawn from, absolute.
+        std: Its standard deviation, absolute; for `"truncated_normal"` that
+            of the distribution after the cut.
+        threads: At most this many threads; by default one for each processor.
+            It does not change the result.
+
+    Returns:
+        Array of the given shape, filled in C order.
+
+    Raises:
+        ValueError, TypeError: for a distribution, shape or seed other than
+            these.
+
+    Example:
+
+    >>> draw("uniform", (2, 3), seed=0).shape
+    (2, 3)
+
+    Reference:
+
+    - [Salmon et al., 2011](https://doi.org/10.1145/2063384.2063405), "Parallel
+      random numbers: as easy as 1, 2, 3": the generator.
+    - Giles, 2012, "Approximating the erfinv function", GPU Computing Gems
+      (Jade edition), chapter 10: the normal distribution's inverse.
+    """
+    shape = check_shape(shape)
+    size = math.prod(shape)
+    values = draw_range(distribution, 0, size, seed, mean=mean, std=std, threads=threads)
+    return values.reshape(shape)
+
+
+def draw_range(
+    distribution: str,
+    start: int,
+    stop: int,
+    seed: int,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Values `start` to `stop` of the endless draw that `draw` cuts from.
+
+    `draw_range(d, a, b, seed)` equals `draw(d, shape, seed).ravel()[a:b]`
+    without drawing the rest. Arguments, units and errors are those of `draw`.
+
+    Returns:
+        float32 array of shape `(stop - start,)`.
+    """
+    check_choice("distribution", distribution, DISTRIBUTIONS)
+    start = check_integer("start", start, minimum=0)
+    stop = check_integer("stop", stop, minimum=start)
+    transform, deviation = _TRANSFORMS[distribution]
+    key = np.random.SeedSequence(check_seed(seed)).generate_state(2, np.uint64)
+    scale, shift = np.float32(std / deviation), np.float32(mean)
+    out = np.empty(stop - start, np.float32)
+
+    def fill(begin: int) -> None:
+        end = min(begin + _CHUNK, stop)
+        values = transform(_symmetric_uniform(key, begin, end))
+        values *= scale
+        values += shift
+        out[begin - start : end - start] = values
+
+    chunks = range(start, stop, _CHUNK)
+    threads = min(threads or _processors(), len(chunks))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, chunks))
+    else:
+        for begin in chunks:
+            fill(begin)
+    return out
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _symmetric_uniform(key: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Draws `start` to `stop` on the grid (2 k + 1) / 2**24 in (-1, 1).
+
+    Symmetric about zero, never zero, never +-1: nothing to guard against in
+    what follows. Every step is exact in float32.
+    """
+    first = start // _BLOCK
+    blocks = -(-stop // _BLOCK) - first
+    generator = np.random.Philox(key=key, counter=first)
+    words = generator.random_raw(blocks * (_BLOCK // 2)).astype("<u8", copy=False)
+    signed = words.view("<i4")[start - first * _BLOCK :][: stop - start]
+    values = (signed >> 8).astype(np.float32)
+    values += np.float32(0.5)
+    values *= np.float32(2.0**-23)
+    return values
+
+
+def _identity(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _normal(x: np.ndarray) -> np.ndarray:
+    """Turns uniforms in (-1, 1) into unit normals: sqrt(2) erfinv(x)."""
+    w = _minus_log((np.float32(1) - x) * (np.float32(1) + x))
+    values = _polynomial(_ERFINV_CENTRE, w - np.float32(2.5))
+    tail = np.flatnonzero(w >= 5)
+    if tail.size:
+        values[tail] = _polynomial(_ERFINV_TAIL, np.sqrt(w[tail]) - np.float32(3))
+    values *= x
+    values *= np.float32(math.sqrt(2))
+    return values
+
+
+def _truncated_normal(x: np.ndarray) -> np.ndarray:
+    """The same, with |value| <= 2: the inverse of the middle of the range."""
+    x *= np.float32(TRUNCATED_MASS)
+    values = _normal(x)
+    # The approximation's last bits may reach past the cut.
+    return np.clip(values, np.float32(-2), np.float32(2), out=values)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+    """Horner's rule, in float32 throughout, highest power first."""
+    values = np.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        values *= x
+        values += np.float32(coefficient)
+    return values
+
+
+def _minus_log(x: np.ndarray) -> np.ndarray:
+    """-log(x) for float32 x in (0, 1], without a library's logarithm.
+
+    `numpy.log` differs in the last bit from one processor to another. Here
+    x = m * 2**k with m in [sqrt(1/2), sqrt(2)), read off the bits, and
+    log(m) = 2 atanh(s), s = (m - 1) / (m + 1), by its series up to s**9.
+    """
+    sqrt_half = np.int32(0x3F3504F3)
+    bits = x.view(np.int32) - sqrt_half
+    exponent = (bits >> 23).astype(np.float32)
+    bits &= np.int32(0x7FFFFF)
+    bits += sqrt_half
+    m = bits.view(np.float32)
+    s = (m - np.float32(1)) / (m + np.float32(1))
+    log_m = _polynomial((2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0), s * s)
+    log_m *= s
+    exponent *= np.float32(math.log(2))
+    exponent += log_m
+    return np.negative(exponent, out=exponent)
+
+
+# How uniforms in (-1, 1) become a distribution, and its standard deviation.
+_TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
+    "uniform": (_identity, 1 / math.sqrt(3)),
+    "truncated_normal": (_truncated_normal, TRUNCATED_STD),
+    "untruncated_normal": (_normal, 1.0),
+}
+DISTRIBUTIONS = tuple(_TRANSFORMS)

@@ -1,0 +1,177 @@
+"""The `MimeticMean` initializer."""
+
+from typing import Any
+
+import keras
+
+from keras_mimetic import draws
+from keras_mimetic._checks import check_choice, check_integer, check_number, check_shape
+from keras_mimetic.initializers.seeds import read_seed, resolve_seed
+from keras_mimetic.structures.mean_shift import mean_shifted
+from keras_mimetic.structures.variance_scaling import MODES
+
+# Ours, not the paper's, and provisional: its sign is the one that trained
+# networks have.
+DEFAULT_MEAN = -0.1
+
+
+@keras.saving.register_keras_serializable(package="keras_mimetic")
+class MimeticMean(keras.initializers.Initializer):
+    """Variance scaling with a nonzero mean, for the first matrix of an MLP.
+
+    Draws `W = s * (Z + mean)` with `Z` of mean 0 and variance 1, and
+    `s = sqrt(scale / fan)`: `keras.initializers.VarianceScaling`, moved off
+    zero by `mean` standard deviations. With `mean=0` and the other defaults it
+    is the distribution of Keras's `GlorotUniform`.
+
+    What the mean does to a layer `x @ W`: it adds the same number to every
+    output, `mean * s * sum(x)`. In standard deviations of the outputs that is
+    about `mean * sqrt(fan_in) * average(x) / rms(x)`. So
+
+    - for inputs that are far from centred it is large: with inputs uniform on
+      (0, 1), `fan_in=3072` and `mean=0.1` it is 4.8 deviations, and every
+      hidden unit is on;
+    - for centred, independent inputs it is about `mean` deviations;
+    - directly after a fresh `LayerNormalization`, whose output sums to zero,
+      it is exactly nothing at first (up to rounding). It acts later, through
+      the normalization's learned `beta`, as a hidden bias that all units share
+      and that learns quickly; its sign then hardly matters.
+
+    Examples:
+
+    >>> # Standalone:
+    >>> weight = MimeticMean(mean=-0.25, seed=0)(shape=(64, 256))
+
+    >>> # In the first layer of an MLP:
+    >>> mlp = keras.Sequential(
+    ...     [
+    ...         keras.layers.Dense(256, "gelu", kernel_initializer=MimeticMean()),
+    ...         keras.layers.Dense(64),
+    ...     ]
+    ... )
+
+    >>> # In `EinsumDense`, whose axes an initializer cannot see:
+    >>> layer = keras.layers.EinsumDense(
+    ...     "abc,cde->abde",
+    ...     output_shape=(None, 8, 32),
+    ...     kernel_initializer=MimeticMean(input_axes=(0,), output_axes=(1, 2)),
+    ... )
+
+    Args:
+        mean: Mean of the weight in units of its standard deviation `s`; any
+            finite number. The default is ours, not the paper's, and
+            provisional: its sign is the one that trained networks show.
+        scale: Variance of the weight times the fan; a positive number.
+        mode: The fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
+        distribution: `"uniform"`, `"truncated_normal"` (which Keras also calls
+            `"normal"`), cut at two standard deviations, or
+            `"untruncated_normal"`. All have standard deviation `s`.
+        seed: An integer >= 0 gives the same weight at every call, and on every
+            backend the same, bit for bit. `None` takes a seed from Python's
+            `random`, which `keras.utils.set_random_seed` sets. A
+            `keras.random.SeedGenerator` gives a new weight at each call.
+            One instance with an integer seed or `None`, used for two layers,
+            draws the same weight twice where shapes agree.
+        input_axes: Axes of the weight that are contracted with the input, if
+            they are not those of a `Dense` or convolution kernel.
+        output_axes: Axes of the weight that the output keeps; required with
+            `input_axes`.
+
+    Calling it with `shape` and a floating `dtype` gives a tensor of that shape,
+    computed in float32 and rounded to `dtype` at the end.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value that is not allowed; at the call, for a dtype
+            that is not floating, axes that the shape does not have, or a
+            `SeedGenerator` inside a trace.
+
+    Reference:
+
+    - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs"
+      (arXiv:2602.07156): the idea of a nonzero mean. Sign, size and units here
+      are our own.
+    - [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html):
+      the scale.
+    """
+
+    def __init__(
+        self,
+        mean: float = DEFAULT_MEAN,
+        scale: float = 1.0,
+        mode: str = "fan_avg",
+        distribution: str = "uniform",
+        seed: Any = None,
+        input_axes: Any = None,
+        output_axes: Any = None,
+    ) -> None:
+        self.mean = check_number("mean", mean)
+        self.scale = check_number("scale", scale, "a finite number > 0")
+        if self.scale <= 0:
+            raise ValueError(
+                f"Argument `scale` must be a finite number > 0. Received: scale={scale}"
+            )
+        self.mode = check_choice("mode", mode, MODES)
+        self.distribution = _check_distribution(distribution)
+        if (input_axes is None) != (output_axes is None):
+            raise ValueError(
+                "Arguments `input_axes` and `output_axes` must be given together. "
+                f"Received: input_axes={input_axes}, output_axes={output_axes}"
+            )
+        self.input_axes = _check_axes("input_axes", input_axes)
+        self.output_axes = _check_axes("output_axes", output_axes)
+        self.seed = resolve_seed(seed)
+        # As the user passed it: a clone of `None` draws afresh.
+        self._init_seed = None if seed is None else self.seed
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        dtype = keras.backend.standardize_dtype(dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                "Argument `dtype` must be a floating type, such as 'float32' or 'bfloat16'. "
+                f"Received: dtype={dtype!r}"
+            )
+        values = mean_shifted(
+            check_shape(shape),
+            mean=self.mean,
+            scale=self.scale,
+            mode=self.mode,
+            distribution=self.distribution,
+            seed=read_seed(self.seed),
+            input_axes=self.input_axes,
+            output_axes=self.output_axes,
+        )
+        return keras.ops.cast(keras.ops.convert_to_tensor(values, dtype="float32"), dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "mean": self.mean,
+            "scale": self.scale,
+            "mode": self.mode,
+            "distribution": self.distribution,
+            "seed": keras.saving.serialize_keras_object(self._init_seed),
+            "input_axes": self.input_axes and list(self.input_axes),
+            "output_axes": self.output_axes and list(self.output_axes),
+        }
+
+
+def _check_distribution(distribution: Any) -> str:
+    """Keras's names: case is ignored, and "normal" is the truncated one."""
+    name = distribution.lower() if isinstance(distribution, str) else distribution
+    if name == "normal":
+        return "truncated_normal"
+    if name not in draws.DISTRIBUTIONS:
+        # The check's own words, with the name that Keras allows besides.
+        check_choice("distribution", distribution, (*draws.DISTRIBUTIONS, "normal"))
+    return name
+
+
+def _check_axes(name: str, axes: Any) -> tuple[int, ...] | None:
+    if axes is None:
+        return None
+    if not isinstance(axes, (list, tuple)) or not axes:
+        raise TypeError(
+            f"Argument `{name}` must be None or a tuple of axes. Received: {name}={axes!r}"
+        )
+    # Negative axes count from the end, as everywhere in NumPy and Keras.
+    return tuple(check_integer(name, axis, minimum=-64) for axis in axes)

@@ -1,0 +1,75 @@
+"""The scale of a weight from the number of units that it connects."""
+
+import math
+
+MODES = ("fan_in", "fan_out", "fan_avg")
+
+
+def fans(
+    shape: tuple[int, ...],
+    input_axes: tuple[int, ...] | None = None,
+    output_axes: tuple[int, ...] | None = None,
+) -> tuple[int, int]:
+    """How many inputs each output sees, and how many outputs each input.
+
+    As Keras counts them: a matrix is `(inputs, outputs)`; an array of higher
+    rank is a convolution kernel `(*window, inputs, outputs)`, unless the axes
+    are named, as they must be for `EinsumDense` kernels.
+
+    Args:
+        shape: Shape of the weight.
+        input_axes: Axes that are contracted with the input, or `None`.
+        output_axes: Axes that the output keeps; given if `input_axes` is.
+
+    Returns:
+        `(fan_in, fan_out)`.
+
+    Raises:
+        ValueError: if an axis is not one of the shape's.
+
+    Example:
+
+    >>> fans((3, 3, 16, 32))
+    (144, 288)
+    >>> fans((64, 4, 16), input_axes=(0,), output_axes=(1, 2))
+    (64, 64)
+    """
+    if input_axes is not None and output_axes is not None:
+        for name, axes in (("input_axes", input_axes), ("output_axes", output_axes)):
+            if any(not -len(shape) <= axis < len(shape) for axis in axes):
+                raise ValueError(
+                    f"Argument `{name}` must name axes of the weight, whose shape is {shape}. "
+                    f"Received: {name}={axes}"
+                )
+        if len({axis % len(shape) for axis in (*input_axes, *output_axes)}) < len(
+            (*input_axes, *output_axes)
+        ):
+            raise ValueError(
+                "Arguments `input_axes` and `output_axes` must name each axis at most once. "
+                f"Received: input_axes={input_axes}, output_axes={output_axes} "
+                f"for shape {shape}"
+            )
+        return (
+            math.prod(shape[axis] for axis in input_axes),
+            math.prod(shape[axis] for axis in output_axes),
+        )
+    if not shape:
+        return 1, 1
+    if len(shape) == 1:
+        return shape[0], shape[0]
+    window = math.prod(shape[:-2])
+    return window * shape[-2], window * shape[-1]
+
+
+def scaled_std(fan_in: int, fan_out: int, *, scale: float, mode: str) -> float:
+    """The standard deviation sqrt(scale / fan), absolute.
+
+    Args:
+        fan_in: Inputs that each output sees.
+        fan_out: Outputs that each input reaches.
+        scale: Positive number; 1 with `"fan_avg"` is Glorot's, 2 with
+            `"fan_in"` is He's.
+        mode: Which fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
+    """
+    fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
+    return math.sqrt(scale / max(1.0, fan))
