@@ -37,12 +37,12 @@ def parse(argv=None):
     add = functools.partial(parser.add_argument, metavar="")
     add("--dataset", default="digits", help="digits, cifar10 (TFDS) or a FILE.npz [%(default)s]")
     add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
-    add("--model", nargs="+", choices=MODELS, default=["convnext"], help=_choices(MODELS))
+    add("--model", nargs="+", choices=MODELS, default=["vit"], help=_choices(MODELS))
     add("--init", nargs="+", choices=INITS, default=list(INITS), help=_choices(INITS))
     add("--seeds", type=_positive(int), default=3, help="paired seeds, from 0 [%(default)s]")
-    add("--epochs", type=_positive(int), default=10, help="[%(default)s]")
+    add("--epochs", type=_positive(int), default=6, help="[%(default)s]")
     add("--train-size", type=_positive(int), help="training images [all]")
-    add("--batch-size", type=_positive(int), default=128, help="[%(default)s]")
+    add("--batch-size", type=_positive(int), help="[128; for digits 32]")
     add(
         "--learning-rate",
         nargs="+",
@@ -63,6 +63,8 @@ def parse(argv=None):
     args = parser.parse_args(argv)
     for name in ("model", "init", "learning_rate"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    if args.batch_size is None:
+        args.batch_size = 32 if args.dataset == "digits" else 128
     return args
 
 
@@ -95,7 +97,7 @@ def train(model_name, init, rate, seed, images, args):
     """One run: the results' columns of its row."""
     # For what still draws from Keras's own generators, such as dropout.
     keras.utils.set_random_seed(seed)
-    patch = max(1, images.shape[0] // 8)
+    patch = 4 if min(images.shape[:2]) >= 32 else 2
     model = MODELS[model_name](
         images.shape, images.classes, patch=patch, seed=subseed(seed, 0), **INITS[init]
     )
@@ -111,6 +113,7 @@ def train(model_name, init, rate, seed, images, args):
     start = time.perf_counter()
     history = model.fit(
         batches,
+        shuffle=False,  # `Batches` does, as a function of the seed
         epochs=args.epochs,
         validation_data=images.validation,
         validation_batch_size=500,

@@ -42,6 +42,8 @@ def vit(
     """A Vision Transformer with fixed sin-cos positions and average pooling."""
     seeds = _sub_streams(seed)
     inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
+    # Without it the embeddings of patches would be small beside those of places.
+    x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = SinCosPositions()(x)
     x = keras.layers.Reshape((-1, width))(x)
     for _ in range(depth):
