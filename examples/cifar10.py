@@ -37,6 +37,7 @@ def parse(argv=None):
     add = functools.partial(parser.add_argument, metavar="")
     add("--dataset", default="digits", help="digits, cifar10 (TFDS) or a FILE.npz [%(default)s]")
     add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
+    parser.add_argument("--download", action="store_true", help="let TFDS fetch what is not there")
     add("--model", nargs="+", choices=MODELS, default=["vit"], help=_choices(MODELS))
     add("--init", nargs="+", choices=INITS, default=list(INITS), help=_choices(INITS))
     add("--seeds", type=_positive(int), default=3, help="paired seeds, from 0 [%(default)s]")
@@ -51,13 +52,9 @@ def parse(argv=None):
         help="peak rates; of several the best on the validation images is reported [%(default)s]",
     )
     add("--weight-decay", type=_positive(float), default=0.05, help="[%(default)s]")
-    add(
-        "--mixed-precision",
-        choices=("no", "bfloat16", "float16"),
-        default="no",
-        help="no, bfloat16 or float16 [%(default)s]",
-    )
-    add("--jit", choices=("auto", "on", "off"), default="auto", help="auto, on or off [%(default)s]")
+    add("--mixed-precision", choices=_PRECISION, default="no", help=_choices(_PRECISION))
+    jit = ("auto", "on", "off")
+    add("--jit", choices=jit, default="auto", help=_choices(jit))
     add("--output", help="folder for the results [results/DATASET-BACKEND]")
     add("--verbose", type=int, choices=(0, 1, 2), default=1, help="Keras's [%(default)s]")
     args = parser.parse_args(argv)
@@ -70,7 +67,12 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
-    images = data.load(args.dataset, data_dir=args.data_dir, train_size=args.train_size)
+    images = data.load(
+        args.dataset,
+        data_dir=args.data_dir,
+        download=args.download,
+        train_size=args.train_size,
+    )
     output = args.output or f"results/{images.name}-{keras.backend.backend()}"
     runs = report.Runs(output, settings(args, images))
     if args.mixed_precision != "no":

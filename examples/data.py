@@ -42,19 +42,20 @@ class DatasetError(Exception):
     """The data set is not there, or is not what it should be; says what to do."""
 
 
-def load(name, *, data_dir=None, train_size=None):
+def load(name, *, data_dir=None, download=False, train_size=None):
     """Loads a data set and splits off the validation images.
 
     Args:
         name: "digits", "cifar10" or the path of an .npz file.
         data_dir: Where TFDS keeps "cifar10"; by default its own place.
+        download: Whether TFDS may fetch what is not there.
         train_size: How many training images to use, of those left when the
             validation images are taken; all by default.
     """
     if name == "digits":
         train, test = _digits()
     elif name == "cifar10":
-        train, test = _tfds(name, data_dir)
+        train, test = _tfds(name, data_dir, download)
     elif str(name).endswith(".npz"):
         train, test = _npz(pathlib.Path(name))
     else:
@@ -142,7 +143,7 @@ def _digits():
     return (images[train], labels[train]), (images[test], labels[test])
 
 
-def _tfds(name, data_dir):
+def _tfds(name, data_dir, download):
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -155,11 +156,13 @@ def _tfds(name, data_dir):
         # TensorFlow only decodes here; the accelerator is for the backend.
         tf.config.set_visible_devices([], "GPU")
     try:
-        splits = tfds.load(name, split=["train", "test"], data_dir=data_dir, batch_size=-1)
+        splits = tfds.load(
+            name, split=["train", "test"], data_dir=data_dir, batch_size=-1, download=download
+        )
     except Exception as error:
         raise DatasetError(
-            f"TFDS has no data set '{name}' in {data_dir or 'its default folder'} and could not "
-            f"download it: give its folder with --data-dir, or run where there is network. "
+            f"TFDS could not load '{name}' from {data_dir or 'its default folder'}: give the "
+            f"folder that has it with --data-dir, or let TFDS fetch it with --download. "
             f"({type(error).__name__}: {error})"
         ) from error
     return tuple(

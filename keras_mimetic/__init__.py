@@ -4,4 +4,4 @@ from keras_mimetic import initializers, layers
 
 __version__ = "0.1.0"
 
-__all__ = ["initializers", "layers", "__version__"]
+__all__ = ["__version__", "initializers", "layers"]

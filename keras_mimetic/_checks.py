@@ -73,8 +73,7 @@ def check_shape(shape: Any) -> tuple[int, ...]:
     for dim in shape:
         if dim is None:
             raise ValueError(
-                "Argument `shape` must have a known size on every axis. "
-                f"Received: shape={shape}"
+                f"Argument `shape` must have a known size on every axis. Received: shape={shape}"
             )
         check_integer("shape", dim, minimum=0)
     return tuple(operator.index(dim) for dim in shape)

@@ -50,10 +50,12 @@ def test_values_are_bounded():
 
 def test_transformation_is_the_inverse_distribution_function():
     # The whole range of the generator's grid, and both of its ends.
-    grid = np.unique(np.r_[0:2**23:997, 2**23 - 100 : 2**23])
+    grid = np.unique(np.r_[0 : 2**23 : 997, 2**23 - 100 : 2**23])
     x = ((2 * grid + 1) / 2**24).astype(np.float32)
     for half in (x, -x):
-        expected = np.array([statistics.NormalDist().inv_cdf(0.5 + v / 2) for v in half.astype("f8")])
+        expected = np.array(
+            [statistics.NormalDist().inv_cdf(0.5 + v / 2) for v in half.astype("f8")]
+        )
         np.testing.assert_allclose(draws._normal(half.copy()), expected, rtol=3e-6)
 
 

@@ -307,7 +307,9 @@ def test_load_what_another_backend_saved(backend):
     spec.loader.exec_module(make)
     loaded = keras.saving.load_model(GOLDEN / f"block_{backend}.keras", compile=False)
     with np.load(GOLDEN / "outputs.npz") as file:
-        np.testing.assert_allclose(array(loaded(make.inputs())), file["outputs"], rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(
+            array(loaded(make.inputs())), file["outputs"], rtol=2e-5, atol=2e-5
+        )
     # And the same seeds draw the same weights here, to the bit.
     for here, there in zip(make.model().weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(array(here), array(there))

@@ -268,7 +268,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         return layer
 
     def _fc1_mean(self) -> float:
-        if self.mean != "auto":
+        if not isinstance(self.mean, str):
             return self.mean
         return MEAN_AFTER_LAYER_NORM if self._norm_name == "layer_norm" else DEFAULT_MEAN
 

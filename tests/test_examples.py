@@ -1,0 +1,299 @@
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+import cifar10
+import data
+import models
+import report
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def small_npz(path, count=40, shape=(32, 32, 3)):
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "test"):
+        arrays[f"y_{split}"] = np.arange(count, dtype="uint8")[:, None] % 10
+        noise = random.integers(0, 100, (count, *shape))
+        arrays[f"x_{split}"] = (noise + 15 * arrays[f"y_{split}"][:, :, None, None]).astype("uint8")
+    np.savez(path, **arrays)
+    return path
+
+
+def run(*arguments, **kwargs):
+    return subprocess.run(
+        [sys.executable, "examples/cifar10.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
+
+
+def rows_of(folder):
+    with (folder / "runs.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_main_job_and_its_resumption(tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--epochs", 1, "--train-size", 200, "--verbose", 2, "--output", out)
+    first = run(*arguments, "--seeds", 1)
+    assert first.returncode == 0, first.stderr
+    assert {path.name for path in out.iterdir()} == {
+        "runs.csv",
+        "args.json",
+        "table.md",
+        "curves.png",
+    }
+    rows = rows_of(out)
+    assert [(row["init"], row["seed"]) for row in rows] == [("default", "0"), ("mlp", "0")]
+    assert (out / "table.md").read_text() in first.stdout
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for text in (first.stdout, (out / "args.json").read_text(), (out / "runs.csv").read_text()):
+        assert report.environment()["versions"] in text
+        assert report.environment()["hardware"] in text
+
+    # Cut off in the middle of a row, as by a kill: that row alone is run again.
+    whole = (out / "runs.csv").read_text()
+    (out / "runs.csv").write_text(whole[:-30])
+    second = run(*arguments, "--seeds", 1)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("done before") == 1
+    again = rows_of(out)
+    assert again[0] == rows[0]
+    for name in ("validation_accuracy", "test_accuracy", "curve"):
+        assert float(again[1][name].split()[0]) == pytest.approx(float(rows[1][name].split()[0]))
+
+    # Other settings do not mix into the same table.
+    third = run("--epochs", 2, "--train-size", 200, "--output", out)
+    assert third.returncode != 0
+    assert "other settings (epochs: 1 there, 2 now)" in third.stderr
+    assert "Traceback" not in third.stderr
+    assert rows_of(out) == again
+
+
+def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
+    path = small_npz(tmp_path / "small.npz")
+    finished = run(
+        *("--dataset", path, "--model", "convnext", "vit", "convmixer", "--init", "mlp"),
+        *("--epochs", 1, "--seeds", 1, "--batch-size", 16, "--learning-rate", "1e-3"),
+        *("--mixed-precision", "bfloat16", "--jit", "off", "--output", tmp_path / "out"),
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert len(rows_of(tmp_path / "out")) == 3
+    assert json.loads((tmp_path / "out" / "args.json").read_text())["settings"] == {
+        "dataset": str(path),
+        "train_size": 36,
+        "epochs": 1,
+        "batch_size": 16,
+        "weight_decay": 0.05,
+        "mixed_precision": "bfloat16",
+        "jit": "off",
+        "backend": keras.backend.backend(),
+    }
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.count("| mlp |") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dataset", "nowhere.npz"), "There is no file nowhere.npz"),
+        (("--dataset", "mnist"), "Unknown data set 'mnist': choose 'digits'"),
+        (("--train-size", "100000"), "--train-size 100000 is more than the 1293 training images"),
+        (("--epochs", "0"), "must be greater than 0, not 0"),
+        (("--learning-rate", "nan"), "must be greater than 0, not nan"),
+        (("--init", "none"), "invalid choice: 'none'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    finished = run(*arguments)
+    assert finished.returncode != 0
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_cifar10_without_tensorflow_or_data_says_what_to_do(tmp_path):
+    finished = run("--dataset", "cifar10", "--data-dir", tmp_path, "--output", tmp_path / "out")
+    assert finished.returncode != 0
+    assert "pip install 'keras-mimetic[tfds]'" in finished.stderr or "--download" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "out").exists()
+
+
+WRITE_TFDS = """
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+
+def examples(split):
+    random = np.random.default_rng(0)
+    for i in range(60):
+        image = random.integers(0, 256, (32, 32, 3)).astype("uint8")
+        yield i, {"image": image, "label": i % 10, "id": f"{split}_{i:05d}"}
+
+builder = tfds.builder("cifar10", data_dir=sys.argv[1])
+builder._split_generators = lambda *_, **__: {s: examples(s) for s in ("train", "test")}
+builder.download_and_prepare()
+"""
+
+
+def test_cifar10_through_tfds(tmp_path):
+    pytest.importorskip("tensorflow_datasets", reason="only the examples environment has TFDS")
+    written = subprocess.run(
+        [sys.executable, "-c", WRITE_TFDS, tmp_path], capture_output=True, text=True
+    )
+    assert written.returncode == 0, written.stderr
+    finished = run(
+        *("--dataset", "cifar10", "--data-dir", tmp_path, "--train-size", 50, "--model", "vit"),
+        *("--epochs", 1, "--seeds", 1, "--batch-size", 16, "--output", tmp_path / "out"),
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "cifar10: 50 training and 60 test images" in finished.stdout
+    assert len(rows_of(tmp_path / "out")) == 2
+
+
+def test_npz_files_that_are_not_images(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=np.zeros(3))
+    with pytest.raises(data.DatasetError, match="Missing: x_test, y_test, y_train"):
+        data.load(str(tmp_path / "a.npz"))
+    x, y = np.zeros((4, 8, 8, 3)), np.zeros(4, int)
+    np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(data.DatasetError, match="uint8 images.*float64"):
+        data.load(str(tmp_path / "b.npz"))
+
+
+def test_splits_are_disjoint_and_the_same_for_every_size():
+    whole, part = data.load("digits"), data.load("digits", train_size=100)
+    np.testing.assert_array_equal(whole.train[0][:100], part.train[0])
+    np.testing.assert_array_equal(whole.validation[0], part.validation[0])
+    sizes = [len(split[0]) for split in (whole.train, whole.validation, whole.test)]
+    assert sizes == [1293, 144, 360]
+
+
+def test_batches_are_functions_of_seed_epoch_and_index():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (50, 32, 32, 3)).astype("uint8")
+    labels = np.arange(50)
+
+    def epochs(seed):
+        batches = data.Batches(images, labels, batch_size=16, seed=seed, augment=True)
+        for _ in range(2):
+            assert len(batches) == 3
+            yield [batches[index] for index in (0, 1, 2)]
+            batches.on_epoch_end()
+
+    first, again, other = (list(epochs(seed)) for seed in (0, 0, 1))
+    for (x, y), (x2, y2) in zip((*first[0], *first[1]), (*again[0], *again[1]), strict=True):
+        np.testing.assert_array_equal(x, x2)
+        np.testing.assert_array_equal(y, y2)
+    order = [np.concatenate([y for _, y in epoch]) for epoch in (*first, *other)]
+    assert len({tuple(labels) for labels in order}) == 4
+    assert all(len(set(labels)) == 48 for labels in order)
+
+
+def test_crop_and_flip():
+    images = np.arange(1, 1 + 6 * 8 * 8 * 3).reshape(6, 8, 8, 3)
+    same = data.crop_and_flip(images, np.random.default_rng(0), padding=0)
+    for before, after in zip(images, same, strict=True):
+        assert np.array_equal(after, before) or np.array_equal(after, before[:, ::-1])
+    moved = data.crop_and_flip(images, np.random.default_rng(0), padding=4)
+    assert moved.shape == images.shape
+    for before, after in zip(images, moved, strict=True):
+        # What is not padding is a window of the image, in its place.
+        seen = after[after > 0]
+        assert set(seen) <= set(before.ravel())
+        assert seen.size >= 4 * 4 * 3
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_inits_differ_in_the_structure_alone(name):
+    built = {
+        init: models.MODELS[name]((16, 16, 3), 10, patch=4, depth=2, seed=5, **arguments)
+        for init, arguments in cifar10.INITS.items()
+    }
+    shifted = []
+    for plain, mimetic in zip(built["default"].weights, built["mlp"].weights, strict=True):
+        difference = keras.ops.convert_to_numpy(mimetic) - keras.ops.convert_to_numpy(plain)
+        if abs(difference).max() > 0:
+            assert difference.max() < 0
+            assert difference.std() < 1e-6
+            shifted.append(plain.shape)
+    assert len(shifted) == 2
+    kernels = [w for w in built["default"].weights if w.name.endswith("kernel")]
+    drawn = {keras.ops.convert_to_numpy(kernel).tobytes() for kernel in kernels}
+    assert len(drawn) == len(kernels)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_models_save_and_load(name, tmp_path):
+    model = models.MODELS[name]((16, 16, 1), 10, patch=2, width=16, depth=1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1)).astype("uint8")
+    outputs = [keras.ops.convert_to_numpy(m(x)) for m in (model, loaded)]
+    assert outputs[0].shape == (3, 10)
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-6)
+
+
+def row(**kwargs):
+    empty = dict.fromkeys(report.COLUMNS, "")
+    return {**empty, "model": "vit", "seconds": 1.0, "curve": "0.1 0.2", **kwargs}
+
+
+def test_table_is_of_the_best_validated_rate_and_paired(tmp_path):
+    runs = report.Runs(tmp_path, {"epochs": 1})
+    test = {"default": [0.50, 0.60, 0.70], "mlp": [0.52, 0.61, 0.73]}
+    for init, accuracies in test.items():
+        for seed, accuracy in enumerate(accuracies):
+            for rate, validation in ((0.1, 0.4), (0.2, 0.5)):
+                runs.add(
+                    row(
+                        init=init,
+                        seed=seed,
+                        learning_rate=rate,
+                        validation_accuracy=validation,
+                        # The test split would choose the other rate.
+                        test_accuracy=accuracy if rate == 0.2 else 0.99,
+                    )
+                )
+    runs = report.Runs(tmp_path, {"epochs": 1})  # read back
+    text = report.table(runs, ["vit"], ["default", "mlp"], [0.1, 0.2], range(3), "title")
+    assert "| vit | default | 0.2 | 60.00 ± 10.00 |  | 3 |" in text
+    # By hand: differences 2, 1, 3; mean 2, std 1, t(2) = 4.303.
+    assert "| vit | mlp | 0.2 | 62.00 ± 10.54 | +2.00 [-0.48, +4.48] | 3 |" in text
+
+
+def test_a_run_of_one_seed_has_no_interval():
+    mean, half = report.paired_interval([0.5])
+    assert mean == 0.5
+    assert np.isnan(half)
+
+
+@pytest.mark.parametrize("script", ["draws.py", "mlp_block.py"])
+def test_benchmarks_run(script):
+    small = {
+        "draws.py": ("--shape", "64", "64"),
+        "mlp_block.py": ("--width", "8", "--depth", "1", "--tokens", "4", "--batch", "2"),
+    }[script]
+    finished = subprocess.run(
+        [sys.executable, f"benchmarks/{script}", "--repeats", "6", *small],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("\n|") >= 4
