@@ -1,7 +1,6 @@
 """What the benchmarks share: fair timing on a noisy machine, and a header."""
 
 import pathlib
-import statistics
 import sys
 import time
 
@@ -11,7 +10,7 @@ from report import environment
 
 
 def alternate(functions, repeats):
-    """Median seconds of each function, in rounds that go through all of them."""
+    """Seconds of each function, in rounds that go through all of them."""
     for function in functions.values():
         function()  # compiles, allocates
     times = {name: [] for name in functions}
@@ -20,7 +19,7 @@ def alternate(functions, repeats):
             start = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def header(what):
