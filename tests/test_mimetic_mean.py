@@ -212,19 +212,22 @@ def test_large_sharded_kernels():
         expected = mean_shifted((4096, 4352), mean=-0.1, scale=1.0, mode="fan_avg",
                                 distribution="uniform", seed=3)
         np.testing.assert_array_equal(np.asarray(value), expected)
+        # Older versions of Keras draw eagerly whatever the size: nothing to refuse.
+        from keras.src.backend.jax import core
+        jitted = hasattr(core, "should_shard_at_init")
         generator = MimeticMean(seed=keras.random.SeedGenerator(3))
         try:
             keras.layers.Dense(4352, kernel_initializer=generator).build((None, 4096))
+            assert not jitted
         except ValueError as error:
             assert "Use an integer seed" in str(error), error
-            print("refused")
+            assert jitted
     """
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout == "refused\n"
 
 
 def test_registered_serialized_and_cloned():
