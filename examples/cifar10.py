@@ -51,7 +51,11 @@ def parse(argv=None):
         default=[2e-3],
         help="peak rates; of several the best on the validation images is reported [%(default)s]",
     )
-    add("--weight-decay", type=_positive(float), default=0.05, help="[%(default)s]")
+    add("--weight-decay", type=_positive(float, zero=True), default=0.05, help="[%(default)s]")
+    augment = ("auto", "on", "off")
+    add(
+        "--augment", choices=augment, default="auto", help="random crops and flips [on for cifar10]"
+    )
     add("--mixed-precision", choices=_PRECISION, default="no", help=_choices(_PRECISION))
     jit = ("auto", "on", "off")
     add("--jit", choices=jit, default="auto", help=_choices(jit))
@@ -62,6 +66,8 @@ def parse(argv=None):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
     if args.batch_size is None:
         args.batch_size = 32 if args.dataset == "digits" else 128
+    if args.augment == "auto":
+        args.augment = "on" if args.dataset == "cifar10" else "off"
     return args
 
 
@@ -89,7 +95,7 @@ def main(argv=None):
         results = train(model, init, rate, seed, images, args)
         runs.add({**key, **results, **report.environment()})
 
-    title = headline(args, images)
+    title = headline(args, images, runs)
     shown = (runs, args.model, args.init, args.learning_rate, range(args.seeds), title)
     print("\n" + report.table(*shown))
     print(f"Runs, table and settings: {runs.folder}/\nPicture: {report.picture(*shown)}")
@@ -104,7 +110,7 @@ def train(model_name, init, rate, seed, images, args):
         images.shape, images.classes, patch=patch, seed=subseed(seed, 0), **INITS[init]
     )
     batches = data.Batches(
-        *images.train, batch_size=args.batch_size, seed=seed, augment=images.augmented
+        *images.train, batch_size=args.batch_size, seed=seed, augment=args.augment == "on"
     )
     model.compile(
         optimizer=optimizer(rate, args, steps=args.epochs * len(batches)),
@@ -148,7 +154,7 @@ def optimizer(rate, args, steps):
 
 def settings(args, images):
     """What all runs of one folder have in common."""
-    common = ("epochs", "batch_size", "weight_decay", "mixed_precision", "jit")
+    common = ("epochs", "batch_size", "weight_decay", "augment", "mixed_precision", "jit")
     return {
         "dataset": args.dataset,
         "train_size": len(images.train[0]),
@@ -157,13 +163,13 @@ def settings(args, images):
     }
 
 
-def headline(args, images):
+def headline(args, images, runs):
     """One line with all that a reader of the results must know."""
-    where = report.environment()
     return (
         f"{images.name}: {len(images.train[0])} training and {len(images.test[0])} test images, "
-        f"{args.epochs} epochs, batch {args.batch_size}, {where['backend']}, "
-        f"{where['hardware']}, precision {_PRECISION[args.mixed_precision]} ({where['versions']})"
+        f"{args.epochs} epochs, batch {args.batch_size}, weight decay {args.weight_decay:g}, "
+        f"augmentation {args.augment}, {_PRECISION[args.mixed_precision]}, jit {args.jit}; "
+        f"{report.where(runs.rows)}"
     )
 
 
@@ -174,11 +180,12 @@ def _choices(names):
     return ", ".join(names) + " [%(default)s]"
 
 
-def _positive(kind):
+def _positive(kind, zero=False):
     def parse_positive(text):
         value = kind(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be greater than 0, not {text}")
+        if not (0 < value < math.inf or (zero and value == 0)):
+            at_least = "0 or more" if zero else "greater than 0"
+            raise argparse.ArgumentTypeError(f"must be {at_least}, not {text}")
         return value
 
     parse_positive.__name__ = f"positive {kind.__name__}"

@@ -25,7 +25,6 @@ class Images:
     train: tuple[np.ndarray, np.ndarray]
     validation: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
-    augmented: bool
 
     @property
     def shape(self):
@@ -35,7 +34,8 @@ class Images:
     @property
     def classes(self):
         """Number of classes."""
-        return int(max(labels.max() for _, labels in (self.train, self.test))) + 1
+        splits = (self.train, self.validation, self.test)
+        return int(max(labels.max() for _, labels in splits)) + 1
 
 
 class DatasetError(Exception):
@@ -77,7 +77,6 @@ def load(name, *, data_dir=None, download=False, train_size=None):
         train=tuple(array[chosen] for array in train),
         validation=tuple(array[order[:kept]] for array in train),
         test=test,
-        augmented=name != "digits",
     )
 
 
@@ -181,16 +180,29 @@ def _npz(path):
                 f"own data sets do. Missing: {', '.join(sorted(missing))}."
             )
         pairs = [(file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test")]
-    return tuple(_checked(path, images, labels) for images, labels in pairs)
+    train, test = (_checked(path, images, labels) for images, labels in pairs)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DatasetError(
+            f"{path} must hold training and test images of one shape. Found "
+            f"{train[0].shape[1:]} and {test[0].shape[1:]}."
+        )
+    return train, test
 
 
 def _checked(path, images, labels):
     if images.ndim == 3:
         images = images[..., None]
     labels = labels.reshape(len(labels), -1)
-    if images.ndim != 4 or images.dtype != np.uint8 or labels.shape != (len(images), 1):
+    whole = np.issubdtype(labels.dtype, np.integer) and (labels >= 0).all()
+    if (
+        images.ndim != 4
+        or images.dtype != np.uint8
+        or labels.shape != (len(images), 1)
+        or not whole
+    ):
         raise DatasetError(
             f"{path} must hold uint8 images of shape (n, height, width[, channels]) and n integer "
-            f"labels. Found images {images.shape} {images.dtype} and labels {labels.shape}."
+            f"labels >= 0. Found images {images.shape} {images.dtype} and labels {labels.shape} "
+            f"{labels.dtype}."
         )
     return images, labels[:, 0].astype(np.int32)

@@ -78,6 +78,14 @@ def _processor():
     return names[0] if names else platform.machine()
 
 
+def where(rows):
+    """Hardware and versions of some rows: more than one where they were mixed."""
+    distinct = dict.fromkeys(
+        f"{row['backend']}, {row['hardware']} ({row['versions']})" for row in rows
+    )
+    return " and ".join(distinct)
+
+
 class Runs:
     """The runs of one folder: read when opened, a row added as each run ends.
 
@@ -146,12 +154,12 @@ def _write(path, text):
     part.replace(path)
 
 
-def best_rate(runs, model, init, rates):
-    """The learning rate of the best validation accuracy, averaged over seeds."""
+def best_rate(runs, model, init, rates, seeds):
+    """The learning rate of the best validation accuracy, averaged over these seeds."""
 
     def validation(rate):
         rows = runs.find(model=model, init=init, learning_rate=rate)
-        return statistics.fmean(row["validation_accuracy"] for row in rows)
+        return statistics.fmean(row["validation_accuracy"] for row in rows if row["seed"] in seeds)
 
     return max(rates, key=validation)
 
@@ -169,18 +177,23 @@ def paired_interval(differences, confidence=0.95):
 
 
 def table(runs, models, inits, rates, seeds, title):
-    """A Markdown table: test accuracy, and the difference to the first init, seed by seed."""
+    """A Markdown table: test accuracy, and the difference to the first init, seed by seed.
+
+    The interval is Student's, of the paired differences: it covers seeds, not
+    the choice of the test images.
+    """
     first = inits[0]
     lines = [
         f"{title}",
         "",
-        f"| model | init | rate | test accuracy % | difference to {first}, 95 % interval | n |",
+        "| model | init | rate | test accuracy %, mean ± SD over seeds "
+        f"| difference to {first}, 95 % t interval over seeds | n |",
         "|---|---|---|---|---|---|",
     ]
     for model in models:
         base = None
         for init in inits:
-            rate = best_rate(runs, model, init, rates)
+            rate = best_rate(runs, model, init, rates, seeds)
             by_seed = {
                 row["seed"]: 100 * row["test_accuracy"]
                 for row in runs.find(model=model, init=init, learning_rate=rate)
@@ -215,7 +228,7 @@ def picture(runs, models, inits, rates, seeds, title):
     )
     for axis, model in zip(axes[0], models, strict=True):
         for number, init in enumerate(inits):
-            rate = best_rate(runs, model, init, rates)
+            rate = best_rate(runs, model, init, rates, seeds)
             curves = [
                 [100 * float(value) for value in row["curve"].split()]
                 for row in runs.find(model=model, init=init, learning_rate=rate)

@@ -41,9 +41,13 @@ def check_number(name: str, value: Any, allowed: str = "a finite number") -> flo
             f"Argument `{name}` must be {allowed}. "
             f"Received: {name}={value!r} (of type {type(value).__name__})"
         )
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer past the range of floats
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
-    return float(value)
+    return number
 
 
 def check_flag(name: str, value: Any) -> bool:

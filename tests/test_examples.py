@@ -90,7 +90,16 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
     finished = run(
         *("--dataset", path, "--model", "convnext", "vit", "convmixer", "--init", "mlp"),
         *("--epochs", 1, "--seeds", 1, "--batch-size", 16, "--learning-rate", "1e-3"),
-        *("--mixed-precision", "bfloat16", "--jit", "off", "--output", tmp_path / "out"),
+        *(
+            "--mixed-precision",
+            "bfloat16",
+            "--jit",
+            "off",
+            "--augment",
+            "on",
+            "--output",
+            tmp_path / "out",
+        ),
     )
     assert finished.returncode == 0, finished.stderr
     assert len(rows_of(tmp_path / "out")) == 3
@@ -100,6 +109,7 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
         "epochs": 1,
         "batch_size": 16,
         "weight_decay": 0.05,
+        "augment": "on",
         "mixed_precision": "bfloat16",
         "jit": "off",
         "backend": keras.backend.backend(),
@@ -170,6 +180,13 @@ def test_npz_files_that_are_not_images(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=np.zeros(3))
     with pytest.raises(data.DatasetError, match="Missing: x_test, y_test, y_train"):
         data.load(str(tmp_path / "a.npz"))
+    x, y = np.zeros((4, 8, 8, 3), "uint8"), np.array([0, 1, 1, -1])
+    np.savez(tmp_path / "c.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(data.DatasetError, match="integer labels >= 0"):
+        data.load(str(tmp_path / "c.npz"))
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=abs(y), x_test=x[:, :4], y_test=abs(y))
+    with pytest.raises(data.DatasetError, match="of one shape"):
+        data.load(str(tmp_path / "d.npz"))
     x, y = np.zeros((4, 8, 8, 3)), np.zeros(4, int)
     np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     with pytest.raises(data.DatasetError, match="uint8 images.*float64"):
@@ -270,6 +287,16 @@ def test_table_is_of_the_best_validated_rate_and_paired(tmp_path):
                         test_accuracy=accuracy if rate == 0.2 else 0.99,
                     )
                 )
+    # A seed that is not asked for, and would choose the other rate too.
+    runs.add(
+        row(
+            init="mlp",
+            seed=3,
+            learning_rate=0.1,
+            validation_accuracy=1.0,
+            test_accuracy=1.0,
+        )
+    )
     runs = report.Runs(tmp_path, {"epochs": 1})  # read back
     text = report.table(runs, ["vit"], ["default", "mlp"], [0.1, 0.2], range(3), "title")
     assert "| vit | default | 0.2 | 60.00 ± 10.00 |  | 3 |" in text

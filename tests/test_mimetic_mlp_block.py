@@ -169,7 +169,34 @@ def test_named_fc2_initializers_draw_from_the_seed(name):
     assert np.array_equal(kernels[0], kernels[2]) == (name == "zeros")
 
 
-def test_fc2_initializer_objects_are_used_as_they_are():
+@pytest.mark.parametrize(
+    "unseeded",
+    [keras.initializers.HeNormal, keras.initializers.HeNormal(), MimeticMean, "he_normal"],
+)
+def test_the_seed_covers_whatever_has_none(unseeded):
+    weights = []
+    for seed in (5, 5, 6):
+        block = MimeticMLPBlock(8, fc2_initializer=unseeded, bias_initializer=unseeded, seed=seed)
+        block.build((None, 4))
+        copy = MimeticMLPBlock.from_config(json.loads(json.dumps(block.get_config())))
+        copy.build((None, 4))
+        for mine, theirs in zip(block.weights, copy.weights, strict=True):
+            np.testing.assert_array_equal(array(mine), array(theirs))
+        weights.append([array(weight) for weight in block.weights])
+    for first, same, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(first, same)
+        assert not np.array_equal(first, other)
+
+
+def test_named_variance_scaling_has_its_own_scale():
+    block = MimeticMLPBlock(400, 200, fc2_initializer="he_normal", seed=0)
+    block.build((None, 300))
+    kernel = array(block.fc2.kernel)
+    assert kernel.std() == pytest.approx(math.sqrt(2 / 400), rel=0.01)
+    assert abs(kernel).max() <= 2 * math.sqrt(2 / 400) / 0.8796 * (1 + 1e-5)  # truncated
+
+
+def test_fc2_initializer_with_a_seed_is_used_as_it_is():
     initializer = keras.initializers.HeNormal(seed=4)
     block = MimeticMLPBlock(8, fc2_initializer=initializer, seed=5)
     block.build((None, 4))
@@ -346,6 +373,9 @@ def test_int8_quantization_and_loading_it(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(array(loaded(x)), quantized, rtol=1e-5, atol=1e-6)
+    # A copy that was not built yet remembers it too.
+    config = block.get_config()
+    assert MimeticMLPBlock.from_config(config).get_config()["quantized"] == config["quantized"]
 
 
 def test_trains():
@@ -390,7 +420,12 @@ def test_trains():
         ({"seed": -1}, ValueError, "`seed`.*Received: seed=-1"),
         ({"seed": 0.5}, TypeError, "`seed`.*Received: seed=0.5"),
         ({"dtype": "int32"}, ValueError, "`dtype`.*floating.*Received: dtype='int32'"),
-        ({"fc2_initializer": "glorot"}, ValueError, "glorot"),
+        ({"dtype": "int8_from_float32"}, ValueError, "`dtype`.*Model.quantize.*int8_from"),
+        ({"mean": np.array([1.0, 2.0])}, TypeError, "`mean`.*Received: mean=array"),
+        ({"mean": 10**400}, ValueError, "`mean`.*finite number"),
+        ({"fc2_initializer": "glorot"}, ValueError, "`fc2_initializer`.*='glorot'"),
+        ({"fc2_initializer": None}, ValueError, "`fc2_initializer`.*=None"),
+        ({"bias_initializer": 3}, ValueError, "`bias_initializer`.*=3"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

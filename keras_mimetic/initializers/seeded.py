@@ -1,4 +1,4 @@
-"""Initializers given by name, tied to a layer's one seed."""
+"""Initializers without a seed of their own, tied to a layer's one seed."""
 
 from typing import Any
 
@@ -8,38 +8,48 @@ from keras_mimetic import draws
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 
 
-def seeded(identifier: Any, seed: int) -> Any:
-    """`keras.initializers.get(identifier)`, drawing from `seed` if only named.
+def seeded(name: str, identifier: Any, seed: int) -> Any:
+    """`keras.initializers.get(identifier)`, drawing from `seed` unless it has one.
 
-    A name says how to draw but not from which seed. Names of Keras's
-    variance-scaling family (Glorot, He, LeCun) then draw from this package's
-    own stream, which is equal on every backend; other random ones
-    (`"orthogonal"`, `"random_normal"`, ...) take the seed for Keras's
-    generator, whose numbers differ between backends. An initializer object is
-    used as it is, with its own seed.
+    What says how to draw but not from which seed (`"glorot_uniform"`,
+    `HeNormal`, `HeNormal()`) draws from this one. Members of Keras's
+    variance-scaling family (Glorot, He, LeCun) then do so through this
+    package's own stream, equal on every backend; other random ones
+    (`"orthogonal"`, `"random_normal"`, ...) through Keras's generator, whose
+    numbers differ between backends.
 
     Args:
-        identifier: What Keras layers take as `kernel_initializer`.
+        name: Name of the argument, for the error.
+        identifier: What Keras layers take as `kernel_initializer`, except `None`.
         seed: Integer >= 0.
 
     Returns:
-        A `keras.initializers.Initializer` or what Keras makes of `identifier`.
+        A `keras.initializers.Initializer`, or a callable that was given.
+
+    Raises:
+        ValueError: if `identifier` is `None` or no initializer.
     """
-    initializer = keras.initializers.get(identifier)
-    if not isinstance(identifier, str):
+    try:
+        initializer = None if identifier is None else keras.initializers.get(identifier)
+    except (ValueError, TypeError):
+        initializer = None
+    if initializer is None:
+        raise ValueError(
+            f"Argument `{name}` must be the name of a Keras initializer, an initializer or a "
+            f"callable. Received: {name}={identifier!r}"
+        )
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if config.get("seed", 0) is not None:  # has its own, or draws nothing
         return initializer
     if isinstance(initializer, keras.initializers.VarianceScaling):
-        return MimeticMean(
-            mean=0.0,
-            scale=initializer.scale,
-            mode=initializer.mode,
-            distribution=initializer.distribution,
-            seed=seed,
-        )
-    config = initializer.get_config()
-    if "seed" in config:
-        return initializer.from_config({**config, "seed": keras_seed(seed)})
-    return initializer
+        own = ("scale", "mode", "distribution", "input_axes", "output_axes")
+        # Glorot and its kin leave all of these out of their configs.
+        arguments: dict[str, Any] = {key: getattr(initializer, key, None) for key in own}
+        return MimeticMean(mean=0.0, seed=seed, **arguments)
+    own_stream = isinstance(initializer, MimeticMean)
+    return initializer.from_config({**config, "seed": seed if own_stream else keras_seed(seed)})
 
 
 def keras_seed(seed: int) -> int:

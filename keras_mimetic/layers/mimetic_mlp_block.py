@@ -41,7 +41,8 @@ class MimeticMLPBlock(keras.layers.Layer):
     Args:
         hidden_dim: Units between the two matrices, an integer >= 1.
         output_dim: Units of the output; by default as many as the input has.
-        activation: Name of an activation or a callable; `None` is linear.
+        activation: Name of an activation or a callable, one that keeps the
+            number of units; `None` is linear.
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see
             `MimeticMean`). `"auto"` is -1 with `norm="layer_norm"`, where
             the mean does nothing at first, and `MimeticMean`'s default, -0.1,
@@ -58,16 +59,20 @@ class MimeticMLPBlock(keras.layers.Layer):
         dropout: Part of the units dropped after the activation and after
             `fc2`, in [0, 1).
         use_bias: Whether `fc1` and `fc2` have biases.
-        fc2_initializer: For `fc2`'s kernel: a name, drawn from `seed`, or an
-            initializer, used as it is.
-        bias_initializer: For both biases; `"zeros"` where `hidden_bias` is
-            not 0.
+        fc2_initializer: For `fc2`'s kernel: a name, an initializer or a callable.
+            One without a seed of its own draws from `seed`.
+        bias_initializer: The same for both biases; `"zeros"` where
+            `hidden_bias` is not 0.
         kernel_regularizer: For both kernels.
         bias_regularizer: For both biases.
-        seed: An integer >= 0 for both kernels, equal on every backend, and for
-            the dropout; `None` takes one from Python's `random`, which
-            `keras.utils.set_random_seed` sets.
-        **kwargs: `name`, `dtype` and so on, as for every Keras layer.
+        seed: An integer >= 0 for all weights and the dropout; `None` takes one
+            from Python's `random`, which `keras.utils.set_random_seed` sets.
+            Equal weights on every backend, bit for bit, unless an initializer
+            is named that only Keras draws, such as `"orthogonal"`; dropout
+            masks differ between backends.
+        **kwargs: `name`, `dtype` and so on, as for every Keras layer. The dtype
+            policy may not be a quantized one; `Model.quantize` quantizes the
+            sublayers of a built block.
 
     Input shape:
         `(batch, ..., channels)`, of rank 2 or higher, with known channels.
@@ -111,7 +116,8 @@ class MimeticMLPBlock(keras.layers.Layer):
             None if output_dim is None else check_integer("output_dim", output_dim, minimum=1)
         )
         self.activation = _get_activation(activation)
-        self.mean = mean if mean == "auto" else check_number("mean", mean, _MEANS)
+        is_auto = isinstance(mean, str) and mean == "auto"
+        self.mean = mean if is_auto else check_number("mean", mean, _MEANS)
         self.hidden_bias = check_number("hidden_bias", hidden_bias)
         self._norm_name = check_choice("norm", norm, (None, "layer_norm"))
         self.residual = check_flag("residual", residual)
@@ -122,20 +128,19 @@ class MimeticMLPBlock(keras.layers.Layer):
             )
         self.use_bias = check_flag("use_bias", use_bias)
         self.fc2_initializer = fc2_initializer
-        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.bias_initializer = bias_initializer
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.seed = None if seed is None else draws.check_seed(seed)
-        self._check_hidden_bias()
-        if not keras.backend.is_float_dtype(self.compute_dtype):
-            raise ValueError(
-                "Argument `dtype` must be a floating type or a policy that computes in one. "
-                f"Received: dtype={kwargs.get('dtype')!r}"
-            )
+        self._check_dtype()
 
         root = resolve_seed(self.seed)
-        self._seeds = [draws.subseed(root, number) for number in range(4)]
-        self._fc2_initializer = seeded(fc2_initializer, self._seeds[1])
+        self._seeds = [draws.subseed(root, number) for number in range(6)]
+        self._fc2_initializer = seeded("fc2_initializer", fc2_initializer, self._seeds[1])
+        self._bias_initializers = [
+            seeded("bias_initializer", bias_initializer, seed) for seed in self._seeds[4:]
+        ]
+        self._check_hidden_bias()
         self.norm: Any = None
         self.fc1: Any = None
         self.fc2: Any = None
@@ -143,6 +148,20 @@ class MimeticMLPBlock(keras.layers.Layer):
         self._dropout2: Any = None
         self._policies: dict[str, Any] = {}
         self.supports_masking = True
+
+    def _check_dtype(self) -> None:
+        policy = self.dtype_policy
+        if not keras.backend.is_float_dtype(policy.compute_dtype):
+            raise ValueError(
+                "Argument `dtype` must be a floating type or a policy that computes in one. "
+                f"Received: dtype={policy.name!r}"
+            )
+        if policy.quantization_mode is not None:
+            raise ValueError(
+                "Argument `dtype` must not be a quantized policy: build the block in a floating "
+                "type and quantize its layers, as `Model.quantize` does. "
+                f"Received: dtype={policy.name!r}"
+            )
 
     def _check_hidden_bias(self) -> None:
         if self.hidden_bias == 0:
@@ -152,7 +171,7 @@ class MimeticMLPBlock(keras.layers.Layer):
                 "Argument `hidden_bias` must be 0 where `use_bias` is False: there is no bias "
                 f"to start from it. Received: hidden_bias={self.hidden_bias}"
             )
-        if not isinstance(self.bias_initializer, keras.initializers.Zeros):
+        if not isinstance(self._bias_initializers[0], keras.initializers.Zeros):
             raise ValueError(
                 "Argument `bias_initializer` must be 'zeros' where `hidden_bias` is not 0: both "
                 "say where fc1's bias starts. "
@@ -182,7 +201,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             bias_initializer=(
                 keras.initializers.Constant(hidden_start)
                 if self.hidden_bias
-                else self.bias_initializer
+                else self._bias_initializers[0]
             ),
             name="fc1",
             dtype=self._policies.get("fc1", self.dtype_policy),
@@ -192,7 +211,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
-            bias_initializer=self.bias_initializer,
+            bias_initializer=self._bias_initializers[1],
             name="fc2",
             dtype=self._policies.get("fc2", self.dtype_policy),
             **shared,
@@ -206,7 +225,7 @@ class MimeticMLPBlock(keras.layers.Layer):
                     dtype=self.dtype_policy,
                     name=f"dropout{number}",
                 )
-                for number, seed in enumerate(self._seeds[2:], start=1)
+                for number, seed in enumerate(self._seeds[2:4], start=1)
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
         self.built = True
@@ -239,20 +258,19 @@ class MimeticMLPBlock(keras.layers.Layer):
             "residual": self.residual,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
-            "fc2_initializer": (
-                self.fc2_initializer
-                if isinstance(self.fc2_initializer, str)
-                else keras.initializers.serialize(keras.initializers.get(self.fc2_initializer))
-            ),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "fc2_initializer": _serialize(self.fc2_initializer),
+            "bias_initializer": _serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
             "seed": self.seed,
         }
+        policies = self._policies
+        if self.built:
+            policies = {layer.name: layer.dtype_policy for layer in (self.fc1, self.fc2)}
         quantized = {
-            layer.name: keras.dtype_policies.serialize(layer.dtype_policy)
-            for layer in (self.fc1, self.fc2)
-            if self.built and layer.dtype_policy.quantization_mode is not None
+            name: keras.dtype_policies.serialize(policy)
+            for name, policy in policies.items()
+            if policy.quantization_mode is not None
         }
         return {**config, "quantized": quantized} if quantized else config
 
@@ -296,6 +314,13 @@ class MimeticMLPBlock(keras.layers.Layer):
 
 
 _MEANS = "'auto' or a finite number"
+
+
+def _serialize(initializer: Any) -> Any:
+    """An initializer as it was given: a name, or what Keras makes of the rest."""
+    if isinstance(initializer, str):
+        return initializer
+    return keras.initializers.serialize(keras.initializers.get(initializer))
 
 
 def _get_activation(identifier: Any) -> Any:
