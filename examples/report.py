@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import statistics
+import textwrap
 
 import keras
 
@@ -223,9 +224,8 @@ def picture(runs, models, inits, rates, seeds, title):
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, len(models), figsize=(max(6.0, 4.5 * len(models)), 4.2), squeeze=False
-    )
+    width = max(6.0, 4.5 * len(models))
+    figure, axes = plt.subplots(1, len(models), figsize=(width, 4.2), squeeze=False)
     for axis, model in zip(axes[0], models, strict=True):
         for number, init in enumerate(inits):
             rate = best_rate(runs, model, init, rates, seeds)
@@ -245,7 +245,7 @@ def picture(runs, models, inits, rates, seeds, title):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(textwrap.fill(title, int(17 * width)), fontsize=8)
     figure.tight_layout()
     path = runs.folder / "curves.png"
     figure.savefig(path, dpi=120)
