@@ -135,6 +135,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self._check_dtype()
 
         root = resolve_seed(self.seed)
+        # Kernels of fc1 and fc2, the two dropouts, biases of fc1 and fc2.
         self._seeds = [draws.subseed(root, number) for number in range(6)]
         self._fc2_initializer = seeded("fc2_initializer", fc2_initializer, self._seeds[1])
         self._bias_initializers = [
