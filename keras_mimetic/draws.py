@@ -174,7 +174,7 @@ def draw_range(
         out[begin - start : end - start] = values
 
     chunks = range(start, stop, _CHUNK)
-    threads = min(threads or _processors(), len(chunks))
+    threads = min(threads or processors(), len(chunks))
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(fill, chunks))
@@ -184,7 +184,8 @@ def draw_range(
     return out
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,0 +1,242 @@
+"""Gives an existing model the structures of trained ones."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._checks import check_flag
+from keras_mimetic.draws import check_seed, subseed
+from keras_mimetic.find import find_sites
+from keras_mimetic.initializers.seeds import resolve_seed
+from keras_mimetic.registry import STRUCTURES
+from keras_mimetic.report import Report, Row
+from keras_mimetic.sites import Site, sublayers
+
+
+def initialize(
+    model: Any,
+    structures: Any = ("mlp", "attention", "depthwise"),
+    seed: int | None = None,
+    rules: Any = None,
+    control: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+) -> Report:
+    """Gives an existing, built model the structures of trained ones, in place.
+
+    It finds where each structure could go by following what flows between the
+    model's layers, functional, sequential, subclassed or nested:
+
+    - `"mlp"`: a `Dense` or 1x1 convolution that expands, an activation (and
+      dropout or normalization), one that contracts. The first kernel is drawn
+      anew with a nonzero mean (see `MimeticMean`): -1 standard deviation directly
+      after a fresh LayerNormalization over the channels, else -0.1.
+    - `"attention"`: `keras.layers.MultiHeadAttention` and layers derived from
+      it. Query and key, value and output kernels are drawn in pairs, as
+      `MimeticMultiHeadAttention` does; without the identity in cross-attention.
+    - `"depthwise"`: depthwise convolutions. Filters are drawn as `MimeticDepthwise`
+      does, with a width that grows over the network (`sigma_at_depth`).
+
+    Nothing else is touched: no bias, no normalization, no frozen layer
+    (`trainable=False`).
+
+    Each weight's random stream derives from `seed` and from the place of its layer
+    in the model, the path of attributes and containers that leads to it. So the
+    same model gets equal weights whenever and under whichever backend it is
+    built, and a change in one submodule changes nothing in another (but for the
+    width of depthwise filters, which follows their order in the network).
+
+    Example:
+
+    >>> model = keras.applications.ConvNeXtTiny(weights=None)
+    >>> print(keras_mimetic.initialize(model, seed=0))
+
+    Args:
+        model: A built Keras model or layer.
+        structures: Names of structures, or a dict from names to their settings:
+            `{"mlp": {"mean": -0.5}, "attention": {}}`. Settings are for "mlp"
+            `mean`, a number in standard deviations or `"auto"`; for "attention"
+            `query_key` and `value_output`, pairs (noise, identity) or `None`,
+            which leaves a pair; for "depthwise" `gain` (see `MimeticDepthwise`)
+            and `sigma_0`, `velocity`, `acceleration` (see `sigma_at_depth`).
+        seed: Integer >= 0; `None` takes one from Python's `random`, which
+            `keras.utils.set_random_seed` sets.
+        rules: A dict from regular expressions to a structure's name or `None`,
+            for what cannot be followed or should be otherwise. A layer with a
+            weight whose `variable.path` an expression matches (as in Keras's
+            `LayoutMap`, anywhere) gets that structure, or is left alone for
+            `None`; an attention layer counts as self-attention then, and before
+            an MLP stands no norm.
+        control: Writes weights without structure but with the same norms
+            instead, for comparisons. For "mlp" these are the same draws with
+            mean 0, scaled up.
+        dry_run: Only reports what would be written.
+        force: Writes into a trained model, too.
+
+    Returns:
+        A `Report` with a row for each weight that was written or was left for a
+        reason. It prints as a table and has `to_dicts()`.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value that is not allowed; for a model that is not
+            built, is quantized, has LoRA enabled, or is trained (its optimizer
+            has taken steps) without `force`. If anything fails, the model is as
+            it was.
+
+    Reference: those of the initializers and layers named above. The constants
+    are those of their defaults.
+    """
+    settings = _check_structures(structures)
+    for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):
+        check_flag(name, flag)
+    seed = resolve_seed(None if seed is None else check_seed(seed))
+    _check_model(model, force or dry_run)
+    found = find_sites(model, settings, rules)
+    rows: list[Row] = []
+    new: list[tuple[Any, np.ndarray]] = []
+    for site in found.sites:
+        left = site.left or _frozen(site)
+        if left or not site.weights:
+            rows += _left(site, left)
+            continue
+        weights = _draw(site, settings[site.structure], seed, control)
+        note = STRUCTURES[site.structure].describe(site, settings[site.structure])
+        for role, values in weights.items():
+            variable = site.weights[role]
+            new.append((variable, values))
+            rows.append(_row(site, variable, values, f"same norms, without {note}" * control or note))
+    for place, why in found.opaque:
+        rows.append(Row("", place, "", (), None, None, f"could not be followed: {why}"))
+    if not dry_run:
+        _assign(new)
+    return Report(tuple(rows), seed=seed, control=control, dry_run=dry_run)
+
+
+def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
+    """All settings of each structure asked for."""
+    if isinstance(structures, str):
+        structures = (structures,)
+    if not isinstance(structures, Iterable):
+        raise TypeError(
+            "Argument `structures` must be names of structures, or a dict from names to "
+            f"settings. Received: structures={structures!r}"
+        )
+    given = structures if isinstance(structures, Mapping) else dict.fromkeys(structures)
+    checked = {}
+    for name, settings in given.items():
+        if name not in STRUCTURES:
+            known = ", ".join(repr(known) for known in STRUCTURES)
+            raise ValueError(
+                f"Argument `structures` must name some of {known}. Received: {name!r}"
+            )
+        entry = STRUCTURES[name]
+        settings = {} if settings is None else settings
+        if not isinstance(settings, Mapping):
+            raise TypeError(
+                f"Settings of the structure {name!r} must be a dict. Received: {settings!r}"
+            )
+        unknown = [key for key in settings if key not in entry.settings]
+        if unknown:
+            known = ", ".join(repr(key) for key in entry.settings)
+            raise ValueError(
+                f"Settings of the structure {name!r} must be among {known}. "
+                f"Received: {', '.join(repr(key) for key in unknown)}"
+            )
+        checked[name] = entry.check({**entry.settings, **settings})
+    return checked
+
+
+def _check_model(model: Any, force: bool) -> None:
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            "Argument `model` must be a Keras model or layer. "
+            f"Received: model={model!r} (of type {type(model).__name__})"
+        )
+    if not model.built or not model.weights:
+        raise ValueError(
+            "Argument `model` must be built, so that its weights exist: call it once on data or "
+            f"give it an input shape. Received: {model.name!r}, which has no weights"
+        )
+    for layer in sublayers(model):
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                "Argument `model` must not have LoRA enabled: its kernels are trained ones. "
+                f"Received: a model whose layer {layer.path!r} has"
+            )
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                "Argument `model` must not be quantized: initialize it first. "
+                f"Received: a model whose layer {layer.path!r} is quantized"
+            )
+    optimizer = getattr(model, "optimizer", None)
+    steps = 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
+    if steps and not force:
+        raise ValueError(
+            f"Argument `model` has been trained (its optimizer took {steps} steps), and "
+            "initializing it would lose that. Pass force=True if you mean it."
+        )
+
+
+def _frozen(site: Site) -> str:
+    if site.weights and not all(variable.trainable for variable in site.weights.values()):
+        return "frozen (trainable=False)"
+    return ""
+
+
+def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dict[str, np.ndarray]:
+    """New values of a site's variables, by role."""
+    entry = STRUCTURES[site.structure]
+    # Each place has a stream of its own.
+    stream = subseed(seed, *f"{site.structure}:{site.place}".encode())
+    weights = entry.draw(site, settings, stream)
+    if control:
+        weights = entry.control(weights, stream)
+    for role, values in weights.items():
+        if values.shape != tuple(site.weights[role].shape) or not np.isfinite(values).all():
+            raise RuntimeError(
+                f"Drawing {site.structure!r} for {site.weights[role].path!r} failed: values of "
+                f"shape {values.shape}, finite: {bool(np.isfinite(values).all())}"
+            )
+    return weights
+
+
+def _left(site: Site, why: str) -> list[Row]:
+    if not site.weights:
+        return [Row(site.layer.path, site.place, site.structure, (), None, None, why)]
+    return [_row(site, variable, None, why) for variable in site.weights.values()]
+
+
+def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row:
+    return Row(
+        path=variable.path,
+        place=site.place,
+        structure=site.structure,
+        shape=tuple(variable.shape),
+        norm_before=_norm(_numpy(variable)),
+        norm_after=None if values is None else _norm(values),
+        note=note,
+    )
+
+
+def _numpy(variable: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
+
+
+def _norm(values: np.ndarray) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))
+
+
+def _assign(new: list[tuple[Any, np.ndarray]]) -> None:
+    """Writes all values, or none."""
+    done: list[tuple[Any, np.ndarray]] = []
+    try:
+        for variable, values in new:
+            done.append((variable, _numpy(variable)))
+            variable.assign(values)
+    except BaseException:
+        for variable, values in done:
+            variable.assign(values)
+        raise

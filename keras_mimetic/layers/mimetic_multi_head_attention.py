@@ -1,0 +1,199 @@
+"""The `MimeticMultiHeadAttention` layer."""
+
+import math
+from typing import Any
+
+import keras
+
+from keras_mimetic import draws
+from keras_mimetic.initializers.attention_projection import (
+    ROLES,
+    AttentionProjection,
+    check_strengths,
+    share,
+)
+from keras_mimetic.initializers.seeded import seeded
+from keras_mimetic.initializers.seeds import resolve_seed
+from keras_mimetic.structures.attention import QUERY_KEY, VALUE_OUTPUT
+
+
+@keras.saving.register_keras_serializable(package="keras_mimetic")
+class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
+    """Keras's `MultiHeadAttention`, its projections paired as in trained networks.
+
+    In every head the product of query and key weights W_Q W_K^T starts near a
+    positive multiple of the identity (a token attends to tokens like it), and
+    the product over all heads of value and output weights W_V W_O near a
+    negative one. Only the initial weights differ from Keras's layer: arguments,
+    sublayers and call are its own, and weights move freely between the two.
+
+    The identity goes only where it has a meaning: where query, key and value
+    are one tensor. A layer that is first called otherwise (cross-attention), or
+    built for inputs of different widths, gets the noise alone; one that is built
+    by `build(...)` with equal shapes counts as self-attention.
+
+    Examples:
+
+    >>> layer = MimeticMultiHeadAttention(num_heads=4, key_dim=16, seed=0)
+    >>> x = keras.ops.ones((2, 10, 64))
+    >>> layer(x, x).shape
+    (2, 10, 64)
+
+    Args:
+        num_heads: As in `keras.layers.MultiHeadAttention`, like all that is not
+            listed here.
+        key_dim: Channels of each head for queries and keys.
+        query_key: `(noise, identity)` of each head's product of query and key
+            weights, absolute: the product is the matrix of rank `key_dim`
+            nearest to `noise Z + identity I`, the entries of Z independent
+            normals of variance 1 / width. `None` leaves both projections to
+            `kernel_initializer`. The default, (0.7, 0.7), is the one that
+            accounts of the paper's recipe give, as is the next.
+        value_output: The same for the product of value and output weights, over
+            all heads together (of rank `num_heads * value_dim` if that is less
+            than the width); by default (0.4, -0.4). Needs an `output_shape` of
+            one axis.
+        kernel_initializer: For projections that are not paired: those of a pair
+            that is `None`, and a gate's. One without a seed of its own draws
+            from `seed`, each projection differently.
+        bias_initializer: For all biases, as in Keras's layer.
+        seed: An integer >= 0 for the weights and the dropout; `None` takes one
+            from Python's `random`, which `keras.utils.set_random_seed` sets.
+            The weights are equal on every backend; between machines they may
+            differ by rounding: in the products by about 1e-6 of their size,
+            in single factors, where singular values nearly coincide, by more.
+        **kwargs: As in Keras's layer.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value that is not allowed, as in Keras's layer, and for
+            an `output_shape` of more than one axis with `value_output`.
+
+    Input and output shapes are those of Keras's layer. Grouped-query attention
+    is another layer of Keras's, which this one does not replace.
+
+    Reference:
+
+    - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention
+      Layers" (arXiv:2305.09828).
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        output_shape: Any = None,
+        attention_axes: Any = None,
+        *,
+        query_key: Any = QUERY_KEY,
+        value_output: Any = VALUE_OUTPUT,
+        kernel_initializer: Any = "glorot_uniform",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        seed = None if seed is None else draws.check_seed(seed)
+        if seed is not None and seed >= 2**31 and dropout:
+            raise ValueError(
+                "Argument `seed` must be below 2**31 where `dropout` is not 0: Keras's "
+                f"generators take no more. Received: seed={seed}"
+            )
+        query_key = None if query_key is None else check_strengths("query_key", query_key)
+        if value_output is not None:
+            value_output = check_strengths("value_output", value_output)
+        # One for each projection, and one for a gate.
+        root = resolve_seed(seed)
+        self._seeds = [draws.subseed(root, number) for number in range(5)]
+        # Checks it, before Keras's layer does with another error.
+        seeded("kernel_initializer", kernel_initializer, self._seeds[0])
+        super().__init__(
+            num_heads,
+            key_dim,
+            value_dim=value_dim,
+            dropout=dropout,
+            use_bias=use_bias,
+            output_shape=output_shape,
+            attention_axes=attention_axes,
+            kernel_initializer=kernel_initializer,
+            seed=seed,
+            **kwargs,
+        )
+        self.query_key = query_key
+        self.value_output = value_output
+        if value_output and self._output_shape and len(self._output_shape) > 1:
+            raise ValueError(
+                "Argument `output_shape` must have one axis, or `value_output` be None: the "
+                "structure is that of a matrix. "
+                f"Received: output_shape={self._output_shape}, value_output={value_output}"
+            )
+        self._is_self_attention = True
+        self._projections: Any = None
+
+    def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.built:
+            # `build` sees shapes alone, which do not tell one tensor from two.
+            key = args[0] if args else kwargs.get("key")
+            self._is_self_attention = query is value and (key is None or key is value)
+        return super().__call__(query, value, *args, **kwargs)
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        key_shape = value_shape if key_shape is None else key_shape
+        roles = ("query", "key", *(("gate",) if self._has_gate() else ()), "value", "output")
+        initializers = self._initializers(query_shape[-1], value_shape[-1], key_shape[-1])
+        # Keras's `build` asks for them in this order, one for each projection.
+        self._projections = iter([initializers[role] for role in roles])
+        super().build(query_shape, value_shape, key_shape)
+        self._projections = None
+        for role in ROLES:
+            if getattr(self, f"{role}_dense").kernel_initializer is not initializers[role]:
+                raise RuntimeError(
+                    "This version of Keras builds the projections of `MultiHeadAttention` in an "
+                    "order that keras_mimetic does not know. Please report it."
+                )
+
+    def _get_common_kwargs_for_sublayer(self) -> dict[str, Any]:
+        arguments = super()._get_common_kwargs_for_sublayer()
+        return {**arguments, "kernel_initializer": next(self._projections)}
+
+    def _has_gate(self) -> bool:
+        # An argument that older versions of Keras do not have.
+        return getattr(self, "_use_gate", False)
+
+    def _initializers(self, query_dim: int, value_dim: int, key_dim: int) -> dict[str, Any]:
+        """The kernels' initializers by role."""
+        output_dim = math.prod(self._output_shape) if self._output_shape else query_dim
+        is_self = self._is_self_attention and query_dim == value_dim == key_dim
+        initializers = {
+            role: seeded("kernel_initializer", self._kernel_initializer, seed)
+            for role, seed in zip((*ROLES, "gate"), self._seeds, strict=True)
+        }
+        pairs = (
+            ("query_key", self.query_key, "query", query_dim, "key", key_dim),
+            ("value_output", self.value_output, "value", value_dim, "output", output_dim),
+        )
+        for name, strengths, first, first_dim, second, second_dim in pairs:
+            if strengths is None:
+                continue
+            noise, identity = strengths
+            if not is_self or first_dim != second_dim:
+                identity = 0.0
+            if noise == identity == 0:
+                raise ValueError(
+                    f"Argument `{name}` must have noise > 0 where there is no identity: in "
+                    "cross-attention, or between inputs and outputs of different widths. "
+                    f"Received: {name}={strengths}"
+                )
+            seed = self._seeds[ROLES.index(first)]
+            initializers[first] = AttentionProjection(first, second_dim, noise, identity, seed)
+            initializers[second] = AttentionProjection(second, first_dim, noise, identity, seed)
+            share(initializers[first], initializers[second])
+        return initializers
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "query_key": self.query_key and list(self.query_key),
+            "value_output": self.value_output and list(self.value_output),
+        }

@@ -1,0 +1,14 @@
+"""The structures that can be given to an existing model: one entry each.
+
+A new structure is a file in `structures/` that draws it, an entry here, and a
+test; if no finder of `sites/` knows the places where it goes, a file there too.
+"""
+
+from keras_mimetic.registry.attention import ATTENTION
+from keras_mimetic.registry.depthwise import DEPTHWISE
+from keras_mimetic.registry.mlp import MLP
+from keras_mimetic.registry.structure import Structure
+
+STRUCTURES: dict[str, Structure] = {"mlp": MLP, "attention": ATTENTION, "depthwise": DEPTHWISE}
+
+__all__ = ["STRUCTURES", "Structure"]

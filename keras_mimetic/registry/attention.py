@@ -1,0 +1,85 @@
+"""Attention: products of query and key, and of value and output, near identities."""
+
+from typing import Any
+
+import keras
+
+from keras_mimetic.initializers.attention_projection import check_strengths
+from keras_mimetic.registry.structure import Settings, Structure, Weights
+from keras_mimetic.sites import attention as sites
+from keras_mimetic.sites.site import Site
+from keras_mimetic.structures import attention
+
+
+def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
+    """(noise, identity) by pair, as far as the site takes them."""
+    rows = {name: site.weights[name].shape for name in sites.ROLES}
+    squares = {
+        "query_key": rows["query"][0] == rows["key"][0],
+        "value_output": rows["value"][0] == rows["output"][-1],
+    }
+    strengths = {}
+    for name, is_square in squares.items():
+        if settings[name] is None:
+            continue
+        noise, identity = settings[name]
+        if not (site.facts["self_attention"] and is_square):
+            identity = 0.0
+        if noise == identity == 0:
+            raise ValueError(
+                f"Setting `{name}` of 'attention' must have noise > 0 where there is no identity, "
+                f"as in cross-attention at {site.place!r}. Received: {name}={settings[name]}"
+            )
+        strengths[name] = (noise, identity)
+    return strengths
+
+
+def _draw(site: Site, settings: Settings, seed: int) -> Weights:
+    weights: Weights = {}
+    for name, (noise, identity) in _strengths(site, settings).items():
+        first, second = name.split("_")
+        draw = {"query_key": attention.query_key, "value_output": attention.value_output}[name]
+        rows, heads, head_dim = site.weights[first].shape
+        partner = site.weights[second].shape
+        columns = partner[0] if second == "key" else partner[-1]
+        weights[first], weights[second] = draw(
+            rows, columns, heads, head_dim, noise=noise, identity=identity, seed=seed
+        )
+    return weights
+
+
+def _control(weights: Weights, seed: int) -> Weights:
+    controls = attention.same_norms(tuple(weights.values()), seed)
+    return dict(zip(weights, controls, strict=True))
+
+
+def _check(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if strengths is None else check_strengths(name, strengths)
+        for name, strengths in settings.items()
+    }
+
+
+def _named(layer: Any, place: str) -> Site | None:
+    if not isinstance(layer, keras.layers.MultiHeadAttention):
+        return None
+    return sites.site(layer, place, self_attention=True)
+
+
+def _describe(site: Site, settings: Settings) -> str:
+    names = {"query_key": "QK", "value_output": "VO"}
+    return ", ".join(
+        f"{names[name]} {noise:g} noise {identity:+g} identity"
+        for name, (noise, identity) in _strengths(site, settings).items()
+    ) + ("" if site.facts["self_attention"] else " (cross-attention)")
+
+
+ATTENTION = Structure(
+    settings={"query_key": attention.QUERY_KEY, "value_output": attention.VALUE_OUTPUT},
+    check=_check,
+    find=sites.find,
+    named=_named,
+    draw=_draw,
+    control=_control,
+    describe=_describe,
+)

@@ -1,0 +1,86 @@
+"""What a re-initialization changed, and what it left."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One weight.
+
+    Attributes:
+        path: Its `variable.path`, which `rules` match.
+        place: Its layer's place in the model, which its random stream is derived
+            from.
+        structure: Name of the structure; "" for a layer that could not be
+            followed.
+        shape: Its shape.
+        norm_before: Frobenius norm before, absolute.
+        norm_after: Frobenius norm of the new values; `None` if it was left.
+        note: What was written, or why it was left.
+    """
+
+    path: str
+    place: str
+    structure: str
+    shape: tuple[int, ...]
+    norm_before: float | None
+    norm_after: float | None
+    note: str
+
+    @property
+    def written(self) -> bool:
+        """Whether the weight has new values (or would have, in a dry run)."""
+        return self.norm_after is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The rows of `keras_mimetic.initialize`; it prints as a table.
+
+    Attributes:
+        rows: One for each weight that was written or left for a reason.
+        seed: The seed that was used, also where none was given.
+        control: Whether structureless weights were written.
+        dry_run: Whether nothing was written.
+    """
+
+    rows: tuple[Row, ...]
+    seed: int
+    control: bool
+    dry_run: bool
+
+    @property
+    def written(self) -> tuple[Row, ...]:
+        """The rows of weights with new values."""
+        return tuple(row for row in self.rows if row.written)
+
+    @property
+    def left(self) -> tuple[Row, ...]:
+        """The rows of what was left as it was."""
+        return tuple(row for row in self.rows if not row.written)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The rows as plain dicts."""
+        return [dataclasses.asdict(row) for row in self.rows]
+
+    def __str__(self) -> str:
+        count = len(self.written)
+        what = "control weights of the same norms" if self.control else "structure"
+        verb = "would be given" if self.dry_run else "given"
+        weights = "weight" if count == 1 else "weights"
+        head = f"{count} {weights} {verb} {what}, {len(self.left)} left; seed {self.seed}"
+        if not self.rows:
+            return f"{head}: no place for any of these structures was found"
+        cells = [("weight", "structure", "norm before", "norm after", "note")]
+        cells += [
+            (row.path, row.structure, _norm(row.norm_before), _norm(row.norm_after), row.note)
+            for row in self.rows
+        ]
+        widths = [max(len(line[column]) for line in cells) for column in range(4)]
+        lines = ["  ".join([*map(str.ljust, line[:4], widths), line[4]]) for line in cells]
+        return "\n".join([head, *(line.rstrip() for line in lines)])
+
+
+def _norm(norm: float | None) -> str:
+    return "" if norm is None else f"{norm:.4g}"

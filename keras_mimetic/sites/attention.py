@@ -1,0 +1,52 @@
+"""Where attention layers are."""
+
+from typing import Any
+
+import keras
+
+from keras_mimetic.sites.graph import Graph
+from keras_mimetic.sites.site import Site
+
+ROLES = ("query", "key", "value", "output")
+
+# Absent from older versions of Keras.
+_GROUPED = getattr(keras.layers, "GroupQueryAttention", ())
+
+
+def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
+    """One site for each attention layer.
+
+    Its fact `self_attention` is whether query, key and value are one tensor in
+    every call of the layer.
+    """
+    calls: dict[int, list[bool]] = {}
+    for call in graph.calls:
+        calls.setdefault(id(call.operation), []).append(_is_self_attention(call))
+    sites = []
+    for layer in layers:
+        place = places[id(layer)]
+        if isinstance(layer, _GROUPED) and _GROUPED:
+            reason = "grouped-query attention: no structure is known for shared keys"
+            sites.append(Site("attention", place, layer, {}, left=reason))
+        if not isinstance(layer, keras.layers.MultiHeadAttention) or not layer.built:
+            continue
+        seen = calls.get(id(layer), [])
+        reason = "" if seen else "no call of it could be followed; `rules` may name it"
+        sites.append(site(layer, place, self_attention=bool(seen) and all(seen), left=reason))
+    return sites
+
+
+def site(layer: Any, place: str, *, self_attention: bool, left: str = "") -> Site:
+    """The site of a built `MultiHeadAttention`."""
+    kernels = {role: getattr(layer, f"{role}_dense").kernel for role in ROLES}
+    if not left and len(kernels["output"].shape) != 3:
+        left = "its output has several axes: the structure is that of a matrix"
+    facts = {"self_attention": self_attention}
+    return Site("attention", place, layer, kernels, facts, left)
+
+
+def _is_self_attention(call: Any) -> bool:
+    arguments = dict(zip(("query", "value", "key"), call.args, strict=False))
+    arguments.update(call.kwargs)
+    query = arguments.get("query")
+    return all(arguments.get(name) in (None, query) for name in ("value", "key"))

@@ -1,0 +1,127 @@
+"""Where MLPs are: a projection that expands, an activation, one that contracts."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic.sites.graph import Call, Graph, Value
+from keras_mimetic.sites.operations import (
+    channel_axis,
+    has_activation,
+    is_activation,
+    is_pointwise,
+    is_product,
+    is_projection,
+    is_slicing,
+    passes_on,
+)
+from keras_mimetic.sites.site import Site
+
+GATED = "a gated MLP: what a mean does to a product of two branches is not known"
+
+
+def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
+    """One site for the first projection of each MLP.
+
+    Between the two projections stand an activation and perhaps dropout and
+    normalizations, and nothing that mixes places. The fact `before` is what
+    stands directly before the MLP: `"layer_norm"` (over the channels, centred,
+    with fresh gamma and beta, so that its output sums to zero), `"batch_norm"`
+    or `"other"`; where a layer is called several times and these differ, `"other"`.
+    """
+    sites: dict[int, Site] = {}
+    for number, call in enumerate(graph.calls):
+        if not is_projection(call.operation) or not _expands(call.operation):
+            continue
+        verdict = _what_follows(call, graph.calls[number + 1 :])
+        if verdict is None or id(call.operation) not in places:
+            continue
+        before = _what_precedes(call)
+        earlier = sites.get(id(call.operation))
+        if earlier is not None and earlier.facts["before"] != before:
+            before = "other"
+        left = verdict or (earlier.left if earlier else "")
+        layer = call.operation
+        sites[id(layer)] = site(layer, places[id(layer)], before, left)
+    return list(sites.values())
+
+
+def site(layer: Any, place: str, before: str, left: str = "") -> Site:
+    """The site of a built projection."""
+    return Site("mlp", place, layer, {"kernel": layer.kernel}, {"before": before}, left)
+
+
+def _expands(layer: Any) -> bool:
+    return layer.kernel.shape[-1] > layer.kernel.shape[-2]
+
+
+def _what_follows(first: Call, later: list[Call]) -> str | None:
+    """"" if an MLP begins here, `GATED` if a gated one does, else `None`."""
+    inside = {id(value) for value in first.outputs}
+    activated = has_activation(first.operation)
+    sliced = gated = False
+    ends = []
+    for call in later:
+        outside = [value for value in call.inputs if id(value) not in inside]
+        if len(outside) == len(call.inputs):
+            continue
+        if is_projection(call.operation) and not outside:
+            ends.append(call.operation)
+            continue
+        if is_product(call.operation) and outside:
+            # The other branch of a gate starts where this one does.
+            if not all(_starts_at(value, first.inputs[0]) for value in outside):
+                return None
+            gated = True
+        elif outside or not (is_pointwise(call.operation) or is_slicing(call.operation)):
+            return None
+        elif is_product(call.operation) and sliced:
+            gated = True
+        sliced = sliced or is_slicing(call.operation)
+        activated = activated or is_activation(call.operation)
+        inside.update(id(value) for value in call.outputs)
+    if len(ends) != 1 or not (activated or gated) or (sliced and not gated):
+        return None
+    width, hidden = ends[0].kernel.shape[-1], ends[0].kernel.shape[-2]
+    if width >= hidden:
+        return None
+    return GATED if gated else ""
+
+
+def _starts_at(value: Value, start: Value) -> bool:
+    """Whether it is `start`, projected and then at most treated element by element."""
+    seen = 0
+    while value.producer is not None and seen < 100:
+        call, seen = value.producer, seen + 1
+        if is_projection(call.operation):
+            return call.inputs[0] is start
+        if not is_pointwise(call.operation):
+            return False
+        value = call.inputs[0]
+    return False
+
+
+def _what_precedes(call: Call) -> str:
+    value = call.inputs[0]
+    while value.producer is not None and passes_on(value.producer.operation):
+        value = value.producer.inputs[0]
+    norm = value.producer and value.producer.operation
+    if isinstance(norm, keras.layers.BatchNormalization):
+        return "batch_norm"
+    axis = channel_axis(call.operation, len(value.shape))
+    if isinstance(norm, keras.layers.LayerNormalization) and _sums_to_zero(norm, value, axis):
+        return "layer_norm"
+    return "other"
+
+
+def _sums_to_zero(norm: Any, output: Value, axis: int) -> bool:
+    """Whether a LayerNormalization's output has sum 0 over `axis`."""
+    axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
+    if [a % len(output.shape) for a in axes] != [axis] or getattr(norm, "rms_scaling", False):
+        return False
+    fresh = ((norm.gamma, 1.0), (norm.beta, 0.0))
+    return all(
+        variable is None or np.all(keras.ops.convert_to_numpy(variable) == value)
+        for variable, value in fresh
+    )

@@ -1,0 +1,103 @@
+"""What a layer or operation does, as far as the finders must know."""
+
+from typing import Any
+
+import keras
+
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+
+# By class name, since `keras.ops` does not export its classes. Element by element,
+# or a reduction that such a normalization is made of.
+_LINEAR = {
+    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
+    *("StopGradient", "Copy", "Rescaling", "Masking", "ActivityRegularization"),
+    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout"),
+    *("GaussianDropout", "GaussianNoise"),
+}
+_NORMALIZING = {
+    *("LayerNormalization", "BatchNormalization", "GroupNormalization", "RMSNormalization"),
+    *("UnitNormalization", "Mean", "Sum", "Square", "Sqrt", "Rsqrt", "Norm", "Var", "Reciprocal"),
+    *("Average", "Max", "Min", "Std", "LayerNorm", "RMSNorm"),
+}
+_ACTIVATIONS = {
+    *("Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "Silu"),
+    *("LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu"),
+    *("TanhShrink", "HardTanh", "HardShrink", "Threshold", "Squareplus", "SparsePlus", "Tanh"),
+    *("Erf", "Exp", "Log", "Log1p", "Expm1", "Maximum", "Minimum", "Abs", "Absolute", "Power"),
+    *("Clip", "Sin", "Cos", "Where"),
+    *("ReLU", "LeakyReLU", "PReLU", "ELU"),
+}
+_SLICING = {"Split", "GetItem", "Slice", "ArraySplit", "Unstack"}
+
+
+def is_projection(operation: Any) -> bool:
+    """A matrix on the channels: `Dense`, a 1x1 convolution, an `EinsumDense` like it."""
+    if isinstance(operation, keras.layers.Dense):
+        return True
+    if isinstance(operation, CONVOLUTIONS):
+        ones = all(size == 1 for size in (*operation.kernel_size, *operation.strides))
+        return ones and operation.groups == 1
+    if isinstance(operation, keras.layers.EinsumDense):
+        return _is_matrix_on_last_axis(operation.equation)
+    return False
+
+
+def channel_axis(operation: Any, rank: int) -> int:
+    """The axis of the input that a projection contracts, counted from the front."""
+    first = getattr(operation, "data_format", "channels_last") == "channels_first"
+    return 1 if first else rank - 1
+
+
+def has_activation(layer: Any) -> bool:
+    """Whether a projection applies an activation of its own."""
+    return layer.activation not in (None, keras.activations.linear)
+
+
+def is_activation(operation: Any) -> bool:
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is not keras.activations.linear
+    return type(operation).__name__ in _ACTIVATIONS
+
+
+def is_pointwise(operation: Any) -> bool:
+    """Mixes no places and no channels, or only as a normalization does."""
+    name = type(operation).__name__
+    known = name in _LINEAR or name in _NORMALIZING
+    return known or is_activation(operation) or isinstance(operation, keras.layers.Activation)
+
+
+def is_product(operation: Any) -> bool:
+    return type(operation).__name__ == "Multiply"
+
+
+def is_slicing(operation: Any) -> bool:
+    return type(operation).__name__ in _SLICING
+
+
+def passes_on(operation: Any) -> bool:
+    """Hands its one input on as it is, outside of training."""
+    name = type(operation).__name__
+    is_dropout = "Dropout" in name and name in _LINEAR
+    return is_dropout or name in ("Identity", "Cast", "StopGradient", "GaussianNoise", "Copy")
+
+
+def is_depthwise(operation: Any) -> bool:
+    """A convolution whose every filter sees one channel."""
+    if isinstance(operation, (*DEPTHWISE, *SEPARABLE)):
+        return True
+    if not isinstance(operation, CONVOLUTIONS) or not operation.built:
+        return False
+    return operation.groups > 1 and operation.kernel.shape[-2] == 1
+
+
+def _is_matrix_on_last_axis(equation: str) -> bool:
+    inputs, _, output = equation.replace(" ", "").partition("->")
+    inputs, _, kernel = inputs.partition(",")
+    return (
+        len(kernel) == 2
+        and inputs[-1:] == kernel[0]
+        and output[-1:] == kernel[1]
+        and inputs[:-1] == output[:-1]
+    )

@@ -1,0 +1,92 @@
+"""The structural place of each layer in a model.
+
+A layer's place is the path of attributes and containers that leads to it, as in
+weight files: `layers/dense_1` for the second `Dense` of a functional or
+sequential model, `encoder/attention` for an attribute of an attribute. Unlike
+names, which Keras counts up over a whole process, it is the same each time that
+a model is built. The one difference to weight files: a subclassed model's list
+of all its layers is no container here, so that a layer's place does not
+depend on its neighbours.
+"""
+
+import re
+from typing import Any
+
+import keras
+
+_CONTAINERS = (list, tuple, dict)
+
+
+def places(model: Any) -> dict[int, str]:
+    """The place of each layer by the layer's `id`; "" for `model` itself.
+
+    A layer that is reached on several paths counts once, by the first: public
+    attributes before private ones, then by name.
+    """
+    found: dict[int, str] = {}
+    _visit(model, "", found)
+    return found
+
+
+def _visit(layer: Any, place: str, found: dict[int, str]) -> None:
+    if id(layer) in found:
+        return
+    found[id(layer)] = place
+    for name, child in _attributes(layer):
+        path = f"{place}/{name}" if place else name
+        if isinstance(child, keras.layers.Layer):
+            _visit(child, path, found)
+        elif isinstance(child, _CONTAINERS):
+            _visit_container(child, path, found, set())
+
+
+def _visit_container(container: Any, place: str, found: dict[int, str], seen: set[int]) -> None:
+    if id(container) in seen:
+        return
+    seen.add(id(container))
+    used: dict[str, int] = {}
+    for child in container.values() if isinstance(container, dict) else container:
+        if isinstance(child, keras.layers.Layer):
+            name = _snake_case(type(child).__name__)
+            _visit(child, f"{place}/{_unique(name, used)}", found)
+        elif isinstance(child, _CONTAINERS):
+            _visit_container(child, f"{place}/{_unique('container', used)}", found, seen)
+
+
+def _attributes(layer: Any) -> list[tuple[str, Any]]:
+    """Attributes that may hold layers, in the order in which weight files have them."""
+    # What every layer has is Keras's bookkeeping.
+    skipped = {*dir(keras.layers.Layer()), "layers", "operations", "_operations", "_functional"}
+    first = []
+    if isinstance(layer, keras.Model) and not _is_subclassed(layer):
+        first = [("layers", layer.layers)]
+    names = [name for name in dir(layer) if name not in skipped and not name.startswith("__")]
+    attributes = []
+    for name in sorted(names, key=lambda name: "~" + name if name.startswith("_") else name):
+        try:
+            attributes.append((name, getattr(layer, name)))
+        except Exception:  # a property that does not apply
+            continue
+    return first + attributes
+
+
+def _is_subclassed(model: Any) -> bool:
+    """Whether its layers are attributes rather than a list in the order of the graph."""
+    if isinstance(model, keras.Sequential):
+        return False
+    return not hasattr(model, "operations")
+
+
+def _unique(name: str, used: dict[str, int]) -> str:
+    if name in used:
+        used[name] += 1
+        return f"{name}_{used[name]}"
+    used[name] = 0
+    return name
+
+
+def _snake_case(name: str) -> str:
+    """Keras's: `Conv2D` is `conv2d`."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,0 +1,191 @@
+"""Paired projections of self-attention: factors of noise plus identity.
+
+Trained attention layers have, head by head, a product W_Q W_K^T near a positive
+multiple of the identity, and over all heads a product W_V W_O near a negative
+one. Here both products are drawn first and factored afterwards.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from threadpoolctl import threadpool_limits
+
+from keras_mimetic import draws
+
+# Noise and identity of the two products: the constants of accounts of the
+# paper's recipe, not read in the paper itself.
+QUERY_KEY = (0.7, 0.7)
+VALUE_OUTPUT = (0.4, -0.4)
+
+
+def query_key(
+    query_dim: int,
+    key_dim: int,
+    num_heads: int,
+    head_dim: int,
+    *,
+    noise: float,
+    identity: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws W_Q and W_K of every head from the best approximation of its product.
+
+    For each head A = noise Z + identity I with a fresh Z of independent normals
+    of variance 1/dim, A ~ U S V^T its singular value decomposition cut at rank
+    `head_dim`, W_Q = U S^(1/2) and W_K = V S^(1/2). So W_Q W_K^T is the matrix of
+    that rank nearest to A.
+
+    Args:
+        query_dim: Channels of the queries' input.
+        key_dim: Channels of the keys' input. Where it differs from `query_dim`
+            the product is not square and `identity` must be 0; the variance of
+            Z is then 1 / sqrt(query_dim key_dim) (ours).
+        num_heads: Number of heads.
+        head_dim: Channels of a head. Above the rank of A its product is A.
+        noise: Weight of Z, >= 0.
+        identity: Weight of the identity. Not both may be 0.
+        seed: Integer >= 0; head h draws from a sub-stream of its own.
+
+    Returns:
+        `(W_Q, W_K)`, float32, of shapes `(query_dim, num_heads, head_dim)` and
+        `(key_dim, num_heads, head_dim)`.
+
+    Reference:
+
+    - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention
+      Layers" (arXiv:2305.09828).
+    """
+
+    w_query = np.empty((query_dim, num_heads, head_dim), np.float32)
+    w_key = np.empty((key_dim, num_heads, head_dim), np.float32)
+    with _one_blas_thread():
+        for head in range(num_heads):
+            left, right = _factors(
+                query_dim,
+                key_dim,
+                head_dim,
+                noise=noise,
+                identity=identity,
+                seed=draws.subseed(seed, 0, head),
+            )
+            w_query[:, head], w_key[:, head] = left, right.T
+    return w_query, w_key
+
+
+def value_output(
+    value_dim: int,
+    output_dim: int,
+    num_heads: int,
+    head_dim: int,
+    *,
+    noise: float,
+    identity: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws W_V and W_O of all heads together from one product.
+
+    A = noise Z + identity I is factored once at rank `num_heads * head_dim` as in
+    `query_key`, and the heads get consecutive parts of the factors, so that the
+    layer's map x W_V W_O is x A (where the heads have enough channels for its
+    rank, and else the nearest there is).
+
+    Args:
+        value_dim: Channels of the values' input.
+        output_dim: Channels of the layer's output; where it differs from
+            `value_dim`, `identity` must be 0.
+        num_heads: Number of heads.
+        head_dim: Channels of a head's values.
+        noise: Weight of Z, >= 0.
+        identity: Weight of the identity. Not both may be 0.
+        seed: Integer >= 0.
+
+    Returns:
+        `(W_V, W_O)`, float32, of shapes `(value_dim, num_heads, head_dim)` and
+        `(num_heads, head_dim, output_dim)`.
+
+    Reference: that of `query_key`.
+    """
+    with _one_blas_thread():
+        left, right = _factors(
+            value_dim,
+            output_dim,
+            num_heads * head_dim,
+            noise=noise,
+            identity=identity,
+            seed=draws.subseed(seed, 1),
+        )
+    return (
+        left.reshape(value_dim, num_heads, head_dim),
+        right.reshape(num_heads, head_dim, output_dim),
+    )
+
+
+def same_norms(weights: tuple[np.ndarray, ...], seed: int) -> tuple[np.ndarray, ...]:
+    """Structureless weights of the same shapes and Frobenius norms: the control."""
+    controls = []
+    for number, weight in enumerate(weights):
+        noise = draws.draw("untruncated_normal", weight.shape, draws.subseed(seed, 2, number))
+        controls.append(noise * np.float32(np.linalg.norm(weight) / np.linalg.norm(noise)))
+    return tuple(controls)
+
+
+def _one_blas_thread() -> threadpool_limits:
+    """So that rounding does not depend on their number; more would not be faster."""
+    return threadpool_limits(1, user_api="blas")
+
+
+def _factors(
+    rows: int, columns: int, rank: int, *, noise: float, identity: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """L (rows, rank) and R (rank, columns): L R nearest to A, L^T L = R R^T = S."""
+    if identity and rows != columns:
+        raise ValueError(
+            f"Argument `identity` must be 0 for a product of shape ({rows}, {columns}), which "
+            f"is not square. Received: identity={identity}"
+        )
+    std = noise / math.sqrt(math.sqrt(rows * columns))
+    z = draws.draw("untruncated_normal", (rows, columns), draws.subseed(seed, 0), threads=1)
+    if noise:
+        product = np.float32(std) * z
+        if identity:
+            product[np.diag_indices(rows)] += np.float32(identity)
+    else:
+        # All directions are equally good then: take random ones.
+        basis = np.linalg.qr(z)[0][:, : min(rank, rows)]
+        product = np.float32(identity) * (basis @ basis.T)
+    if rows <= columns:
+        left, right = _truncated(product, min(rank, rows))
+    else:
+        right, left = (factor.T for factor in _truncated(product.T, min(rank, columns)))
+    if rank > left.shape[1]:
+        # More channels than the product has rank: spread it over all of them.
+        square = draws.draw("untruncated_normal", (rank, left.shape[1]), draws.subseed(seed, 1))
+        spread = np.linalg.qr(square)[0]
+        left, right = left @ spread.T, spread @ right
+    return left, right
+
+
+def _truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """U S^(1/2) and S^(1/2) V^T of the largest `rank` singular values, S falling.
+
+    By the eigenvectors of A A^T, several times cheaper than a singular value
+    decomposition. L R = U U^T A holds whatever the eigenvalues' errors, and the
+    singular values are read off U^T A, so nothing is lost by the squaring.
+    """
+    count = len(a)
+    some: dict[str, Any] = {"driver": "evd"}
+    if rank < count:
+        some = {"driver": "evr", "subset_by_index": [count - rank, count - 1]}
+    # Transposed, it lies as LAPACK wants it, and is the same.
+    gram = (a @ a.T).T
+    _, vectors = scipy.linalg.eigh(gram, check_finite=False, overwrite_a=True, **some)
+    vectors = vectors[:, ::-1]
+    # An eigenvector's sign is arbitrary: let its largest entry be positive.
+    largest = np.abs(vectors).argmax(axis=0)
+    vectors = vectors * np.sign(vectors[largest, np.arange(rank)])
+    scaled = vectors.T @ a
+    root = np.sqrt(np.linalg.norm(scaled, axis=1))
+    inverse = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
+    return vectors * root, scaled * inverse[:, None]
