@@ -19,15 +19,27 @@ import time
 import data
 import keras
 import report
-from models import MODELS
+from models import MODELS, RULES
 
+import keras_mimetic
 from keras_mimetic.draws import subseed
 
-# What each --init gives the models of models.py.
+_NO_MEAN = {"mean": 0.0}
+_SPATIAL = {"attention": {}, "depthwise": {}}
+# What each --init makes of the models of models.py: arguments of `initialize`.
+# MLPs have the same draws in all of them, with a mean or without.
 INITS = {
-    "default": {"mlp_mean": 0.0},
-    "mlp": {"mlp_mean": "auto"},
+    "default": {"structures": {"mlp": _NO_MEAN}},
+    "control": {"structures": {"mlp": _NO_MEAN, **_SPATIAL}, "control": True},
+    "mlp": {"structures": {"mlp": {}}},
+    "spatial": {"structures": {"mlp": _NO_MEAN, **_SPATIAL}},
+    "all": {"structures": {"mlp": {}, **_SPATIAL}},
 }
+_INITS_HELP = (
+    "default: Keras's Glorot weights; mlp: the first matrix of each MLP with a mean; "
+    "spatial: structured attention and depthwise convolutions; control: weights of their norms "
+    "without structure; all: mlp and spatial"
+)
 
 
 def parse(argv=None):
@@ -39,7 +51,7 @@ def parse(argv=None):
     add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
     parser.add_argument("--download", action="store_true", help="let TFDS fetch what is not there")
     add("--model", nargs="+", choices=MODELS, default=["vit"], help=_choices(MODELS))
-    add("--init", nargs="+", choices=INITS, default=list(INITS), help=_choices(INITS))
+    add("--init", nargs="+", choices=INITS, default=["default", "all"], help=_INITS_HELP)
     add("--seeds", type=_positive(int), default=3, help="paired seeds, from 0 [%(default)s]")
     add("--epochs", type=_positive(int), default=6, help="[%(default)s]")
     add("--train-size", type=_positive(int), help="training images [all]")
@@ -106,8 +118,9 @@ def train(model_name, init, rate, seed, images, args):
     # For what still draws from Keras's own generators, such as dropout.
     keras.utils.set_random_seed(seed)
     patch = 4 if min(images.shape[:2]) >= 32 else 2
-    model = MODELS[model_name](
-        images.shape, images.classes, patch=patch, seed=subseed(seed, 0), **INITS[init]
+    model = MODELS[model_name](images.shape, images.classes, patch=patch, seed=subseed(seed, 0))
+    keras_mimetic.initialize(
+        model, seed=subseed(seed, 1), rules=RULES.get(model_name), **INITS[init]
     )
     batches = data.Batches(
         *images.train, batch_size=args.batch_size, seed=seed, augment=args.augment == "on"

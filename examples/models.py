@@ -3,14 +3,13 @@
 Every model takes
 
 - its size (`width`, `depth`, `patch`, ...);
-- `mlp_mean`, the mean of each MLP's first matrix in standard deviations:
-  0 for no structure, "auto" for the package's default where it stands;
 - `kernel_initializer`, which makes an initializer from a seed (a class with a
-  `seed` argument does) for every other kernel;
+  `seed` argument does) for every kernel;
 - `seed`: each weight draws from a sub-stream of its own, so that two models
   with equal seeds differ only where their initializers do.
 
-They take images of integers in [0, 255] and give logits.
+They take images of integers in [0, 255] and give logits. None of them has
+mimetic structure: `keras_mimetic.initialize` gives it to them.
 """
 
 import functools
@@ -21,7 +20,7 @@ import numpy as np
 
 from keras_mimetic.draws import subseed
 from keras_mimetic.initializers import MimeticMean
-from keras_mimetic.layers import MimeticMLPBlock
+from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
 
 # Keras's own default, Glorot uniform, but equal on every backend.
 glorot = functools.partial(MimeticMean, mean=0.0)
@@ -35,7 +34,6 @@ def vit(
     width=64,
     depth=4,
     heads=2,
-    mlp_mean="auto",
     kernel_initializer=glorot,
     seed=0,
 ):
@@ -48,13 +46,17 @@ def vit(
     x = keras.layers.Reshape((-1, width))(x)
     for _ in range(depth):
         y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-        attention = keras.layers.MultiHeadAttention(heads, width // heads)
-        y = attention(y, y)
-        _draw_projections(attention, kernel_initializer, seeds)
+        # Keras's layer, with a random stream for each projection.
+        y = MimeticMultiHeadAttention(
+            heads,
+            width // heads,
+            query_key=None,
+            value_output=None,
+            kernel_initializer=kernel_initializer(),
+            seed=next(seeds),
+        )(y, y)
         x = keras.layers.Add()([x, y])
-        x = MimeticMLPBlock(
-            4 * width, mean=mlp_mean, norm="layer_norm", residual=True, seed=next(seeds)
-        )(x)
+        x = mlp(x, width, kernel_initializer, seeds, residual=True)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, _head(x, classes, kernel_initializer(seed=next(seeds))), name="vit")
@@ -68,27 +70,20 @@ def convmixer(
     width=96,
     depth=4,
     kernel_size=5,
-    mlp_mean="auto",
     kernel_initializer=glorot,
     seed=0,
 ):
-    """A ConvMixer; its 1x1 convolutions stand in for the first MLP matrix.
-
-    It has BatchNormalization after each activation, so no LayerNorm hides the
-    mean: "auto" is `MimeticMean`'s own default.
-    """
+    """A ConvMixer. It has no MLP; its 1x1 convolutions stand in for one (see `RULES`)."""
     seeds = _sub_streams(seed)
-    first = MimeticMean if mlp_mean == "auto" else functools.partial(MimeticMean, mlp_mean)
     inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = _activate_and_normalize(x)
-    for _ in range(depth):
-        y = keras.layers.DepthwiseConv2D(
-            kernel_size,
-            padding="same",
-            depthwise_initializer=kernel_initializer(seed=next(seeds)),
-        )(x)
+    for block in range(depth):
+        y = depthwise(x, kernel_size, kernel_initializer, seeds)
         x = keras.layers.Add()([x, _activate_and_normalize(y)])
-        x = keras.layers.Conv2D(width, 1, kernel_initializer=first(seed=next(seeds)))(x)
+        initializer = kernel_initializer(seed=next(seeds))
+        x = keras.layers.Conv2D(
+            width, 1, kernel_initializer=initializer, name=f"pointwise_{block}"
+        )(x)
         x = _activate_and_normalize(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     outputs = _head(x, classes, kernel_initializer(seed=next(seeds)))
@@ -103,7 +98,6 @@ def convnext(
     width=64,
     depth=4,
     kernel_size=5,
-    mlp_mean="auto",
     kernel_initializer=glorot,
     seed=0,
 ):
@@ -112,12 +106,8 @@ def convnext(
     inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     for _ in range(depth):
-        y = keras.layers.DepthwiseConv2D(
-            kernel_size,
-            padding="same",
-            depthwise_initializer=kernel_initializer(seed=next(seeds)),
-        )(x)
-        y = MimeticMLPBlock(4 * width, mean=mlp_mean, norm="layer_norm", seed=next(seeds))(y)
+        y = depthwise(x, kernel_size, kernel_initializer, seeds)
+        y = mlp(y, width, kernel_initializer, seeds)
         x = keras.layers.Add()([x, y])
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
@@ -126,6 +116,31 @@ def convnext(
 
 
 MODELS = {"convnext": convnext, "vit": vit, "convmixer": convmixer}
+
+# For `keras_mimetic.initialize`: structures that it would not see by itself.
+RULES = {"convmixer": {r"pointwise_\d+/": "mlp"}}
+
+
+def mlp(x, width, kernel_initializer, seeds, residual=False):
+    """A LayerNorm and an MLP without a mean, four times as wide inside."""
+    block = MimeticMLPBlock(
+        4 * width,
+        mean=0,
+        norm="layer_norm",
+        residual=residual,
+        fc2_initializer=kernel_initializer(),
+        seed=next(seeds),
+    )
+    return block(x)
+
+
+def depthwise(x, kernel_size, kernel_initializer, seeds):
+    """A depthwise convolution that keeps the size of the image."""
+    initializer = kernel_initializer(seed=next(seeds))
+    convolution = keras.layers.DepthwiseConv2D(
+        kernel_size, padding="same", depthwise_initializer=initializer
+    )
+    return convolution(x)
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic_examples")
@@ -171,18 +186,3 @@ def _activate_and_normalize(x):
 def _head(x, classes, initializer):
     # Logits in float32 also under mixed precision.
     return keras.layers.Dense(classes, kernel_initializer=initializer, dtype="float32")(x)
-
-
-def _draw_projections(attention, kernel_initializer, seeds):
-    """Draws the four projections of a built attention layer, each by itself.
-
-    Through its one `kernel_initializer` argument an integer seed would give
-    query and key the same weights.
-    """
-    inward = (attention.query_dense, attention.key_dense, attention.value_dense)
-    for dense, inputs, outputs in (
-        *((dense, (0,), (1, 2)) for dense in inward),
-        (attention.output_dense, (0, 1), (2,)),
-    ):
-        initializer = kernel_initializer(seed=next(seeds), input_axes=inputs, output_axes=outputs)
-        dense.kernel.assign(initializer(dense.kernel.shape, dense.kernel.dtype))

@@ -103,11 +103,11 @@ def initialize(
             rows += _left(site, left)
             continue
         weights = _draw(site, settings[site.structure], seed, control)
-        note = STRUCTURES[site.structure].describe(site, settings[site.structure])
         for role, values in weights.items():
+            note = STRUCTURES[site.structure].describe(site, role, settings[site.structure])
             variable = site.weights[role]
             new.append((variable, values))
-            rows.append(_row(site, variable, values, f"same norms, without {note}" * control or note))
+            rows.append(_row(site, variable, values, f"control of {note}" if control else note))
     for place, why in found.opaque:
         rows.append(Row("", place, "", (), None, None, f"could not be followed: {why}"))
     if not dry_run:
@@ -129,9 +129,7 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
     for name, settings in given.items():
         if name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)
-            raise ValueError(
-                f"Argument `structures` must name some of {known}. Received: {name!r}"
-            )
+            raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
         entry = STRUCTURES[name]
         settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):

@@ -12,6 +12,7 @@ from keras_mimetic.initializers.attention_projection import (
     check_strengths,
     share,
 )
+from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import seeded
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.structures.attention import QUERY_KEY, VALUE_OUTPUT
@@ -166,7 +167,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         output_dim = math.prod(self._output_shape) if self._output_shape else query_dim
         is_self = self._is_self_attention and query_dim == value_dim == key_dim
         initializers = {
-            role: seeded("kernel_initializer", self._kernel_initializer, seed)
+            role: self._unpaired(role, seed)
             for role, seed in zip((*ROLES, "gate"), self._seeds, strict=True)
         }
         pairs = (
@@ -190,6 +191,15 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             initializers[second] = AttentionProjection(second, first_dim, noise, identity, seed)
             share(initializers[first], initializers[second])
         return initializers
+
+    def _unpaired(self, role: str, seed: int) -> Any:
+        initializer = seeded("kernel_initializer", self._kernel_initializer, seed)
+        if not isinstance(initializer, MimeticMean) or initializer.input_axes is not None:
+            return initializer
+        # The fans of a kernel of rank 3, which it cannot see.
+        axes = ((0, 1), (2,)) if role == "output" else ((0,), (1, 2))
+        config = {**initializer.get_config(), "input_axes": axes[0], "output_axes": axes[1]}
+        return MimeticMean.from_config(config)
 
     def get_config(self) -> dict[str, Any]:
         return {

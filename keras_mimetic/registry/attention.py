@@ -66,12 +66,11 @@ def _named(layer: Any, place: str) -> Site | None:
     return sites.site(layer, place, self_attention=True)
 
 
-def _describe(site: Site, settings: Settings) -> str:
-    names = {"query_key": "QK", "value_output": "VO"}
-    return ", ".join(
-        f"{names[name]} {noise:g} noise {identity:+g} identity"
-        for name, (noise, identity) in _strengths(site, settings).items()
-    ) + ("" if site.facts["self_attention"] else " (cross-attention)")
+def _describe(site: Site, role: str, settings: Settings) -> str:
+    pair = next(pair for pair in settings if role in pair.split("_"))
+    noise, identity = _strengths(site, settings)[pair]
+    cross = "" if site.facts["self_attention"] else " (cross-attention)"
+    return f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{cross}"
 
 
 ATTENTION = Structure(

@@ -53,7 +53,7 @@ def _named(layer: Any, place: str) -> Site | None:
     return sites.site(layer, place, 0.0) if is_depthwise(layer) else None
 
 
-def _describe(site: Site, settings: Settings) -> str:
+def _describe(site: Site, role: str, settings: Settings) -> str:
     return f"sigma {_sigma(site, settings):.3g} at depth {site.facts['depth']:.2f}"
 
 

@@ -47,7 +47,7 @@ def _named(layer: Any, place: str) -> Site | None:
     return sites.site(layer, place, "other") if is_projection(layer) else None
 
 
-def _describe(site: Site, settings: Settings) -> str:
+def _describe(site: Site, role: str, settings: Settings) -> str:
     before = {"layer_norm": "LayerNorm", "batch_norm": "BatchNorm", "other": "no norm"}
     return f"mean {_mean(site, settings):+g} (after {before[site.facts['before']]})"
 

@@ -27,7 +27,7 @@ class Structure:
         draw: Structured weights of a site, from the settings and a seed.
         control: Structureless weights of the same norms, from what `draw` gave
             and the same seed.
-        describe: What was written, in a few words.
+        describe: What was written to the weight of a role, in a few words.
     """
 
     settings: Settings
@@ -36,4 +36,4 @@ class Structure:
     named: Callable[[Any, str], Site | None]
     draw: Callable[[Site, Settings, int], Weights]
     control: Callable[[Weights, int], Weights]
-    describe: Callable[[Site, Settings], str]
+    describe: Callable[[Site, str, Settings], str]

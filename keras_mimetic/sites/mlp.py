@@ -57,7 +57,7 @@ def _expands(layer: Any) -> bool:
 
 
 def _what_follows(first: Call, later: list[Call]) -> str | None:
-    """"" if an MLP begins here, `GATED` if a gated one does, else `None`."""
+    """ "" if an MLP begins here, `GATED` if a gated one does, else `None`."""
     inside = {id(value) for value in first.outputs}
     activated = has_activation(first.operation)
     sliced = gated = False

@@ -57,7 +57,6 @@ def query_key(
     - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention
       Layers" (arXiv:2305.09828).
     """
-
     w_query = np.empty((query_dim, num_heads, head_dim), np.float32)
     w_key = np.empty((key_dim, num_heads, head_dim), np.float32)
     with _one_blas_thread():
