@@ -17,11 +17,11 @@ class Found:
 
     Attributes:
         sites: The sites of all structures asked for.
-        opaque: Layers with weights that could not be followed: place and reason.
+        opaque: Layers with weights that could not be followed: layer, place, reason.
     """
 
     sites: list[Site]
-    opaque: list[tuple[str, str]]
+    opaque: list[tuple[Any, str, str]]
 
 
 def find_sites(model: Any, structures: Iterable[str], rules: Any = None) -> Found:
@@ -63,7 +63,7 @@ def find_sites(model: Any, structures: Iterable[str], rules: Any = None) -> Foun
             pattern, wanted = named.get(id(layer), ("", None))
             if wanted == structure:
                 sites.append(_at_rule(entry, pattern, structure, layer, place_of[id(layer)]))
-    opaque = [(place_of[id(layer)], why) for layer, why in graph.opaque if layer.weights]
+    opaque = [(layer, place_of[id(layer)], why) for layer, why in graph.opaque if layer.weights]
     return Found(sites, opaque)
 
 

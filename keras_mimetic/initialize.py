@@ -108,8 +108,8 @@ def initialize(
             variable = site.weights[role]
             new.append((variable, values))
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
-    for place, why in found.opaque:
-        rows.append(Row("", place, "", (), None, None, f"could not be followed: {why}"))
+    for layer, place, why in found.opaque:
+        rows.append(Row(layer.path, place, "", (), None, None, f"could not be followed: {why}"))
     if not dry_run:
         _assign(new)
     return Report(tuple(rows), seed=seed, control=control, dry_run=dry_run)

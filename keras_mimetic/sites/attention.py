@@ -4,13 +4,12 @@ from typing import Any
 
 import keras
 
-from keras_mimetic.sites.graph import Graph
+from keras_mimetic.sites.graph import Graph, in_call_order
 from keras_mimetic.sites.site import Site
 
 ROLES = ("query", "key", "value", "output")
 
-# Absent from older versions of Keras.
-_GROUPED = getattr(keras.layers, "GroupQueryAttention", ())
+_GROUPED = keras.layers.GroupQueryAttention
 
 
 def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
@@ -23,12 +22,12 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     for call in graph.calls:
         calls.setdefault(id(call.operation), []).append(_is_self_attention(call))
     sites = []
-    for layer in layers:
+    attention = [x for x in layers if isinstance(x, (keras.layers.MultiHeadAttention, _GROUPED))]
+    for layer in in_call_order([layer for layer in attention if layer.built], graph):
         place = places[id(layer)]
-        if isinstance(layer, _GROUPED) and _GROUPED:
+        if isinstance(layer, _GROUPED):
             reason = "grouped-query attention: no structure is known for shared keys"
             sites.append(Site("attention", place, layer, {}, left=reason))
-        if not isinstance(layer, keras.layers.MultiHeadAttention) or not layer.built:
             continue
         seen = calls.get(id(layer), [])
         reason = "" if seen else "no call of it could be followed; `rules` may name it"
@@ -48,5 +47,7 @@ def site(layer: Any, place: str, *, self_attention: bool, left: str = "") -> Sit
 def _is_self_attention(call: Any) -> bool:
     arguments = dict(zip(("query", "value", "key"), call.args, strict=False))
     arguments.update(call.kwargs)
-    query = arguments.get("query")
-    return all(arguments.get(name) in (None, query) for name in ("value", "key"))
+    query, value = arguments.get("query"), arguments.get("value")
+    key = arguments.get("key")
+    # A derived layer may take one argument.
+    return (value is None or value is query) and (key is None or key is query)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_mimetic.sites.graph import Graph
+from keras_mimetic.sites.graph import Graph, in_call_order
 from keras_mimetic.sites.operations import SEPARABLE, is_depthwise
 from keras_mimetic.sites.site import Site
 
@@ -11,13 +11,11 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     """One site for each depthwise convolution, in the order of the network.
 
     Its fact `depth` is its place among them: 0 for the first, 1 for the last
-    (and 0 for the only one). Those in parts that could not be followed come at
-    the place that the list of the model's layers gives them.
+    (and 0 for the only one). Where not all could
+    be followed, it is their place in the model's list of layers.
     """
-    order = {id(call.operation): number for number, call in reversed(list(enumerate(graph.calls)))}
     found = [layer for layer in layers if is_depthwise(layer) and layer.built]
-    if all(id(layer) in order for layer in found):
-        found.sort(key=lambda layer: order[id(layer)])
+    found = in_call_order(found, graph)
     last = max(1, len(found) - 1)
     return [site(layer, places[id(layer)], n / last) for n, layer in enumerate(found)]
 

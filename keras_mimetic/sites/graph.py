@@ -57,22 +57,22 @@ def trace(model: Any) -> Graph:
     graph = Graph()
     # Whatever `call` assigns to variables is dropped with the scope.
     with _records_restored(model), keras.StatelessScope():
-        outputs = getattr(model, "outputs", None)
         if _is_functional(model):
-            _follow(graph, outputs, {id(t): _value(t) for t in model.inputs})
+            _follow(graph, model.outputs, {id(t): _value(t) for t in model.inputs})
             return graph
         reason = ""
+        # What the model was built for tells shapes alone.
         for dtype in (model.compute_dtype, "int32"):
             try:
-                args, kwargs = _symbolic_inputs(model, dtype)
-                outputs = model.call(*args, **kwargs)
+                args, kwargs = _inputs(model, dtype)
             except Exception as error:
-                # The first attempt's error is about the likelier dtype.
-                reason = reason or f"{type(error).__name__}: {_first_line(error)}"
-                continue
-            tensors = _tensors((args, kwargs))
-            _follow(graph, _tensors(outputs), {id(t): _value(t) for t in tensors})
-            return graph
+                reason = _reason(error)
+                break
+            if _look_inside(graph, model, args, kwargs) is not None:
+                return graph
+            # The first attempt's reason is about the likelier dtype.
+            reason = reason or graph.opaque[-1][1]
+            graph.opaque.clear()
         graph.opaque.append((model, reason))
     return graph
 
@@ -135,23 +135,27 @@ def _look_inside(graph: Graph, layer: Any, args: Any, kwargs: Any) -> list[Value
     """Adds the calls inside a composite layer; its outputs, or `None` for a plain one."""
     if not _is_composite(layer):
         return None
-    mark = len(graph.calls), len(graph.opaque)
-    try:
-        if _is_functional(layer):
-            inputs, outputs = list(layer.inputs), list(layer.outputs)
-            values = [x for x in keras.tree.flatten(args[0]) if isinstance(x, Value)]
-            known = dict(zip((id(t) for t in inputs), values, strict=True))
-        else:
-            symbols = _Symbols()
-            args, kwargs = keras.tree.map_structure(symbols.of, (args, kwargs))
-            outputs = _tensors(layer.call(*args, **kwargs))
-            known = symbols.known
-        _follow(graph, outputs, known)
-        return [known[id(tensor)] for tensor in outputs]
-    except Exception as error:
-        _drop(graph, *mark)
-        graph.opaque.append((layer, f"{type(error).__name__}: {_first_line(error)}"))
-        return None
+    reason = ""
+    # Some code needs the size of the batch, some needs it to be unknown.
+    for batch in (None, 2):
+        mark = len(graph.calls), len(graph.opaque)
+        try:
+            if _is_functional(layer):
+                outputs = list(layer.outputs)
+                values = [x for x in keras.tree.flatten(args[0]) if isinstance(x, Value)]
+                known = dict(zip((id(t) for t in layer.inputs), values, strict=True))
+            else:
+                symbols = _Symbols(batch)
+                symbolic = keras.tree.map_structure(symbols.of, (args, kwargs))
+                outputs = _tensors(layer.call(*symbolic[0], **symbolic[1]))
+                known = symbols.known
+            _follow(graph, outputs, known)
+            return [known[id(tensor)] for tensor in outputs]
+        except Exception as error:
+            _drop(graph, *mark)
+            reason = reason or _reason(error)
+    graph.opaque.append((layer, reason))
+    return None
 
 
 def _drop(graph: Graph, calls: int, opaque: int) -> None:
@@ -182,6 +186,16 @@ _PLAIN = (
 )
 
 
+def in_call_order(layers: list[Any], graph: Graph) -> list[Any]:
+    """`layers` in the order of their first calls; as they are if one was not seen."""
+    order: dict[int, int] = {}
+    for number, call in enumerate(graph.calls):
+        order.setdefault(id(call.operation), number)
+    if not all(id(layer) in order for layer in layers):
+        return layers
+    return sorted(layers, key=lambda layer: order[id(layer)])
+
+
 def _is_composite(operation: Any) -> bool:
     """Whether a layer is written in terms of others, or by the user."""
     if not isinstance(operation, keras.layers.Layer) or isinstance(operation, _PLAIN):
@@ -195,29 +209,29 @@ def _is_functional(layer: Any) -> bool:
     """Whether it has a graph of its own that its calls follow."""
     if not isinstance(layer, keras.Model):
         return False
-    outputs = getattr(layer, "outputs", None)
+    outputs = getattr(layer, "outputs", None) or []
     follows = type(layer).call.__module__.startswith("keras.")
     return follows and bool(outputs) and all(isinstance(t, keras.KerasTensor) for t in outputs)
 
 
-def _symbolic_inputs(model: Any, dtype: str) -> tuple[list[Any], dict[str, Any]]:
-    """Symbolic tensors of the shapes that the model was built for."""
+def _inputs(model: Any, dtype: str) -> tuple[list[Any], dict[str, Any]]:
+    """Values of the shapes that the model was built for, as arguments of its call."""
 
-    def symbols(shapes: Any) -> Any:
+    def values(shapes: Any) -> Any:
         if isinstance(shapes, dict):
-            return {key: symbols(shape) for key, shape in shapes.items()}
+            return {key: values(shape) for key, shape in shapes.items()}
         shapes = tuple(shapes)
         if all(size is None or isinstance(size, int) for size in shapes):
-            return keras.KerasTensor((None, *shapes[1:]), dtype)
-        return [symbols(shape) for shape in shapes]
+            return Value((None, *shapes[1:]), dtype)
+        return [values(shape) for shape in shapes]
 
     config = model.get_build_config() or {}
     if "shapes_dict" in config:
         shapes = config["shapes_dict"]
-        return [], {key.removesuffix("_shape"): symbols(shapes[key]) for key in shapes}
+        return [], {key.removesuffix("_shape"): values(shapes[key]) for key in shapes}
     if config.get("input_shape") is None:
-        raise ValueError("its input shape is not known")
-    return [symbols(config["input_shape"])], {}
+        raise ValueError("the shape of its input is not known")
+    return [values(config["input_shape"])], {}
 
 
 @contextlib.contextmanager
@@ -227,21 +241,23 @@ def _records_restored(model: Any) -> Iterator[None]:
     A layer with more than one of them has no `output` any more, for instance.
     """
     records = [
-        (record, len(record))
+        (record, list(record))
         for layer in sublayers(model)
-        for record in (layer._inbound_nodes, layer._outbound_nodes)
+        # Losses are those of the last call.
+        for record in (layer._inbound_nodes, layer._outbound_nodes, layer._losses)
     ]
     try:
         yield
     finally:
-        for record, length in records:
-            del record[length:]
+        for record, before in records:
+            record[:] = before
 
 
 class _Symbols:
     """Fresh symbolic tensors for values, one each: what is one tensor stays one."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int | None) -> None:
+        self._batch = batch
         self._tensors: dict[int, Any] = {}
         self.known: dict[int, Value] = {}
 
@@ -249,7 +265,9 @@ class _Symbols:
         if not isinstance(x, Value):
             return x
         if id(x) not in self._tensors:
-            tensor = keras.KerasTensor(x.shape, x.dtype)
+            batch, *rest = x.shape or (None,)
+            shape = (batch or self._batch, *rest) if x.shape else ()
+            tensor = keras.KerasTensor(shape, x.dtype)
             self._tensors[id(x)] = tensor
             self.known[id(tensor)] = x
         return self._tensors[id(x)]
@@ -263,6 +281,6 @@ def _tensors(structure: Any) -> list[Any]:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else ""
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

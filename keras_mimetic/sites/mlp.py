@@ -1,5 +1,6 @@
 """Where MLPs are: a projection that expands, an activation, one that contracts."""
 
+import math
 from typing import Any
 
 import keras
@@ -57,7 +58,7 @@ def _expands(layer: Any) -> bool:
 
 
 def _what_follows(first: Call, later: list[Call]) -> str | None:
-    """ "" if an MLP begins here, `GATED` if a gated one does, else `None`."""
+    """Why an MLP that begins here is left ("" for no reason), or `None` if none does."""
     inside = {id(value) for value in first.outputs}
     activated = has_activation(first.operation)
     sliced = gated = False
@@ -74,7 +75,9 @@ def _what_follows(first: Call, later: list[Call]) -> str | None:
             if not all(_starts_at(value, first.inputs[0]) for value in outside):
                 return None
             gated = True
-        elif outside or not (is_pointwise(call.operation) or is_slicing(call.operation)):
+        elif outside or not (
+            is_pointwise(call.operation) or is_slicing(call.operation) or _scales_channels(call)
+        ):
             return None
         elif is_product(call.operation) and sliced:
             gated = True
@@ -87,6 +90,21 @@ def _what_follows(first: Call, later: list[Call]) -> str | None:
     if width >= hidden:
         return None
     return GATED if gated else ""
+
+
+def _scales_channels(call: Call) -> bool:
+    """A layer of the user's, not looked into, that has weights for channels alone.
+
+    Such as a response normalization or a layer scale: without a matrix or a
+    window it is taken to mix nothing.
+    """
+    operation = call.operation
+    if not isinstance(operation, keras.layers.Layer) or not operation.weights:
+        return False
+    shapes = [value.shape for value in (*call.inputs, *call.outputs)]
+    if len(call.inputs) != 1 or len(call.outputs) != 1 or shapes[0] != shapes[1]:
+        return False
+    return all(math.prod(weight.shape) in (1, shapes[0][-1]) for weight in operation.weights)
 
 
 def _starts_at(value: Value, start: Value) -> bool:

@@ -55,8 +55,9 @@ def _visit_container(container: Any, place: str, found: dict[int, str], seen: se
 
 def _attributes(layer: Any) -> list[tuple[str, Any]]:
     """Attributes that may hold layers, in the order in which weight files have them."""
-    # What every layer has is Keras's bookkeeping.
+    # What every layer has is Keras's or its backend's bookkeeping.
     skipped = {*dir(keras.layers.Layer()), "layers", "operations", "_operations", "_functional"}
+    skipped.add("_self_unconditional_dependency_names")
     first = []
     if isinstance(layer, keras.Model) and not _is_subclassed(layer):
         first = [("layers", layer.layers)]

@@ -1,0 +1,436 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_mimetic
+from keras_mimetic.registry import STRUCTURES
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "initialize.npz"
+
+
+def array(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
+
+
+def body(x, width=8):
+    y = layers.LayerNormalization()(x)
+    x = x + layers.MultiHeadAttention(2, width // 2)(y, y)
+    y = layers.DepthwiseConv1D(3, padding="same")(x)
+    y = layers.LayerNormalization()(y)
+    y = layers.Dense(4 * width, activation="gelu")(y)
+    return x + layers.Dense(width)(y)
+
+
+def make(width=8):
+    inputs = keras.Input((6, width))
+    x = body(body(inputs, width), width)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def by_place(model, report):
+    """New weights by structure, place and role, which do not change with layers' names."""
+    weights = {variable.path: array(variable) for variable in model.variables}
+    found = {}
+    for row in report.written:
+        role = row.path.split("/")[-2] if row.structure == "attention" else "kernel"
+        found[row.structure, row.place, role] = weights[row.path]
+    return found
+
+
+def all_equal(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=str(key))
+
+
+def test_what_it_writes():
+    model = make()
+    before = {v.path: array(v) for v in model.variables}
+    report = keras_mimetic.initialize(model, seed=0)
+    after = {v.path: array(v) for v in model.variables}
+    changed = {path for path in before if (before[path] != after[path]).any()}
+    assert changed == {row.path for row in report.written}
+    assert not report.left
+    assert [row.structure for row in report.rows] == (
+        ["mlp"] * 2 + ["attention"] * 8 + ["depthwise"] * 2
+    )
+    for row in report.rows:
+        assert row.shape == before[row.path].shape
+        assert row.norm_before == pytest.approx(np.linalg.norm(before[row.path]), rel=1e-5)
+        assert row.norm_after == pytest.approx(np.linalg.norm(after[row.path]), rel=1e-5)
+
+
+def test_the_structures_are_there():
+    model = make(width=64)
+    keras_mimetic.initialize(model, seed=0)
+    norm, attention = model.layers[1], model.layers[2]
+    assert isinstance(norm, layers.LayerNormalization)
+    q, k = array(attention.query_dense.kernel), array(attention.key_dense.kernel)
+    assert all(np.trace(q[:, h] @ k[:, h].T) / 64 > 0.3 for h in range(2))
+    v, o = array(attention.value_dense.kernel), array(attention.output_dense.kernel)
+    product = v.reshape(64, 64) @ o.reshape(64, 64)
+    assert np.trace(product) / 64 == pytest.approx(-0.4, abs=0.05)
+    ups = [x for x in model.layers if isinstance(x, layers.Dense) and x.units == 256]
+    for up in ups:
+        kernel, std = array(up.kernel), (2 / 320) ** 0.5
+        assert kernel.mean() / std == pytest.approx(-1, abs=0.05)
+        assert kernel.std() / std == pytest.approx(1, abs=0.05)
+    first, last = (x for x in model.layers if isinstance(x, layers.DepthwiseConv1D))
+    energy = array(first.kernel)[:, :, 0] ** 2
+    # sigma = 0.08: next to nothing but the centre.
+    assert energy[1].sum() / energy.sum() > 0.95
+    energy = array(last.kernel)[:, :, 0] ** 2
+    assert energy[1].sum() / energy.sum() < 0.7
+
+
+def test_equal_weights_each_time_a_model_is_built(tmp_path):
+    first, second = make(), make()
+    assert first.layers[-1].name != second.layers[-1].name
+    reports = [keras_mimetic.initialize(model, seed=3) for model in (first, second)]
+    all_equal(by_place(first, reports[0]), by_place(second, reports[1]))
+
+    third = make()
+    third.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    all_equal(
+        by_place(first, reports[0]),
+        by_place(loaded, keras_mimetic.initialize(loaded, seed=3)),
+    )
+    # And after saving, the weights are in the file.
+    first.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(2, 6, 8)).astype("float32")
+    np.testing.assert_allclose(array(loaded(x)), array(first(x)), atol=1e-6)
+
+
+def test_seeds():
+    weights = []
+    for seed in (1, 1, 2, 2**80, None, None):
+        model = make()
+        weights.append(by_place(model, keras_mimetic.initialize(model, seed=seed)))
+    all_equal(weights[0], weights[1])
+    for a, b in ((0, 2), (2, 3), (4, 5)):
+        assert all((weights[a][key] != weights[b][key]).any() for key in weights[a])
+    # Each weight has a stream of its own.
+    kernels = [w for (structure, *_), w in weights[0].items() if structure == "mlp"]
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_an_unseeded_call_can_be_repeated_from_its_report():
+    keras.utils.set_random_seed(4)
+    first = make()
+    report = keras_mimetic.initialize(first)
+    second = make()
+    again = keras_mimetic.initialize(second, seed=report.seed)
+    all_equal(by_place(first, report), by_place(second, again))
+
+
+def test_a_submodule_does_not_depend_on_its_neighbours():
+    class Model(keras.Model):
+        def __init__(self, head):
+            super().__init__()
+            self.encoder = keras.Sequential([layers.Dense(16, "gelu"), layers.Dense(8)])
+            self.head = head
+            self.tail = keras.Sequential([layers.Dense(16, "gelu"), layers.Dense(8)])
+
+        def call(self, x):
+            return self.tail(self.head(self.encoder(x)))
+
+    kernels = []
+    for head in (
+        layers.Dense(8),
+        keras.Sequential([layers.Dense(32, "relu"), layers.Dense(8, "relu")]),
+    ):
+        model = Model(head)
+        model(np.zeros((1, 6, 8), "float32"))
+        keras_mimetic.initialize(model, seed=0)
+        kernels.append([array(x.layers[0].kernel) for x in (model.encoder, model.tail)])
+    for a, b in zip(*kernels, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (kernels[0][0] != kernels[0][1]).any()
+
+
+def test_control():
+    model, other = make(width=32), make(width=32)
+    structured = keras_mimetic.initialize(model, seed=5)
+    control = keras_mimetic.initialize(other, seed=5, control=True)
+    assert control.control
+    weights, controls = by_place(model, structured), by_place(other, control)
+    assert weights.keys() == controls.keys()
+    for key in weights:
+        assert np.linalg.norm(controls[key]) == pytest.approx(
+            np.linalg.norm(weights[key]), rel=1e-5
+        ), key
+        if key[0] == "mlp":
+            assert abs(controls[key].mean() / controls[key].std()) < 0.1
+    attention = other.layers[2]
+    q, k = array(attention.query_dense.kernel), array(attention.key_dense.kernel)
+    assert abs(np.trace(q[:, 0] @ k[:, 0].T) / 32) < 0.15
+
+
+def test_the_controls_of_an_mlp_share_its_draws():
+    # With mean 0 structure and control are the same weight: paired comparisons rest on it.
+    model, other = make(), make()
+    for m, control in ((model, False), (other, True)):
+        keras_mimetic.initialize(m, {"mlp": {"mean": 0}}, seed=5, control=control)
+    for a, b in zip(model.layers, other.layers, strict=True):
+        if isinstance(a, layers.Dense) and a.units == 32:
+            np.testing.assert_allclose(array(a.kernel), array(b.kernel), rtol=1e-6)
+    shifted = make()
+    keras_mimetic.initialize(shifted, {"mlp": {"mean": -1}}, seed=5)
+    up = [m.layers[5] for m in (model, shifted)]
+    difference = array(up[1].kernel) - array(up[0].kernel)
+    np.testing.assert_allclose(difference, difference.mean(), rtol=1e-4)
+
+
+def test_dry_run_reports_the_same_and_writes_nothing():
+    model = make()
+    before = model.get_weights()
+    dry = keras_mimetic.initialize(model, seed=1, dry_run=True)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    real = keras_mimetic.initialize(model, seed=1)
+    assert dry.rows == real.rows
+    assert "would be given" in str(dry)
+    assert "would be" not in str(real)
+
+
+def test_settings():
+    model = make(width=32)
+    report = keras_mimetic.initialize(
+        model,
+        {
+            "mlp": {"mean": 0.5},
+            "attention": {"query_key": (1.0, 0.0), "value_output": None},
+            "depthwise": {"gain": "fan_in", "velocity": 0.0, "acceleration": 0.0},
+        },
+        seed=0,
+    )
+    notes = {row.note for row in report.rows}
+    assert any("mean +0.5" in note for note in notes)
+    assert {row.path.split("/")[-2] for row in report.rows if row.structure == "attention"} == {
+        "query",
+        "key",
+    }
+    assert sum("sigma 0.08" in note for note in notes) == 2
+    convolutions = [x for x in model.layers if isinstance(x, layers.DepthwiseConv1D)]
+    rms = np.sqrt(np.mean(array(convolutions[0].kernel) ** 2))
+    assert rms == pytest.approx(3**-0.5, rel=0.4)
+
+
+def test_a_name_alone():
+    report = keras_mimetic.initialize(make(), "depthwise", seed=0)
+    assert {row.structure for row in report.rows} == {"depthwise"}
+
+
+def test_cross_attention():
+    x, y = keras.Input((6, 32)), keras.Input((4, 32))
+    model = keras.Model([x, y], layers.MultiHeadAttention(2, 16)(x, y))
+    report = keras_mimetic.initialize(model, seed=0)
+    assert all("+0 identity (cross-attention)" in row.note for row in report.rows)
+    q, k = (array(getattr(model.layers[-1], f"{r}_dense").kernel) for r in ("query", "key"))
+    assert abs(np.trace(q[:, 0] @ k[:, 0].T) / 32) < 0.15
+    with pytest.raises(ValueError, match="`query_key` of 'attention' must have noise > 0"):
+        keras_mimetic.initialize(model, {"attention": {"query_key": (0, 1)}}, seed=0)
+
+
+def test_the_report():
+    model = make()
+    model.layers[5].trainable = False
+    frozen = array(model.layers[5].kernel)
+    report = keras_mimetic.initialize(model, seed=0)
+    (left,) = report.left
+    assert left.note == "frozen (trainable=False)"
+    assert left.norm_after is None
+    np.testing.assert_array_equal(frozen, array(model.layers[5].kernel))
+    text = str(report)
+    lines = text.splitlines()
+    assert lines[0] == "11 weights given structure, 1 left; seed 0"
+    assert len(lines) == 2 + 12
+    for row in report.rows:
+        assert sum(row.path in line and row.note in line for line in lines) == 1
+    dicts = json.loads(json.dumps(report.to_dicts()))
+    assert [d["path"] for d in dicts] == [row.path for row in report.rows]
+    assert set(dicts[0]) == {
+        *("path", "place", "structure", "shape", "norm_before", "norm_after", "note")
+    }
+
+
+def test_nothing_to_do():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    report = keras_mimetic.initialize(model, seed=0)
+    assert report.rows == ()
+    assert "no place for any of these structures" in str(report)
+
+
+def test_rules():
+    inputs = keras.Input((6, 8))
+    x = layers.Dense(8, name="mix")(inputs)
+    model = keras.Model(inputs, layers.Dense(8)(layers.Dense(16, "relu", name="up")(x)))
+    report = keras_mimetic.initialize(model, seed=0, rules={"^mix/": "mlp", "^up/": None})
+    assert [(row.path, row.written) for row in report.rows] == [
+        ("up/kernel", False),
+        ("mix/kernel", True),
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
+def test_low_precision(dtype):
+    exact = make()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = make()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    weights = by_place(model, keras_mimetic.initialize(model, seed=1))
+    expected = by_place(exact, keras_mimetic.initialize(exact, seed=1))
+    for key in expected:
+        rounded = array(keras.ops.cast(expected[key], model.layers[5].variable_dtype))
+        np.testing.assert_array_equal(weights[key], rounded)
+    outputs = model(np.ones((2, 6, 8), "float32"))
+    assert np.isfinite(array(outputs)).all()
+
+
+def test_trained_models_need_force():
+    model = make()
+    model.compile("sgd", "mse")
+    keras_mimetic.initialize(model, seed=0)  # compiled, but not trained
+    x, y = np.zeros((4, 6, 8), "float32"), np.zeros((4, 6, 3), "float32")
+    model.fit(x, y, verbose=0)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"has been trained .its optimizer took 1 steps.*force"):
+        keras_mimetic.initialize(model, seed=1)
+    keras_mimetic.initialize(model, seed=1, dry_run=True)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    keras_mimetic.initialize(model, seed=1, force=True)
+    model.fit(x, y, verbose=0)
+
+
+def test_it_takes_effect_after_compile():
+    x = np.random.default_rng(0).normal(size=(4, 6, 8)).astype("float32")
+    model = make()
+    model.compile("sgd", "mse")
+    before = model.predict(x, verbose=0)
+    keras_mimetic.initialize(model, seed=1)
+    after = model.predict(x, verbose=0)
+    np.testing.assert_allclose(after, array(model(x)), atol=1e-5)
+    assert abs(after - before).max() > 1e-3
+
+
+def test_refused_models():
+    unbuilt = keras.Sequential([layers.Dense(3)])
+    with pytest.raises(ValueError, match="`model` must be built"):
+        keras_mimetic.initialize(unbuilt)
+    with pytest.raises(TypeError, match="`model` must be a Keras model or layer.*None"):
+        keras_mimetic.initialize(None)
+    model = make()
+    model.layers[5].enable_lora(2)
+    with pytest.raises(ValueError, match="must not have LoRA enabled"):
+        keras_mimetic.initialize(model)
+    model = make()
+    model.quantize("int8")
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="must not be quantized"):
+        keras_mimetic.initialize(model)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"structures": ("mlps",)}, ValueError, "name some of 'mlp', 'attention', 'depthwise'"),
+        ({"structures": 3}, TypeError, "structures=3"),
+        ({"structures": {"mlp": 3}}, TypeError, "structure 'mlp' must be a dict. Received: 3"),
+        ({"structures": {"mlp": {"std": 1}}}, ValueError, "among 'mean'. Received: 'std'"),
+        ({"structures": {"mlp": {"mean": "big"}}}, TypeError, "mean='big'"),
+        ({"structures": {"attention": {"query_key": 1}}}, TypeError, "query_key=1"),
+        ({"structures": {"depthwise": {"gain": "he"}}}, ValueError, "gain='he'"),
+        ({"structures": {"depthwise": {"sigma_0": 0}}}, ValueError, "sigma_0=0"),
+        ({"structures": {"depthwise": {"velocity": -9}}}, ValueError, "width > 0 at every depth"),
+        ({"seed": -1}, ValueError, "seed=-1"),
+        ({"seed": "a"}, TypeError, "seed='a'"),
+        ({"control": 1}, TypeError, "control=1"),
+        ({"dry_run": None}, TypeError, "dry_run=None"),
+        ({"rules": {"x": "y"}}, ValueError, "'y' for 'x'"),
+    ],
+)
+def test_bad_arguments_change_nothing(arguments, error, match):
+    model = make()
+    before = model.get_weights()
+    with pytest.raises(error, match=match):
+        keras_mimetic.initialize(model, **arguments)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
+    model = make()
+    before = model.get_weights()
+    variables = [v for v in model.variables if "depthwise" in v.path and "kernel" in v.path]
+    broken = variables[-1]
+    cls, assign = type(broken), type(broken).assign
+    failed = []
+
+    def failing(self, value):
+        if self is broken and not failed:
+            failed.append(True)
+            raise MemoryError("no room")
+        return assign(self, value)
+
+    monkeypatch.setattr(cls, "assign", failing)
+    with pytest.raises(MemoryError):
+        keras_mimetic.initialize(model, seed=0)
+    assert failed
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_equal_weights_on_every_backend():
+    golden = np.load(GOLDEN)
+    model = make()
+    weights = by_place(model, keras_mimetic.initialize(model, seed=7))
+    assert {"|".join(key) for key in weights} == set(golden.files)
+    for key, values in weights.items():
+        if key[0] != "attention":
+            np.testing.assert_allclose(values, golden["|".join(key)], atol=1e-6)
+    for (_, place, role), values in weights.items():
+        if role == "query":
+            ours = [values, weights["attention", place, "key"]]
+            theirs = [golden[f"attention|{place}|{r}"] for r in ("query", "key")]
+            a, b = (np.einsum("dhk,ehk->hde", *pair) for pair in (ours, theirs))
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_another_process_gives_the_same(tmp_path):
+    script = (
+        "import sys, numpy as np; sys.path.insert(0, sys.argv[1]); import test_initialize as t;"
+        "m = t.make(); w = t.by_place(m, t.keras_mimetic.initialize(m, seed=7));"
+        "np.savez(sys.argv[2], **{'|'.join(k): v for k, v in w.items()})"
+    )
+    path = tmp_path / "other.npz"
+    tests = str(pathlib.Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", script, tests, str(path)], check=True)
+    other = np.load(path)
+    model = make()
+    weights = by_place(model, keras_mimetic.initialize(model, seed=7))
+    for key, values in weights.items():
+        np.testing.assert_array_equal(values, other["|".join(key)])
+
+
+def test_every_structure_has_a_control_of_its_norms():
+    model = make()
+    for name, entry in STRUCTURES.items():
+        assert entry.check(dict(entry.settings)).keys() == entry.settings.keys()
+        report = keras_mimetic.initialize(model, name, seed=0, dry_run=True)
+        control = keras_mimetic.initialize(model, name, seed=0, dry_run=True, control=True)
+        assert report.written
+        for a, b in zip(report.rows, control.rows, strict=True):
+            assert a.norm_after == pytest.approx(b.norm_after, rel=1e-5)
