@@ -17,7 +17,7 @@ class Found:
 
     Attributes:
         sites: The sites of all structures asked for.
-        opaque: Layers with weights that could not be followed: layer, place, reason.
+        opaque: Composite layers that could not be followed: layer, place, reason.
     """
 
     sites: list[Site]
@@ -63,7 +63,12 @@ def find_sites(model: Any, structures: Iterable[str], rules: Any = None) -> Foun
             pattern, wanted = named.get(id(layer), ("", None))
             if wanted == structure:
                 sites.append(_at_rule(entry, pattern, structure, layer, place_of[id(layer)]))
-    opaque = [(layer, place_of[id(layer)], why) for layer, why in graph.opaque if layer.weights]
+    # Only layers with others inside could hide a site.
+    opaque = [
+        (layer, place_of[id(layer)], why)
+        for layer, why in graph.opaque
+        if len(sublayers(layer)) > 1 and layer.weights
+    ]
     return Found(sites, opaque)
 
 

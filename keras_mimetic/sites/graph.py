@@ -10,6 +10,7 @@ This is the one file that reaches into Keras's records of symbolic calls.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,7 +57,7 @@ def trace(model: Any) -> Graph:
     """The flat graph of a built model (or layer); it is left as it was."""
     graph = Graph()
     # Whatever `call` assigns to variables is dropped with the scope.
-    with _records_restored(model), keras.StatelessScope():
+    with _records_restored(model), _shapes_inferred(model), keras.StatelessScope():
         if _is_functional(model):
             _follow(graph, model.outputs, {id(t): _value(t) for t in model.inputs})
             return graph
@@ -136,8 +137,8 @@ def _look_inside(graph: Graph, layer: Any, args: Any, kwargs: Any) -> list[Value
     if not _is_composite(layer):
         return None
     reason = ""
-    # Some code needs the size of the batch, some needs it to be unknown.
-    for batch in (None, 2):
+    # Some code needs the size of the batch or of every axis, some needs it unknown.
+    for sizes in ((None, None), (2, None), (2, 16)):
         mark = len(graph.calls), len(graph.opaque)
         try:
             if _is_functional(layer):
@@ -145,7 +146,7 @@ def _look_inside(graph: Graph, layer: Any, args: Any, kwargs: Any) -> list[Value
                 values = [x for x in keras.tree.flatten(args[0]) if isinstance(x, Value)]
                 known = dict(zip((id(t) for t in layer.inputs), values, strict=True))
             else:
-                symbols = _Symbols(batch)
+                symbols = _Symbols(*sizes)
                 symbolic = keras.tree.map_structure(symbols.of, (args, kwargs))
                 outputs = _tensors(layer.call(*symbolic[0], **symbolic[1]))
                 known = symbols.known
@@ -253,11 +254,37 @@ def _records_restored(model: Any) -> Iterator[None]:
             record[:] = before
 
 
+@contextlib.contextmanager
+def _shapes_inferred(model: Any) -> Iterator[None]:
+    """Lets layers derived from Keras's attention be called on symbolic tensors.
+
+    Keras's declares its output's shape for its own arguments. A derived layer with
+    others (such as a cache) is asked for its shape by running its `call` instead.
+    """
+    own = keras.layers.MultiHeadAttention
+    derived = [
+        layer
+        for layer in sublayers(model)
+        if isinstance(layer, own)
+        and type(layer).call is not own.call
+        and type(layer).compute_output_spec is own.compute_output_spec
+    ]
+    for layer in derived:
+        infer = functools.partial(keras.Operation.compute_output_spec, layer)
+        # Past the layer's own bookkeeping of attributes.
+        vars(layer)["compute_output_spec"] = infer
+    try:
+        yield
+    finally:
+        for layer in derived:
+            del vars(layer)["compute_output_spec"]
+
+
 class _Symbols:
     """Fresh symbolic tensors for values, one each: what is one tensor stays one."""
 
-    def __init__(self, batch: int | None) -> None:
-        self._batch = batch
+    def __init__(self, batch: int | None, other: int | None) -> None:
+        self._batch, self._other = batch, other
         self._tensors: dict[int, Any] = {}
         self.known: dict[int, Value] = {}
 
@@ -265,8 +292,9 @@ class _Symbols:
         if not isinstance(x, Value):
             return x
         if id(x) not in self._tensors:
-            batch, *rest = x.shape or (None,)
-            shape = (batch or self._batch, *rest) if x.shape else ()
+            sizes = (self._batch, *[self._other] * len(x.shape))
+            # Where the shape is known it stays.
+            shape = tuple(a or b for a, b in zip(x.shape, sizes, strict=False))
             tensor = keras.KerasTensor(shape, x.dtype)
             self._tensors[id(x)] = tensor
             self.known[id(tensor)] = x
