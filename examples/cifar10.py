@@ -1,7 +1,7 @@
 """Trains small image models from different initial weights and compares them.
 
     python examples/cifar10.py                          # embedded digits, CPU, a minute
-    python examples/cifar10.py --dataset cifar10 --model convnext vit convmixer --epochs 20
+    python examples/cifar10.py --dataset cifar10 --model convnext --init default control all
     KERAS_BACKEND=torch python examples/cifar10.py --dataset cifar10 --mixed-precision bfloat16
 
 The same file runs on every backend that KERAS_BACKEND names. Comparisons are
@@ -35,6 +35,9 @@ INITS = {
     "spatial": {"structures": {"mlp": _NO_MEAN, **_SPATIAL}},
     "all": {"structures": {"mlp": {}, **_SPATIAL}},
 }
+# What the table compares besides each with the first: what the structure is worth
+# beyond its scale, and what the mean adds to the spatial structures.
+CONTRASTS = [("spatial", "control"), ("all", "spatial")]
 _INITS_HELP = (
     "default: Keras's Glorot weights; mlp: the first matrix of each MLP with a mean; "
     "spatial: structured attention and depthwise convolutions; control: weights of their norms "
@@ -109,7 +112,7 @@ def main(argv=None):
 
     title = headline(args, images, runs)
     shown = (runs, args.model, args.init, args.learning_rate, range(args.seeds), title)
-    print("\n" + report.table(*shown))
+    print("\n" + report.table(*shown, contrasts=CONTRASTS))
     print(f"Runs, table and settings: {runs.folder}/\nPicture: {report.picture(*shown)}")
 
 
@@ -117,11 +120,7 @@ def train(model_name, init, rate, seed, images, args):
     """One run: the results' columns of its row."""
     # For what still draws from Keras's own generators, such as dropout.
     keras.utils.set_random_seed(seed)
-    patch = 4 if min(images.shape[:2]) >= 32 else 2
-    model = MODELS[model_name](images.shape, images.classes, patch=patch, seed=subseed(seed, 0))
-    keras_mimetic.initialize(
-        model, seed=subseed(seed, 1), rules=RULES.get(model_name), **INITS[init]
-    )
+    model = build(model_name, init, seed, images.shape, images.classes)
     batches = data.Batches(
         *images.train, batch_size=args.batch_size, seed=seed, augment=args.augment == "on"
     )
@@ -152,6 +151,16 @@ def train(model_name, init, rate, seed, images, args):
         "seconds": round(seconds, 2),
         "curve": " ".join(f"{value:.4f}" for value in curve),
     }
+
+
+def build(model_name, init, seed, image_shape, classes):
+    """A model of models.py with the initial weights that --init names."""
+    patch = 4 if min(image_shape[:2]) >= 32 else 2
+    model = MODELS[model_name](image_shape, classes, patch=patch, seed=subseed(seed, 0))
+    keras_mimetic.initialize(
+        model, seed=subseed(seed, 1), rules=RULES.get(model_name), **INITS[init]
+    )
+    return model
 
 
 def optimizer(rate, args, steps):

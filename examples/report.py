@@ -177,11 +177,14 @@ def paired_interval(differences, confidence=0.95):
     return mean, float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
 
 
-def table(runs, models, inits, rates, seeds, title):
-    """A Markdown table: test accuracy, and the difference to the first init, seed by seed.
+def table(runs, models, inits, rates, seeds, title, contrasts=()):
+    """Markdown tables: test accuracy with the difference to the first init, and contrasts.
 
-    The interval is Student's, of the paired differences: it covers seeds, not
-    the choice of the test images.
+    Differences are taken seed by seed. The interval is Student's: it covers
+    seeds, not the choice of the test images.
+
+    Args:
+        contrasts: Further pairs (init, base) to compare, where both were run.
     """
     first = inits[0]
     lines = [
@@ -191,30 +194,43 @@ def table(runs, models, inits, rates, seeds, title):
         f"| difference to {first}, 95 % t interval over seeds | n |",
         "|---|---|---|---|---|---|",
     ]
+    accuracies = {}
     for model in models:
-        base = None
         for init in inits:
             rate = best_rate(runs, model, init, rates, seeds)
-            by_seed = {
-                row["seed"]: 100 * row["test_accuracy"]
-                for row in runs.find(model=model, init=init, learning_rate=rate)
-            }
-            values = [by_seed[seed] for seed in seeds]
+            values = accuracies[model, init] = _test_accuracies(runs, model, init, rate, seeds)
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-            difference = ""
-            if base is None:
-                base = values
-            else:
-                mean, half = paired_interval([a - b for a, b in zip(values, base, strict=True)])
-                interval = f" [{mean - half:+.2f}, {mean + half:+.2f}]" if half == half else ""
-                difference = f"{mean:+.2f}{interval}"
+            base = accuracies[model, first]
             lines.append(
                 f"| {model} | {init} | {rate:g} | {statistics.fmean(values):.2f}{spread} "
-                f"| {difference} | {len(values)} |"
+                f"| {_difference(values, base) if init != first else ''} | {len(values)} |"
             )
+    contrasts = [pair for pair in contrasts if {*pair} <= {*inits} and pair[1] != first]
+    if contrasts:
+        lines += ["", "| model | difference | points, 95 % t interval over seeds | n |"]
+        lines += ["|---|---|---|---|"]
+    for model in models:
+        for init, base in contrasts:
+            values = accuracies[model, init]
+            difference = _difference(values, accuracies[model, base])
+            lines.append(f"| {model} | {init} over {base} | {difference} | {len(values)} |")
     text = "\n".join(lines) + "\n"
     _write(runs.folder / "table.md", text)
     return text
+
+
+def _test_accuracies(runs, model, init, rate, seeds):
+    """In percent, by seed."""
+    rows = runs.find(model=model, init=init, learning_rate=rate)
+    by_seed = {row["seed"]: 100 * row["test_accuracy"] for row in rows}
+    return [by_seed[seed] for seed in seeds]
+
+
+def _difference(values, base):
+    """Mean paired difference and its interval, as text."""
+    mean, half = paired_interval([a - b for a, b in zip(values, base, strict=True)])
+    interval = f" [{mean - half:+.2f}, {mean + half:+.2f}]" if half == half else ""
+    return f"{mean:+.2f}{interval}"
 
 
 def picture(runs, models, inits, rates, seeds, title):

@@ -59,7 +59,7 @@ def test_the_main_job_and_its_resumption(tmp_path):
         "curves.png",
     }
     rows = rows_of(out)
-    assert [(row["init"], row["seed"]) for row in rows] == [("default", "0"), ("mlp", "0")]
+    assert [(row["init"], row["seed"]) for row in rows] == [("default", "0"), ("all", "0")]
     assert (out / "table.md").read_text() in first.stdout
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     for text in (first.stdout, (out / "args.json").read_text(), (out / "runs.csv").read_text()):
@@ -236,23 +236,50 @@ def test_crop_and_flip():
         assert seen.size >= 4 * 4 * 3
 
 
+def kernels_of(name, init):
+    model = cifar10.build(name, init, 5, (32, 32, 3), 10)
+    return [
+        keras.ops.convert_to_numpy(w) for w in model.weights if w.path.endswith("kernel")
+    ], model
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_inits_differ_in_the_structure_alone(name):
-    built = {
-        init: models.MODELS[name]((16, 16, 3), 10, patch=4, depth=2, seed=5, **arguments)
-        for init, arguments in cifar10.INITS.items()
-    }
-    shifted = []
-    for plain, mimetic in zip(built["default"].weights, built["mlp"].weights, strict=True):
-        difference = keras.ops.convert_to_numpy(mimetic) - keras.ops.convert_to_numpy(plain)
-        if abs(difference).max() > 0:
-            assert difference.max() < 0
-            assert difference.std() < 1e-6
-            shifted.append(plain.shape)
-    assert len(shifted) == 2
-    kernels = [w for w in built["default"].weights if w.name.endswith("kernel")]
-    drawn = {keras.ops.convert_to_numpy(kernel).tobytes() for kernel in kernels}
-    assert len(drawn) == len(kernels)
+    kernels = {init: kernels_of(name, init)[0] for init in cifar10.INITS}
+    default = kernels["default"]
+    assert len({kernel.tobytes() for kernel in default}) == len(default)
+
+    def changed(init):
+        pairs = zip(default, kernels[init], strict=True)
+        return {number for number, (a, b) in enumerate(pairs) if (a != b).any()}
+
+    # A mean, and nothing else, in one kernel a block.
+    shifted = changed("mlp")
+    assert len(shifted) == 4
+    for number in shifted:
+        difference = kernels["mlp"][number] - default[number]
+        assert difference.max() < 0
+        assert difference.std() < 1e-6
+    spatial = changed("spatial")
+    assert len(spatial) == (16 if name == "vit" else 4)
+    assert not spatial & shifted
+    assert changed("control") == spatial
+    for number, kernel in enumerate(kernels["all"]):
+        source = "mlp" if number in shifted else "spatial"
+        np.testing.assert_array_equal(kernel, kernels[source][number])
+    for number in spatial:
+        norms = [np.linalg.norm(kernels[init][number]) for init in ("control", "spatial")]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_inits_leave_all_but_kernels(name):
+    default, mimetic = (kernels_of(name, init)[1] for init in ("default", "all"))
+    for a, b in zip(default.weights, mimetic.weights, strict=True):
+        if not a.path.endswith("kernel"):
+            np.testing.assert_array_equal(
+                keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
+            )
 
 
 @pytest.mark.parametrize("name", models.MODELS)
@@ -304,16 +331,32 @@ def test_table_is_of_the_best_validated_rate_and_paired(tmp_path):
     assert "| vit | mlp | 0.2 | 62.00 ± 10.54 | +2.00 [-0.48, +4.48] | 3 |" in text
 
 
+def test_contrasts_are_paired_and_only_of_what_was_run(tmp_path):
+    runs = report.Runs(tmp_path, {"epochs": 1})
+    test = {"default": [0.5, 0.6], "control": [0.50, 0.58], "spatial": [0.53, 0.60]}
+    for init, accuracies in test.items():
+        for seed, accuracy in enumerate(accuracies):
+            results = {"validation_accuracy": 0.5, "test_accuracy": accuracy}
+            runs.add(row(init=init, seed=seed, learning_rate=0.1, **results))
+    arguments = (runs, ["vit"], list(test), [0.1], range(2), "title")
+    text = report.table(*arguments, contrasts=cifar10.CONTRASTS)
+    # By hand: 3 and 2; mean 2.5, std 0.707, t(1) = 12.706.
+    assert "| vit | spatial over control | +2.50 [-3.85, +8.85] | 2 |" in text
+    assert " over spatial" not in text
+    assert " over " not in report.table(*arguments)
+
+
 def test_a_run_of_one_seed_has_no_interval():
     mean, half = report.paired_interval([0.5])
     assert mean == 0.5
     assert np.isnan(half)
 
 
-@pytest.mark.parametrize("script", ["draws.py", "mlp_block.py"])
+@pytest.mark.parametrize("script", ["draws.py", "mlp_block.py", "initialize.py"])
 def test_benchmarks_run(script):
     small = {
         "draws.py": ("--shape", "64", "64"),
+        "initialize.py": ("--width", "32", "--heads", "2", "--depth", "1"),
         "mlp_block.py": ("--width", "8", "--depth", "1", "--tokens", "4", "--batch", "2"),
     }[script]
     finished = subprocess.run(

@@ -17,6 +17,13 @@ def test_python_snippets_run():
         exec(compile(snippet, "README.md", "exec"), namespace)
     assert namespace["mlp"].output_shape == (None, 64)
     assert namespace["model"].output_shape == (None, 196, 192)
+    # The report that the README shows, but for the norms before.
+    shown = re.search(r"<!-- report -->\n```\n(.*?)```", README, re.DOTALL).group(1)
+    printed = str(namespace["report"]).splitlines()
+    without_norms = [re.sub(r"(mlp|depthwise) +[\d.]+ +", "", line) for line in printed]
+    for line in shown.splitlines():
+        if line != "...":
+            assert re.sub(r"(mlp|depthwise) +[\d.]+ +", "", line) in without_norms
 
 
 def test_commands_name_files_and_options_that_exist():

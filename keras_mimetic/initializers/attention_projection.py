@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_mimetic import draws
 from keras_mimetic._checks import check_number, check_shape
+from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.attention import query_key, value_output
 
 # Which projection of which pair.
@@ -42,6 +43,7 @@ class AttentionProjection(keras.initializers.Initializer):
         self._shared: dict[str, np.ndarray] | None = None
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        dtype = check_float_dtype(dtype)
         shape = check_shape(shape)
         values = self._shared.pop(self.role, None) if self._shared is not None else None
         if values is None:
@@ -49,9 +51,7 @@ class AttentionProjection(keras.initializers.Initializer):
             values = pair.pop(self.role)
             if self._shared is not None:
                 self._shared.update(pair)
-        dtype = keras.backend.standardize_dtype(dtype)
-        values = values.reshape(shape)
-        return keras.ops.cast(keras.ops.convert_to_tensor(values, dtype="float32"), dtype)
+        return as_tensor(values.reshape(shape), dtype)
 
     def _pair(self, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         if self.role == "output":

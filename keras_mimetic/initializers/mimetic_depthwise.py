@@ -7,6 +7,7 @@ import keras
 
 from keras_mimetic._checks import check_number, check_shape
 from keras_mimetic.initializers.seeds import read_seed, resolve_seed
+from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.depthwise import depthwise_filters
 from keras_mimetic.structures.variance_scaling import fans, scaled_std
 
@@ -77,12 +78,7 @@ class MimeticDepthwise(keras.initializers.Initializer):
         self._init_seed = None if seed is None else self.seed
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        dtype = keras.backend.standardize_dtype(dtype)
-        if not keras.backend.is_float_dtype(dtype):
-            raise ValueError(
-                "Argument `dtype` must be a floating type, such as 'float32' or 'bfloat16'. "
-                f"Received: dtype={dtype!r}"
-            )
+        dtype = check_float_dtype(dtype)
         shape = check_shape(shape)
         if len(shape) < 3 or 0 in shape[:-2]:
             raise ValueError(
@@ -96,8 +92,7 @@ class MimeticDepthwise(keras.initializers.Initializer):
             rms=depthwise_rms(shape, self.gain),
             seed=read_seed(self.seed),
         )
-        values = values.reshape(shape)
-        return keras.ops.cast(keras.ops.convert_to_tensor(values, dtype="float32"), dtype)
+        return as_tensor(values.reshape(shape), dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {

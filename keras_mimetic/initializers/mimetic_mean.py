@@ -7,6 +7,7 @@ import keras
 from keras_mimetic import draws
 from keras_mimetic._checks import check_choice, check_integer, check_number, check_shape
 from keras_mimetic.initializers.seeds import read_seed, resolve_seed
+from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.mean_shift import mean_shifted
 from keras_mimetic.structures.variance_scaling import MODES
 
@@ -125,12 +126,7 @@ class MimeticMean(keras.initializers.Initializer):
         self._init_seed = None if seed is None else self.seed
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        dtype = keras.backend.standardize_dtype(dtype)
-        if not keras.backend.is_float_dtype(dtype):
-            raise ValueError(
-                "Argument `dtype` must be a floating type, such as 'float32' or 'bfloat16'. "
-                f"Received: dtype={dtype!r}"
-            )
+        dtype = check_float_dtype(dtype)
         values = mean_shifted(
             check_shape(shape),
             mean=self.mean,
@@ -141,7 +137,7 @@ class MimeticMean(keras.initializers.Initializer):
             input_axes=self.input_axes,
             output_axes=self.output_axes,
         )
-        return keras.ops.cast(keras.ops.convert_to_tensor(values, dtype="float32"), dtype)
+        return as_tensor(values, dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {
