@@ -50,6 +50,14 @@ def check_number(name: str, value: Any, allowed: str = "a finite number") -> flo
     return number
 
 
+def check_positive(name: str, value: Any, allowed: str = "a finite number > 0") -> float:
+    """`value` as a `float`, if it is a finite real number > 0."""
+    number = check_number(name, value, allowed)
+    if number <= 0:
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
+    return number
+
+
 def check_flag(name: str, value: Any) -> bool:
     """`value`, if it is `True` or `False`."""
     if not isinstance(value, bool):

@@ -101,9 +101,7 @@ def _named_by_rules(layers: list[Any], rules: Any) -> dict[int, tuple[str, str |
                 f"Received: {structure!r} for {pattern!r}"
             )
         try:
-            matches = [
-                layer for path, layer in owners if re.search(pattern, path) and layer is not None
-            ]
+            matches = [layer for path, layer in owners if re.search(pattern, path)]
         except (re.error, TypeError) as error:
             raise ValueError(
                 "Argument `rules` must have regular expressions as keys. "

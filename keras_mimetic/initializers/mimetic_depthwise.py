@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._checks import check_number, check_shape
+from keras_mimetic._checks import check_positive, check_shape
 from keras_mimetic.initializers.seeds import read_seed, resolve_seed
 from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.depthwise import depthwise_filters
@@ -71,7 +71,7 @@ class MimeticDepthwise(keras.initializers.Initializer):
     """
 
     def __init__(self, sigma: float, gain: float | str = "keras", seed: Any = None) -> None:
-        self.sigma = check_positive("sigma", sigma, "a finite number > 0")
+        self.sigma = check_positive("sigma", sigma)
         self.gain = check_gain("gain", gain)
         self.seed = resolve_seed(seed)
         # As the user passed it: a clone of `None` draws afresh.
@@ -108,14 +108,6 @@ def depthwise_rms(shape: tuple[int, ...], gain: float | str) -> float:
         return scaled_std(*fans(shape), scale=1.0, mode="fan_avg")
     factor = 1.0 if isinstance(gain, str) else gain
     return factor / math.sqrt(math.prod(shape[:-2]))
-
-
-def check_positive(name: str, value: Any, allowed: str) -> float:
-    """`value` as a `float`, if it is a finite number > 0."""
-    number = check_number(name, value, allowed)
-    if number <= 0:
-        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
-    return number
 
 
 def check_gain(name: str, gain: Any) -> float | str:

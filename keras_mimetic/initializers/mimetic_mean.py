@@ -5,7 +5,13 @@ from typing import Any
 import keras
 
 from keras_mimetic import draws
-from keras_mimetic._checks import check_choice, check_integer, check_number, check_shape
+from keras_mimetic._checks import (
+    check_choice,
+    check_integer,
+    check_number,
+    check_positive,
+    check_shape,
+)
 from keras_mimetic.initializers.seeds import read_seed, resolve_seed
 from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.mean_shift import mean_shifted
@@ -107,11 +113,7 @@ class MimeticMean(keras.initializers.Initializer):
         output_axes: Any = None,
     ) -> None:
         self.mean = check_number("mean", mean)
-        self.scale = check_number("scale", scale, "a finite number > 0")
-        if self.scale <= 0:
-            raise ValueError(
-                f"Argument `scale` must be a finite number > 0. Received: scale={scale}"
-            )
+        self.scale = check_positive("scale", scale)
         self.mode = check_choice("mode", mode, MODES)
         self.distribution = _check_distribution(distribution)
         if (input_axes is None) != (output_axes is None):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from keras_mimetic._checks import check_number
-from keras_mimetic.initializers.mimetic_depthwise import check_gain, check_positive, depthwise_rms
+from keras_mimetic._checks import check_number, check_positive
+from keras_mimetic.initializers.mimetic_depthwise import check_gain, depthwise_rms
 from keras_mimetic.registry.structure import Settings, Structure, Weights
 from keras_mimetic.sites import depthwise as sites
 from keras_mimetic.sites.operations import is_depthwise
@@ -43,7 +43,7 @@ def _control(weights: Weights, seed: int) -> Weights:
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "gain": check_gain("gain", settings["gain"]),
-        "sigma_0": check_positive("sigma_0", settings["sigma_0"], "a finite number > 0"),
+        "sigma_0": check_positive("sigma_0", settings["sigma_0"]),
         "velocity": check_number("velocity", settings["velocity"]),
         "acceleration": check_number("acceleration", settings["acceleration"]),
     }
