@@ -9,6 +9,7 @@ import keras
 
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.sites import Site, places, sublayers, trace
+from keras_mimetic.sites.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Found:
     opaque: list[tuple[Any, str, str]]
 
 
-def find_sites(model: Any, structures: Iterable[str], rules: Any = None) -> Found:
+def find_sites(
+    model: Any, structures: Iterable[str], rules: Any = None, inputs: Any = None
+) -> Found:
     """Finds the sites of `structures` in a built model.
 
     The finder follows what flows between layers. `rules` overrules it.
@@ -33,57 +36,64 @@ def find_sites(model: Any, structures: Iterable[str], rules: Any = None) -> Foun
         model: A built Keras model or layer.
         structures: Names from `STRUCTURES`.
         rules: See `keras_mimetic.initialize`.
+        inputs: The same.
 
     Raises:
-        TypeError: if `rules` is no dict of texts.
+        TypeError: if `rules` is no dict.
         ValueError: for a rule that is no regular expression, names no weight or
             a layer where its structure cannot go, or for two rules that name
             the same layer.
     """
-    graph = trace(model)
+    graph = trace(model, inputs)
     place_of = places(model)
     layers = sublayers(model)
-    for layer in layers:
-        # Reached by no attribute or container: by the path that weights show.
-        place_of.setdefault(id(layer), f"?/{layer.path}")
-    named = _named_by_rules(layers, rules)
+    named = _named_by_rules(layers, rules, place_of)
     sites = []
     for structure in structures:
-        entry = STRUCTURES[structure]
-        for site in entry.find(graph, layers, place_of):
+        found = STRUCTURES[structure].find(graph, layers, place_of)
+        seen = {id(site.layer) for site in found if not site.left}
+        for site in found:
             rule = named.get(id(site.layer))
             if rule is None:
                 sites.append(site)
-            elif rule[1] is None:
-                sites.append(dataclasses.replace(site, left=f"by the rule {rule[0]!r}"))
-            elif rule[1] == structure and not site.left:
+            elif rule.structure != structure:
+                what = "" if rule.structure is None else f", which gives it {rule.structure!r}"
+                sites.append(dataclasses.replace(site, left=f"by the rule {rule.pattern!r}{what}"))
+            elif not site.left:
                 sites.append(site)
-                del named[id(site.layer)]
-        for layer in layers:
-            pattern, wanted = named.get(id(layer), ("", None))
-            if wanted == structure:
-                sites.append(_at_rule(entry, pattern, structure, layer, place_of[id(layer)]))
-    # Only layers with others inside could hide a site.
+        for rule in named.values():
+            if rule.site is not None and rule.structure == structure:
+                sites += [rule.site] if id(rule.site.layer) not in seen else []
     opaque = [
         (layer, place_of[id(layer)], why)
         for layer, why in graph.opaque
-        if len(sublayers(layer)) > 1 and layer.weights
+        # Only these could hide a site.
+        if any(isinstance(inner, _OF_INTEREST) for inner in sublayers(layer))
     ]
     return Found(sites, opaque)
 
 
-def _at_rule(entry: Any, pattern: str, structure: str, layer: Any, place: str) -> Site:
-    site = entry.named(layer, place)
-    if site is None:
-        raise ValueError(
-            f"Rule {pattern!r} names layer {layer.path!r} (a {type(layer).__name__}), to which the "
-            f"structure {structure!r} cannot be given."
-        )
-    return site
+_OF_INTEREST = (
+    keras.layers.MultiHeadAttention,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    *CONVOLUTIONS,
+    *DEPTHWISE,
+    *SEPARABLE,
+)
 
 
-def _named_by_rules(layers: list[Any], rules: Any) -> dict[int, tuple[str, str | None]]:
-    """The rule (pattern, structure or `None`) of each layer that one names, by `id`."""
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """What a rule says of a layer."""
+
+    pattern: str
+    structure: str | None
+    site: Site | None
+
+
+def _named_by_rules(layers: list[Any], rules: Any, place_of: dict[int, str]) -> dict[int, _Named]:
+    """What the rules say of each layer that one names, by the layer's `id`."""
     if rules is None:
         return {}
     if not isinstance(rules, Mapping):
@@ -91,10 +101,10 @@ def _named_by_rules(layers: list[Any], rules: Any) -> dict[int, tuple[str, str |
             "Argument `rules` must be a dict from regular expressions to names of structures. "
             f"Received: rules={rules!r}"
         )
-    named: dict[int, tuple[str, str | None]] = {}
+    named: dict[int, _Named] = {}
     owners = _owners(layers)
     for pattern, structure in rules.items():
-        if structure is not None and structure not in STRUCTURES:
+        if structure is not None and not (isinstance(structure, str) and structure in STRUCTURES):
             known = ", ".join(repr(name) for name in STRUCTURES)
             raise ValueError(
                 f"Argument `rules` must give each weight one of {known} or None. "
@@ -113,12 +123,27 @@ def _named_by_rules(layers: list[Any], rules: Any) -> dict[int, tuple[str, str |
                 f"{', '.join(repr(path) for path, _ in owners[:3])}."
             )
         for layer in matches:
-            earlier = named.setdefault(id(layer), (pattern, structure))
-            if earlier[0] != pattern:
+            if id(layer) in named and named[id(layer)].pattern != pattern:
                 raise ValueError(
-                    f"Rules {earlier[0]!r} and {pattern!r} both match layer {layer.path!r}."
+                    f"Rules {named[id(layer)].pattern!r} and {pattern!r} both match layer "
+                    f"{path_of(layer)!r}."
                 )
+            site = None
+            if structure is not None:
+                site = STRUCTURES[structure].named(layer, place_of[id(layer)])
+                if site is None:
+                    raise ValueError(
+                        f"Rule {pattern!r} names layer {path_of(layer)!r} (a "
+                        f"{type(layer).__name__}), to which the structure {structure!r} cannot "
+                        "be given."
+                    )
+            named[id(layer)] = _Named(pattern, structure, site)
     return named
+
+
+def path_of(layer: Any) -> str:
+    """`layer.path`, which Keras leaves empty for some outermost models."""
+    return layer.path or layer.name
 
 
 def _owners(layers: list[Any]) -> list[tuple[str, Any]]:

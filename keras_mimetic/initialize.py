@@ -1,6 +1,6 @@
 """Gives an existing model the structures of trained ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mimetic._checks import check_flag
 from keras_mimetic.draws import check_seed, subseed
-from keras_mimetic.find import find_sites
+from keras_mimetic.find import find_sites, path_of
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
@@ -23,6 +23,7 @@ def initialize(
     control: bool = False,
     dry_run: bool = False,
     force: bool = False,
+    inputs: Any = None,
 ) -> Report:
     """Gives an existing, built model the structures of trained ones, in place.
 
@@ -74,6 +75,10 @@ def initialize(
             mean 0, scaled up.
         dry_run: Only reports what would be written.
         force: Writes into a trained model, too.
+        inputs: What `model` is called with; only shapes and dtypes are used.
+            Needed for a subclassed model that takes more than one argument, or
+            whose input's shape is not known. A tuple has several positional
+            arguments, anything else is the first one.
 
     Returns:
         A `Report` with a row for each weight that was written or was left for a
@@ -94,7 +99,7 @@ def initialize(
         check_flag(name, flag)
     seed = resolve_seed(None if seed is None else check_seed(seed))
     _check_model(model, force or dry_run)
-    found = find_sites(model, settings, rules)
+    found = find_sites(model, settings, rules, inputs)
     rows: list[Row] = []
     new: list[tuple[Any, np.ndarray]] = []
     for site in found.sites:
@@ -109,7 +114,7 @@ def initialize(
             new.append((variable, values))
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
     for layer, place, why in found.opaque:
-        rows.append(Row(layer.path, place, "", (), None, None, f"could not be followed: {why}"))
+        rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     if not dry_run:
         _assign(new)
     return Report(tuple(rows), seed=seed, control=control, dry_run=dry_run)
@@ -119,15 +124,16 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
     """All settings of each structure asked for."""
     if isinstance(structures, str):
         structures = (structures,)
-    if not isinstance(structures, Iterable):
+    try:
+        given = structures if isinstance(structures, Mapping) else dict.fromkeys(structures)
+    except TypeError as error:  # not iterable, or of something that is no name
         raise TypeError(
             "Argument `structures` must be names of structures, or a dict from names to "
             f"settings. Received: structures={structures!r}"
-        )
-    given = structures if isinstance(structures, Mapping) else dict.fromkeys(structures)
+        ) from error
     checked = {}
     for name, settings in given.items():
-        if name not in STRUCTURES:
+        if not isinstance(name, str) or name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)
             raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
         entry = STRUCTURES[name]
@@ -162,20 +168,21 @@ def _check_model(model: Any, force: bool) -> None:
         if getattr(layer, "lora_enabled", False):
             raise ValueError(
                 "Argument `model` must not have LoRA enabled: its kernels are trained ones. "
-                f"Received: a model whose layer {layer.path!r} has"
+                f"Received: a model whose layer {path_of(layer)!r} has"
             )
         if getattr(layer, "quantization_mode", None) is not None:
             raise ValueError(
                 "Argument `model` must not be quantized: initialize it first. "
-                f"Received: a model whose layer {layer.path!r} is quantized"
+                f"Received: a model whose layer {path_of(layer)!r} is quantized"
             )
-    optimizer = getattr(model, "optimizer", None)
-    steps = 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
-    if steps and not force:
-        raise ValueError(
-            f"Argument `model` has been trained (its optimizer took {steps} steps), and "
-            "initializing it would lose that. Pass force=True if you mean it."
-        )
+        iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
+        steps = 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
+        if steps and not force:
+            raise ValueError(
+                f"Argument `model` has been trained (the optimizer of {path_of(layer)!r} took "
+                f"{steps} steps), and initializing it would lose that. Pass force=True if you "
+                "mean it."
+            )
 
 
 def _frozen(site: Site) -> str:
@@ -192,18 +199,29 @@ def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dic
     weights = entry.draw(site, settings, stream)
     if control:
         weights = entry.control(weights, stream)
-    for role, values in weights.items():
-        if values.shape != tuple(site.weights[role].shape) or not np.isfinite(values).all():
-            raise RuntimeError(
-                f"Drawing {site.structure!r} for {site.weights[role].path!r} failed: values of "
-                f"shape {values.shape}, finite: {bool(np.isfinite(values).all())}"
-            )
-    return weights
+    return {role: _rounded(values, site.weights[role]) for role, values in weights.items()}
+
+
+def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
+    """Values as the variable will hold them, or an error if it cannot."""
+    if values.shape != tuple(variable.shape):
+        raise RuntimeError(
+            f"Values of shape {values.shape} were drawn for {variable.path!r}, which has shape "
+            f"{tuple(variable.shape)}."
+        )
+    rounded = keras.ops.cast(keras.ops.convert_to_tensor(values), variable.dtype)
+    rounded = _numpy(rounded)
+    if not np.isfinite(rounded).all():
+        raise ValueError(
+            f"The new values of {variable.path!r} do not fit into its dtype, "
+            f"{variable.dtype}: the largest is {np.abs(values).max():.3g}."
+        )
+    return rounded
 
 
 def _left(site: Site, why: str) -> list[Row]:
     if not site.weights:
-        return [Row(site.layer.path, site.place, site.structure, (), None, None, why)]
+        return [Row(path_of(site.layer), site.place, site.structure, (), None, None, why)]
     return [_row(site, variable, None, why) for variable in site.weights.values()]
 
 
@@ -220,6 +238,7 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row
 
 
 def _numpy(variable: Any) -> np.ndarray:
+    """In float32, which every backend can turn into an array."""
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
 
 
@@ -232,7 +251,8 @@ def _assign(new: list[tuple[Any, np.ndarray]]) -> None:
     done: list[tuple[Any, np.ndarray]] = []
     try:
         for variable, values in new:
-            done.append((variable, _numpy(variable)))
+            # As it is, in its own precision.
+            done.append((variable, np.array(keras.ops.convert_to_numpy(variable))))
             variable.assign(values)
     except BaseException:
         for variable, values in done:

@@ -304,7 +304,9 @@ def test_trained_models_need_force():
     x, y = np.zeros((4, 6, 8), "float32"), np.zeros((4, 6, 3), "float32")
     model.fit(x, y, verbose=0)
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"has been trained .its optimizer took 1 steps.*force"):
+    with pytest.raises(
+        ValueError, match=r"has been trained .the optimizer of .* took 1 steps.*force"
+    ):
         keras_mimetic.initialize(model, seed=1)
     keras_mimetic.initialize(model, seed=1, dry_run=True)
     for a, b in zip(before, model.get_weights(), strict=True):
@@ -434,3 +436,64 @@ def test_every_structure_has_a_control_of_its_norms():
         assert report.written
         for a, b in zip(report.rows, control.rows, strict=True):
             assert a.norm_after == pytest.approx(b.norm_after, rel=1e-5)
+
+
+def test_a_trained_part_needs_force():
+    base = keras.Sequential([keras.Input((8,)), layers.Dense(32, "relu"), layers.Dense(8)])
+    base.compile("sgd", "mse")
+    base.fit(np.zeros((4, 8), "float32"), np.zeros((4, 8), "float32"), verbose=0)
+    model = keras.Sequential([keras.Input((8,)), base, layers.Dense(1)])
+    with pytest.raises(ValueError, match="has been trained"):
+        keras_mimetic.initialize(model, seed=0)
+    assert keras_mimetic.initialize(model, seed=0, force=True).written
+
+
+def test_an_attribute_that_is_called_optimizer():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = layers.Dense(16, "relu"), layers.Dense(8)
+            self.up.optimizer = "adam"
+
+        def call(self, x):
+            return self.down(self.up(x))
+
+    model = Model()
+    model(np.zeros((2, 8), "float32"))
+    assert len(keras_mimetic.initialize(model, seed=0).written) == 1
+
+
+def test_the_report_of_a_model_without_a_path():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = layers.Dense(16, "relu"), layers.Dense(8)
+
+        def call(self, x):
+            return self.down(self.up(x))
+
+    model = Model()
+    model.up.build((None, 8))
+    model.down.build((None, 16))
+    model.built = True
+    report = keras_mimetic.initialize(model, seed=0)
+    assert "pass `inputs`" in str(report)
+    report = keras_mimetic.initialize(model, seed=0, inputs=np.zeros((2, 8), "float32"))
+    assert len(report.written) == 1
+
+
+def test_values_that_do_not_fit_are_refused():
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(16, "relu", dtype="float16"),
+            layers.Dense(8, dtype="float16"),
+        ]
+    )
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="do not fit into its dtype, float16"):
+        keras_mimetic.initialize(model, {"mlp": {"mean": 1e6}}, seed=0)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    (row,) = keras_mimetic.initialize(model, seed=0).rows
+    assert row.norm_after == pytest.approx(np.linalg.norm(array(model.layers[0].kernel)), rel=1e-6)

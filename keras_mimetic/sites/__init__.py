@@ -1,7 +1,8 @@
 """Where in a model each structure could go."""
 
-from keras_mimetic.sites.graph import Graph, sublayers, trace
+from keras_mimetic.sites.graph import Graph, trace
 from keras_mimetic.sites.places import places
 from keras_mimetic.sites.site import Site
+from keras_mimetic.sites.untouched import sublayers
 
 __all__ = ["Graph", "Site", "places", "sublayers", "trace"]

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_mimetic.sites.graph import Graph, in_call_order
+from keras_mimetic.sites.operations import source
 from keras_mimetic.sites.site import Site
 
 ROLES = ("query", "key", "value", "output")
@@ -47,7 +48,6 @@ def site(layer: Any, place: str, *, self_attention: bool, left: str = "") -> Sit
 def _is_self_attention(call: Any) -> bool:
     arguments = dict(zip(("query", "value", "key"), call.args, strict=False))
     arguments.update(call.kwargs)
-    query, value = arguments.get("query"), arguments.get("value")
-    key = arguments.get("key")
+    query, value, key = (source(arguments.get(name)) for name in ("query", "value", "key"))
     # A derived layer may take one argument.
     return (value is None or value is query) and (key is None or key is query)

@@ -11,8 +11,8 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     """One site for each depthwise convolution, in the order of the network.
 
     Its fact `depth` is its place among them: 0 for the first, 1 for the last
-    (and 0 for the only one). Where not all could
-    be followed, it is their place in the model's list of layers.
+    (and 0 for the only one). Those in parts
+    that could not be followed come last.
     """
     found = [layer for layer in layers if is_depthwise(layer) and layer.built]
     found = in_call_order(found, graph)

@@ -4,27 +4,24 @@ Functional, sequential, subclassed and nested models all become the same thing:
 the calls of plain layers and of `keras.ops`, in order, and what flows between
 them. A functional model's own graph is read as it is; a subclassed layer's `call`
 is run once on symbolic tensors, which computes nothing.
-
-This is the one file that reaches into Keras's records of symbolic calls.
 """
 
-import contextlib
 import dataclasses
-import functools
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from keras_mimetic.sites.arguments import arguments_of
+from keras_mimetic.sites.untouched import sublayers, untouched
+
 
 @dataclasses.dataclass(eq=False)
 class Value:
-    """What flows along an edge: a tensor's shape and dtype, and who makes and takes it."""
+    """What flows along an edge: a tensor's shape and dtype, and the call that makes it."""
 
     shape: tuple[int | None, ...]
     dtype: str
     producer: "Call | None" = None
-    consumers: list["Call"] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(eq=False)
@@ -46,41 +43,48 @@ class Call:
 class Graph:
     """All calls, each after those that it depends on.
 
-    `opaque` tells the layers that could not be looked into, and why.
+    `outputs` is what the model gives; `opaque` tells the layers that could not be
+    looked into, and why.
     """
 
     calls: list[Call] = dataclasses.field(default_factory=list)
+    outputs: list[Value] = dataclasses.field(default_factory=list)
     opaque: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
 
 
-def trace(model: Any) -> Graph:
-    """The flat graph of a built model (or layer); it is left as it was."""
+def trace(model: Any, inputs: Any = None) -> Graph:
+    """The flat graph of a built model (or layer); it is left as it was.
+
+    Args:
+        model: A built Keras model or layer.
+        inputs: What it is called with, if that is not known from how it was
+            built (see `keras_mimetic.initialize`).
+    """
     graph = Graph()
-    # Whatever `call` assigns to variables is dropped with the scope.
-    with _records_restored(model), _shapes_inferred(model), keras.StatelessScope():
+    if not _is_composite(model):
+        return graph
+    with untouched(model):
         if _is_functional(model):
-            _follow(graph, model.outputs, {id(t): _value(t) for t in model.inputs})
+            known = {id(tensor): _value(tensor) for tensor in model.inputs}
+            _follow(graph, model.outputs, known)
+            graph.outputs = [known[id(tensor)] for tensor in model.outputs]
             return graph
         reason = ""
-        # What the model was built for tells shapes alone.
-        for dtype in (model.compute_dtype, "int32"):
+        for make_inputs in arguments_of(model, inputs):
             try:
-                args, kwargs = _inputs(model, dtype)
-            except Exception as error:
-                reason = _reason(error)
-                break
-            if _look_inside(graph, model, args, kwargs) is not None:
+                args, kwargs = keras.tree.map_structure(_value_of_spec, make_inputs())
+            except ValueError as error:
+                reason = reason or str(error)
+                continue
+            outputs = _look_inside(graph, model, args, kwargs)
+            if outputs is not None:
+                graph.outputs = outputs
                 return graph
             # The first attempt's reason is about the likelier dtype.
             reason = reason or graph.opaque[-1][1]
             graph.opaque.clear()
         graph.opaque.append((model, reason))
     return graph
-
-
-def sublayers(layer: Any) -> list[Any]:
-    """`layer` and all layers within, each once."""
-    return list(layer._flatten_layers())
 
 
 def _follow(graph: Graph, outputs: Any, known: dict[int, Value]) -> None:
@@ -96,11 +100,18 @@ def _follow(graph: Graph, outputs: Any, known: dict[int, Value]) -> None:
             inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Value)]
             call = Call(operation, args, kwargs, inputs, values)
             graph.calls.append(call)
-            for value in inputs:
-                value.consumers.append(call)
+            _report_wrapper(graph, operation)
             for value in values:
                 value.producer = call
         known.update((id(t), value) for t, value in zip(node.outputs, values, strict=True))
+
+
+def _report_wrapper(graph: Graph, operation: Any) -> None:
+    """A layer of Keras's around others, such as `TimeDistributed`, is not looked into."""
+    if isinstance(operation, keras.layers.Layer) and not isinstance(operation, _PLAIN):
+        is_known = any(operation is layer for layer, _ in graph.opaque)
+        if len(sublayers(operation)) > 1 and not is_known:
+            graph.opaque.append((operation, f"a {type(operation).__name__} is not looked into"))
 
 
 def _known(x: Any, known: dict[int, Value]) -> Any:
@@ -143,27 +154,30 @@ def _look_inside(graph: Graph, layer: Any, args: Any, kwargs: Any) -> list[Value
         try:
             if _is_functional(layer):
                 outputs = list(layer.outputs)
-                values = [x for x in keras.tree.flatten(args[0]) if isinstance(x, Value)]
-                known = dict(zip((id(t) for t in layer.inputs), values, strict=True))
+                known = _inputs_by_tensor(layer, args[0] if args else kwargs["inputs"])
             else:
                 symbols = _Symbols(*sizes)
                 symbolic = keras.tree.map_structure(symbols.of, (args, kwargs))
                 outputs = _tensors(layer.call(*symbolic[0], **symbolic[1]))
                 known = symbols.known
+            if not outputs:
+                raise ValueError("it gives no tensors")
             _follow(graph, outputs, known)
             return [known[id(tensor)] for tensor in outputs]
         except Exception as error:
-            _drop(graph, *mark)
+            del graph.calls[mark[0] :], graph.opaque[mark[1] :]
             reason = reason or _reason(error)
     graph.opaque.append((layer, reason))
     return None
 
 
-def _drop(graph: Graph, calls: int, opaque: int) -> None:
-    for call in graph.calls[calls:]:
-        for value in call.inputs:
-            value.consumers.remove(call)
-    del graph.calls[calls:], graph.opaque[opaque:]
+def _inputs_by_tensor(model: Any, given: Any) -> dict[int, Value]:
+    """What a functional model is called with, by the `id` of its own input tensors."""
+    names = [tensor.name for tensor in model.inputs]
+    if isinstance(given, dict) and set(names) <= set(given):
+        given = [given[name] for name in names]
+    values = [x for x in keras.tree.flatten(given) if isinstance(x, Value)]
+    return dict(zip((id(tensor) for tensor in model.inputs), values, strict=True))
 
 
 # What is understood as a whole, also where a subclass of it is used.
@@ -188,13 +202,11 @@ _PLAIN = (
 
 
 def in_call_order(layers: list[Any], graph: Graph) -> list[Any]:
-    """`layers` in the order of their first calls; as they are if one was not seen."""
+    """`layers` in the order of their first calls; those without a call last."""
     order: dict[int, int] = {}
     for number, call in enumerate(graph.calls):
         order.setdefault(id(call.operation), number)
-    if not all(id(layer) in order for layer in layers):
-        return layers
-    return sorted(layers, key=lambda layer: order[id(layer)])
+    return sorted(layers, key=lambda layer: order.get(id(layer), len(graph.calls)))
 
 
 def _is_composite(operation: Any) -> bool:
@@ -213,71 +225,6 @@ def _is_functional(layer: Any) -> bool:
     outputs = getattr(layer, "outputs", None) or []
     follows = type(layer).call.__module__.startswith("keras.")
     return follows and bool(outputs) and all(isinstance(t, keras.KerasTensor) for t in outputs)
-
-
-def _inputs(model: Any, dtype: str) -> tuple[list[Any], dict[str, Any]]:
-    """Values of the shapes that the model was built for, as arguments of its call."""
-
-    def values(shapes: Any) -> Any:
-        if isinstance(shapes, dict):
-            return {key: values(shape) for key, shape in shapes.items()}
-        shapes = tuple(shapes)
-        if all(size is None or isinstance(size, int) for size in shapes):
-            return Value((None, *shapes[1:]), dtype)
-        return [values(shape) for shape in shapes]
-
-    config = model.get_build_config() or {}
-    if "shapes_dict" in config:
-        shapes = config["shapes_dict"]
-        return [], {key.removesuffix("_shape"): values(shapes[key]) for key in shapes}
-    if config.get("input_shape") is None:
-        raise ValueError("the shape of its input is not known")
-    return [values(config["input_shape"])], {}
-
-
-@contextlib.contextmanager
-def _records_restored(model: Any) -> Iterator[None]:
-    """Forgets the symbolic calls made meanwhile, of which each layer keeps a list.
-
-    A layer with more than one of them has no `output` any more, for instance.
-    """
-    records = [
-        (record, list(record))
-        for layer in sublayers(model)
-        # Losses are those of the last call.
-        for record in (layer._inbound_nodes, layer._outbound_nodes, layer._losses)
-    ]
-    try:
-        yield
-    finally:
-        for record, before in records:
-            record[:] = before
-
-
-@contextlib.contextmanager
-def _shapes_inferred(model: Any) -> Iterator[None]:
-    """Lets layers derived from Keras's attention be called on symbolic tensors.
-
-    Keras's declares its output's shape for its own arguments. A derived layer with
-    others (such as a cache) is asked for its shape by running its `call` instead.
-    """
-    own = keras.layers.MultiHeadAttention
-    derived = [
-        layer
-        for layer in sublayers(model)
-        if isinstance(layer, own)
-        and type(layer).call is not own.call
-        and type(layer).compute_output_spec is own.compute_output_spec
-    ]
-    for layer in derived:
-        infer = functools.partial(keras.Operation.compute_output_spec, layer)
-        # Past the layer's own bookkeeping of attributes.
-        vars(layer)["compute_output_spec"] = infer
-    try:
-        yield
-    finally:
-        for layer in derived:
-            del vars(layer)["compute_output_spec"]
 
 
 class _Symbols:
@@ -299,6 +246,10 @@ class _Symbols:
             self._tensors[id(x)] = tensor
             self.known[id(tensor)] = x
         return self._tensors[id(x)]
+
+
+def _value_of_spec(x: Any) -> Any:
+    return _value(x) if isinstance(x, keras.KerasTensor) else x
 
 
 def _value(tensor: Any) -> Value:

@@ -9,13 +9,15 @@ import numpy as np
 from keras_mimetic.sites.graph import Call, Graph, Value
 from keras_mimetic.sites.operations import (
     channel_axis,
-    has_activation,
     is_activation,
+    is_gate,
     is_pointwise,
+    is_pointwise_function,
     is_product,
     is_projection,
     is_slicing,
-    passes_on,
+    own_activation,
+    source,
 )
 from keras_mimetic.sites.site import Site
 
@@ -35,7 +37,7 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     for number, call in enumerate(graph.calls):
         if not is_projection(call.operation) or not _expands(call.operation):
             continue
-        verdict = _what_follows(call, graph.calls[number + 1 :])
+        verdict = _what_follows(call, graph.calls[number + 1 :], graph.outputs)
         if verdict is None or id(call.operation) not in places:
             continue
         before = _what_precedes(call)
@@ -57,36 +59,48 @@ def _expands(layer: Any) -> bool:
     return layer.kernel.shape[-1] > layer.kernel.shape[-2]
 
 
-def _what_follows(first: Call, later: list[Call]) -> str | None:
+def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> str | None:
     """Why an MLP that begins here is left ("" for no reason), or `None` if none does."""
     inside = {id(value) for value in first.outputs}
-    activated = has_activation(first.operation)
-    sliced = gated = False
+    function = own_activation(first.operation)
+    activated = is_pointwise_function(function)
+    gated = function is keras.activations.glu
+    if function is not None and not (activated or gated):
+        return None
+    sliced = False
     ends = []
     for call in later:
         outside = [value for value in call.inputs if id(value) not in inside]
         if len(outside) == len(call.inputs):
             continue
-        if is_projection(call.operation) and not outside:
-            ends.append(call.operation)
+        operation = call.operation
+        if is_projection(operation) and not outside:
+            ends.append(call)
             continue
-        if is_product(call.operation) and outside:
+        if is_product(operation) and outside:
             # The other branch of a gate starts where this one does.
             if not all(_starts_at(value, first.inputs[0]) for value in outside):
                 return None
             gated = True
         elif outside or not (
-            is_pointwise(call.operation) or is_slicing(call.operation) or _scales_channels(call)
+            is_pointwise(operation)
+            or is_slicing(operation)
+            or is_gate(operation)
+            or _scales_channels(call)
         ):
             return None
-        elif is_product(call.operation) and sliced:
-            gated = True
-        sliced = sliced or is_slicing(call.operation)
-        activated = activated or is_activation(call.operation)
+        gated = gated or is_gate(operation) or (is_product(operation) and sliced)
+        sliced = sliced or is_slicing(operation)
+        activated = activated or is_activation(operation)
         inside.update(id(value) for value in call.outputs)
-    if len(ends) != 1 or not (activated or gated) or (sliced and not gated):
+    if len(ends) != 1 or any(id(value) in inside for value in outputs):
         return None
-    width, hidden = ends[0].kernel.shape[-1], ends[0].kernel.shape[-2]
+    (end,) = ends
+    # A reduction on the way is part of a normalization, or it is a pooling.
+    whole = end.inputs[0].shape == first.outputs[0].shape
+    if not (gated or (activated and whole and not sliced)):
+        return None
+    width, hidden = end.operation.kernel.shape[-1], end.operation.kernel.shape[-2]
     if width >= hidden:
         return None
     return GATED if gated else ""
@@ -121,9 +135,7 @@ def _starts_at(value: Value, start: Value) -> bool:
 
 
 def _what_precedes(call: Call) -> str:
-    value = call.inputs[0]
-    while value.producer is not None and passes_on(value.producer.operation):
-        value = value.producer.inputs[0]
+    value = source(call.inputs[0])
     norm = value.producer and value.producer.operation
     if isinstance(norm, keras.layers.BatchNormalization):
         return "batch_norm"

@@ -50,22 +50,43 @@ def channel_axis(operation: Any, rank: int) -> int:
     return 1 if first else rank - 1
 
 
-def has_activation(layer: Any) -> bool:
-    """Whether a projection applies an activation of its own."""
-    return layer.activation not in (None, keras.activations.linear)
+# What an activation function does to each unit by itself, or not.
+_NOT_POINTWISE = (
+    keras.activations.softmax,
+    keras.activations.log_softmax,
+    keras.activations.glu,
+)
+
+
+def own_activation(layer: Any) -> Any:
+    """The function of a projection with an activation of its own, or `None`."""
+    return None if layer.activation is keras.activations.linear else layer.activation
 
 
 def is_activation(operation: Any) -> bool:
     if isinstance(operation, keras.layers.Activation):
-        return operation.activation is not keras.activations.linear
+        return is_pointwise_function(operation.activation)
     return type(operation).__name__ in _ACTIVATIONS
+
+
+def is_pointwise_function(function: Any) -> bool:
+    """Whether it is an activation function that treats each unit by itself."""
+    return function not in (None, keras.activations.linear, *_NOT_POINTWISE)
+
+
+def is_gate(operation: Any) -> bool:
+    """An activation that multiplies one half of its units with the other."""
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.glu
+    return type(operation).__name__ == "Glu"
 
 
 def is_pointwise(operation: Any) -> bool:
     """Mixes no places and no channels, or only as a normalization does."""
     name = type(operation).__name__
-    known = name in _LINEAR or name in _NORMALIZING
-    return known or is_activation(operation) or isinstance(operation, keras.layers.Activation)
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation not in _NOT_POINTWISE
+    return name in _LINEAR or name in _NORMALIZING or name in _ACTIVATIONS
 
 
 def is_product(operation: Any) -> bool:
@@ -81,6 +102,13 @@ def passes_on(operation: Any) -> bool:
     name = type(operation).__name__
     is_dropout = "Dropout" in name and name in _LINEAR
     return is_dropout or name in ("Identity", "Cast", "StopGradient", "GaussianNoise", "Copy")
+
+
+def source(value: Any) -> Any:
+    """The value that another is, seen through operations that hand it on."""
+    while getattr(value, "producer", None) is not None and passes_on(value.producer.operation):
+        value = value.producer.inputs[0]
+    return value
 
 
 def is_depthwise(operation: Any) -> bool:

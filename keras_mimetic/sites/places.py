@@ -14,6 +14,8 @@ from typing import Any
 
 import keras
 
+from keras_mimetic.sites.untouched import sublayers
+
 _CONTAINERS = (list, tuple, dict)
 
 
@@ -21,10 +23,15 @@ def places(model: Any) -> dict[int, str]:
     """The place of each layer by the layer's `id`; "" for `model` itself.
 
     A layer that is reached on several paths counts once, by the first: public
-    attributes before private ones, then by name.
+    attributes before private ones, then by name. Layers in a container are told
+    apart by their class and order, a dict's by the order of its insertions. A
+    layer that no attribute or container leads to is numbered.
     """
     found: dict[int, str] = {}
     _visit(model, "", found)
+    hidden = [layer for layer in sublayers(model) if id(layer) not in found]
+    for number, layer in enumerate(hidden):
+        found[id(layer)] = f"?/{_snake_case(type(layer).__name__)}_{number}"
     return found
 
 
@@ -56,11 +63,13 @@ def _visit_container(container: Any, place: str, found: dict[int, str], seen: se
 def _attributes(layer: Any) -> list[tuple[str, Any]]:
     """Attributes that may hold layers, in the order in which weight files have them."""
     # What every layer has is Keras's or its backend's bookkeeping.
-    skipped = {*dir(keras.layers.Layer()), "layers", "operations", "_operations", "_functional"}
-    skipped.add("_self_unconditional_dependency_names")
+    skipped = {*dir(keras.layers.Layer()), "_self_unconditional_dependency_names"}
     first = []
-    if isinstance(layer, keras.Model) and not _is_subclassed(layer):
-        first = [("layers", layer.layers)]
+    if isinstance(layer, keras.Model):
+        skipped |= {"layers", "operations", "_operations", "_functional"}
+        if isinstance(layer, keras.Sequential) or hasattr(layer, "operations"):
+            # In the order of the graph; a subclassed model's are attributes.
+            first = [("layers", layer.layers)]
     names = [name for name in dir(layer) if name not in skipped and not name.startswith("__")]
     attributes = []
     for name in sorted(names, key=lambda name: "~" + name if name.startswith("_") else name):
@@ -69,13 +78,6 @@ def _attributes(layer: Any) -> list[tuple[str, Any]]:
         except Exception:  # a property that does not apply
             continue
     return first + attributes
-
-
-def _is_subclassed(model: Any) -> bool:
-    """Whether its layers are attributes rather than a list in the order of the graph."""
-    if isinstance(model, keras.Sequential):
-        return False
-    return not hasattr(model, "operations")
 
 
 def _unique(name: str, used: dict[str, int]) -> str:
