@@ -1,5 +1,7 @@
-"""Keras's own test helpers, the one place that reaches into its internals."""
+"""What tests of Keras objects share; the one place that reaches into Keras's internals."""
 
+import keras
+import pytest
 from keras.src import testing
 
 
@@ -16,3 +18,17 @@ def run_layer_test(layer_class, init_kwargs, **kwargs):
 def run_class_serialization_test(instance):
     """Keras's checks that config and serialized form give the same object again."""
     return _Case().run_class_serialization_test(instance)
+
+
+def traced(function):
+    """Runs `function` inside a trace, where the backend has one."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)()
+    pytest.skip("torch runs eagerly")

@@ -1,7 +1,9 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 
 import keras
 import numpy as np
@@ -304,9 +306,7 @@ def test_trained_models_need_force():
     x, y = np.zeros((4, 6, 8), "float32"), np.zeros((4, 6, 3), "float32")
     model.fit(x, y, verbose=0)
     before = model.get_weights()
-    with pytest.raises(
-        ValueError, match=r"has been trained .the optimizer of .* took 1 steps.*force"
-    ):
+    with pytest.raises(ValueError, match=r"trained .the optimizer of .* took 1 steps.*force"):
         keras_mimetic.initialize(model, seed=1)
     keras_mimetic.initialize(model, seed=1, dry_run=True)
     for a, b in zip(before, model.get_weights(), strict=True):
@@ -497,3 +497,34 @@ def test_values_that_do_not_fit_are_refused():
         np.testing.assert_array_equal(a, b)
     (row,) = keras_mimetic.initialize(model, seed=0).rows
     assert row.norm_after == pytest.approx(np.linalg.norm(array(model.layers[0].kernel)), rel=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX shards through Keras")
+def test_sharded_models():
+    code = """
+        import sys, keras, numpy as np
+        sys.path.insert(0, sys.argv[1])
+        import test_initialize as t
+        plain = t.make()
+        expected = t.by_place(plain, t.keras_mimetic.initialize(plain, seed=7))
+        mesh = keras.distribution.DeviceMesh((1, 4), ("batch", "model"))
+        layout = keras.distribution.LayoutMap(mesh)
+        layout["dense.*kernel"] = ("model", None)
+        keras.distribution.set_distribution(
+            keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+        )
+        model = t.make()
+        weights = t.by_place(model, t.keras_mimetic.initialize(model, seed=7))
+        t.all_equal(weights, expected)
+        kernel = model.layers[5].kernel.value
+        assert kernel.addressable_shards[0].data.shape == (2, 32), kernel.sharding
+    """
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    tests = str(pathlib.Path(__file__).parent)
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), tests],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr

@@ -3,7 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from keras_checks import run_class_serialization_test
+from keras_checks import run_class_serialization_test, traced
 
 from keras_mimetic.initializers import MimeticDepthwise, sigma_at_depth
 
@@ -163,3 +163,15 @@ def test_bad_arguments(arguments, error, match):
 def test_bad_calls(shape, dtype, match):
     with pytest.raises(ValueError, match=match):
         MimeticDepthwise(0.5, seed=0)(shape, dtype=dtype)
+
+
+def test_integer_seeds_inside_a_trace():
+    values = traced(lambda: MimeticDepthwise(0.5, seed=3)((3, 3, 4, 1)))
+    expected = MimeticDepthwise(0.5, seed=3)((3, 3, 4, 1))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(values), array(expected))
+
+
+def test_seed_generator_inside_a_trace_is_refused():
+    generator = keras.random.SeedGenerator(3)
+    with pytest.raises(ValueError, match="SeedGenerator.*traced.*Use an integer seed"):
+        traced(lambda: MimeticDepthwise(0.5, seed=generator)((3, 3, 4, 1)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keras_checks import run_class_serialization_test
+from keras_checks import run_class_serialization_test, traced
 
 from keras_mimetic import draws
 from keras_mimetic.initializers import MimeticMean
@@ -135,20 +135,6 @@ def test_seed_generator_draws_anew_at_each_call():
     assert not np.array_equal(drawn[0], values_of(MimeticMean(seed=7), (4, 5)))
     # Equal on every backend, whatever integer type holds the state.
     np.testing.assert_array_equal(drawn[1][0, :2], np.float32([-0.0456729, -0.7739061]))
-
-
-def traced(function):
-    """Runs `function` inside a trace, where the backend has one."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return jax.jit(function)()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function)()
-    pytest.skip("torch runs eagerly")
 
 
 def test_integer_seeds_inside_a_trace():

@@ -1,8 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from keras_checks import run_class_serialization_test, run_layer_test
+from keras_checks import run_class_serialization_test, run_layer_test, traced
 
+from keras_mimetic.initializers.attention_projection import AttentionProjection
 from keras_mimetic.layers import MimeticMultiHeadAttention
 from keras_mimetic.structures import query_key, value_output
 
@@ -306,3 +307,16 @@ def test_nothing_left_for_cross_attention():
     layer = MimeticMultiHeadAttention(2, 4, query_key=(0, 1.0))
     with pytest.raises(ValueError, match="`query_key` must have noise > 0"):
         layer(data(2, 5, 8), data(2, 6, 8))
+
+
+@pytest.mark.parametrize(
+    ("role", "shape"), [("key", (8, 2, 4)), ("output", (2, 4, 8)), ("value", (8, 2, 4))]
+)
+def test_one_projection_by_itself(role, shape):
+    initializer = AttentionProjection(role, 8, 0.7, 0.7, seed=5)
+    run_class_serialization_test(initializer)
+    values = traced(lambda: initializer(shape)) if role == "output" else initializer(shape)
+    draw = query_key if role == "key" else value_output
+    pair = draw(8, 8, 2, 4, noise=0.7, identity=0.7, seed=5)
+    expected = pair[1] if role in ("key", "output") else pair[0]
+    np.testing.assert_array_equal(array(values), expected)
