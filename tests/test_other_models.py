@@ -62,15 +62,17 @@ def test_applications_mobilenet():
     assert all("depthwise" in row.path for row in report.rows)
 
 
-def test_hub_vision_transformer():
+@pytest.mark.parametrize("name", ["ViTBackbone", "DeiTBackbone"])
+def test_hub_vision_transformers(name):
     keras_hub = pytest.importorskip("keras_hub")
-    model = keras_hub.models.ViTBackbone(
+    hidden = {"ViTBackbone": "mlp_dim", "DeiTBackbone": "intermediate_dim"}[name]
+    model = getattr(keras_hub.models, name)(
         image_shape=(32, 32, 3),
         patch_size=8,
         num_layers=2,
         num_heads=2,
         hidden_dim=16,
-        mlp_dim=64,
+        **{hidden: 64},
     )
     report = check(model, {"mlp": 2, "attention": 8}, images(32))
     assert not report.left

@@ -756,3 +756,38 @@ def test_a_rule_for_another_structure_leaves_the_site():
         sites_of(dense, "mlp", {path: "depthwise"})
     with pytest.raises(ValueError, match="must give each weight"):
         sites_of(dense, "mlp", {path: ["mlp"]})
+
+
+def test_layers_that_give_none_besides():
+    class Attention(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attention = layers.MultiHeadAttention(2, 4)
+
+        def call(self, x, scores=False):
+            y = self.attention(x, x)
+            return (y, y) if scores else (y, None)
+
+    class Encoder(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.attention = Attention()
+            self.up, self.down = layers.Dense(16, "relu"), layers.Dense(8)
+
+        def call(self, x):
+            y, scores = self.attention(x)
+            return self.down(self.up(y)), scores
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.encoder = Encoder()
+
+        def call(self, x):
+            return self.encoder(x)[0]
+
+    model = Model()
+    model(np.zeros((2, 6, 8), "float32"))
+    assert mlps(model) == [OTHER]
+    (site,) = sites_of(model, "attention")
+    assert (site.left, site.facts) == ("", {"self_attention": True})

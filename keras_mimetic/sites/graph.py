@@ -95,6 +95,8 @@ def _follow(graph: Graph, outputs: Any, known: dict[int, Value]) -> None:
         )
         operation = node.operation
         values = _look_inside(graph, operation, args, kwargs)
+        if values is not None and len(values) > len(node.outputs):
+            values = [value for value in values if value.dtype]
         if values is None or len(values) != len(node.outputs):
             values = [_value(tensor) for tensor in node.outputs]
             inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Value)]
@@ -111,7 +113,7 @@ def _report_wrapper(graph: Graph, operation: Any) -> None:
     if isinstance(operation, keras.layers.Layer) and not isinstance(operation, _PLAIN):
         is_known = any(operation is layer for layer, _ in graph.opaque)
         if len(sublayers(operation)) > 1 and not is_known:
-            graph.opaque.append((operation, f"a {type(operation).__name__} is not looked into"))
+            graph.opaque.append((operation, f"{type(operation).__name__} is not looked into"))
 
 
 def _known(x: Any, known: dict[int, Value]) -> Any:
@@ -158,12 +160,11 @@ def _look_inside(graph: Graph, layer: Any, args: Any, kwargs: Any) -> list[Value
             else:
                 symbols = _Symbols(*sizes)
                 symbolic = keras.tree.map_structure(symbols.of, (args, kwargs))
-                outputs = _tensors(layer.call(*symbolic[0], **symbolic[1]))
+                outputs = _outputs(layer.call(*symbolic[0], **symbolic[1]))
                 known = symbols.known
-            if not outputs:
-                raise ValueError("it gives no tensors")
             _follow(graph, outputs, known)
-            return [known[id(tensor)] for tensor in outputs]
+            # What is no symbolic tensor comes from nowhere.
+            return [Value((), "") if x is None else known[id(x)] for x in outputs]
         except Exception as error:
             del graph.calls[mark[0] :], graph.opaque[mark[1] :]
             reason = reason or _reason(error)
@@ -225,6 +226,14 @@ def _is_functional(layer: Any) -> bool:
     outputs = getattr(layer, "outputs", None) or []
     follows = type(layer).call.__module__.startswith("keras.")
     return follows and bool(outputs) and all(isinstance(t, keras.KerasTensor) for t in outputs)
+
+
+def _outputs(structure: Any) -> list[Any]:
+    """What a call gave, with `None` for all but symbolic tensors."""
+    outputs = keras.tree.flatten(structure)
+    if not _tensors(outputs):
+        raise ValueError("it gives no tensors")
+    return [x if isinstance(x, keras.KerasTensor) else None for x in outputs]
 
 
 class _Symbols:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -33,9 +33,11 @@ def untouched(model: Any) -> Iterator[None]:
     attributes = [(vars(layer), dict(vars(layer))) for layer in layers]
     for layer in layers:
         # Past the layer's own bookkeeping of attributes.
+        infer = layer.compute_output_spec
         if _declares_its_base_class_output(layer):
             infer = functools.partial(keras.Operation.compute_output_spec, layer)
-            vars(layer)["compute_output_spec"] = infer
+        if not type(layer).__module__.startswith("keras.src."):
+            vars(layer)["compute_output_spec"] = functools.partial(_tensors_for_none, infer)
         if not layer.built:
             vars(layer)["add_weight"] = functools.partial(_refuse_weights, layer)
     try:
@@ -49,6 +51,12 @@ def untouched(model: Any) -> Iterator[None]:
             current.update(before)
         for record, items in records:
             record[:] = items
+
+
+def _tensors_for_none(infer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Symbolic calls may give nothing but tensors; layers may give `None` for some."""
+    outputs = infer(*args, **kwargs)
+    return keras.tree.map_structure(lambda x: keras.KerasTensor(()) if x is None else x, outputs)
 
 
 def _declares_its_base_class_output(layer: Any) -> bool:
