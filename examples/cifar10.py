@@ -5,8 +5,10 @@
     KERAS_BACKEND=torch python examples/cifar10.py --dataset cifar10 --mixed-precision bfloat16
 
 The same file runs on every backend that KERAS_BACKEND names. Comparisons are
-paired: for one seed all initializations share the underlying draws, the order
-of the images and their augmentation, and only the structure differs.
+paired: for one seed all initializations share the order of the images, their
+augmentation, and every weight that they do not replace. MLPs differ by their
+mean alone; structured attention and convolutions are draws of their own, and
+"control" has their norms without the structure.
 """
 
 import argparse

@@ -4,7 +4,8 @@ Every model takes
 
 - its size (`width`, `depth`, `patch`, ...);
 - `kernel_initializer`, which makes an initializer from a seed (a class with a
-  `seed` argument does) for every kernel;
+  `seed` argument does) for every kernel but the first of an MLP, which
+  `MimeticMLPBlock` draws;
 - `seed`: each weight draws from a sub-stream of its own, so that two models
   with equal seeds differ only where their initializers do.
 

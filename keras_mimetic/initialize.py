@@ -25,7 +25,7 @@ def initialize(
     force: bool = False,
     inputs: Any = None,
 ) -> Report:
-    """Gives an existing, built model the structures of trained ones, in place.
+    r"""Gives an existing, built model the structures of trained ones, in place.
 
     It finds where each structure could go by following what flows between the
     model's layers, functional, sequential, subclassed or nested:
@@ -38,7 +38,8 @@ def initialize(
       it. Query and key, value and output kernels are drawn in pairs, as
       `MimeticMultiHeadAttention` does; without the identity in cross-attention.
     - `"depthwise"`: depthwise convolutions. Filters are drawn as `MimeticDepthwise`
-      does, with a width that grows over the network (`sigma_at_depth`).
+      does, with a sigma that grows over the network (`sigma_at_depth`); also those
+      of `SeparableConv*D`, and of `Conv*D` with a group for each input channel.
 
     Nothing else is touched: no bias, no normalization, no frozen layer
     (`trainable=False`).
@@ -46,39 +47,60 @@ def initialize(
     Each weight's random stream derives from `seed` and from the place of its layer
     in the model, the path of attributes and containers that leads to it. So the
     same model gets equal weights whenever and under whichever backend it is
-    built, and a change in one submodule changes nothing in another (but for the
-    width of depthwise filters, which follows their order in the network).
+    built, and a change in one attribute of a subclassed model changes nothing in
+    the others (but for the width of depthwise filters, which follows their order
+    in the network). In a functional or sequential model a layer's place is its
+    class and its number among those of its class. The layers of this package,
+    given the same seed, draw other weights: they know no place.
 
-    Example:
+    Reported and left are gated MLPs (GLU), `GroupQueryAttention`, attention with
+    an output of several axes, filters of one pixel, and what is inside layers
+    that cannot be followed. Attention that is written in bare operations, or whose
+    query, key and value are fused into one `Dense`, is not seen.
+
+    Examples:
 
     >>> model = keras.applications.ConvNeXtTiny(weights=None)
     >>> print(keras_mimetic.initialize(model, seed=0))
+
+    >>> # What the finder cannot know; a dry run prints the paths.
+    >>> keras_mimetic.initialize(
+    ...     model, rules={r"pointwise_\d+/": "mlp", r"^head/": None}, dry_run=True
+    ... )
+    >>> keras_mimetic.initialize(translator, inputs=(source_tokens, target_tokens))
 
     Args:
         model: A built Keras model or layer.
         structures: Names of structures, or a dict from names to their settings:
             `{"mlp": {"mean": -0.5}, "attention": {}}`. Settings are for "mlp"
-            `mean`, a number in standard deviations or `"auto"`; for "attention"
-            `query_key` and `value_output`, pairs (noise, identity) or `None`,
-            which leaves a pair; for "depthwise" `gain` (see `MimeticDepthwise`)
-            and `sigma_0`, `velocity`, `acceleration` (see `sigma_at_depth`).
+            `mean="auto"`, as above (ours), or a number in standard deviations of
+            the weight; for "attention" `query_key=(0.7, 0.7)` and
+            `value_output=(0.4, -0.4)` (from accounts of the paper's recipe), pairs
+            (noise, identity), of which one may be `None` to leave that pair; for
+            "depthwise" `gain="keras"` (ours; see `MimeticDepthwise`) and
+            `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9` (a reconstruction;
+            see `sigma_at_depth`).
         seed: Integer >= 0; `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` sets.
         rules: A dict from regular expressions to a structure's name or `None`,
             for what cannot be followed or should be otherwise. A layer with a
             weight whose `variable.path` an expression matches (as in Keras's
             `LayoutMap`, anywhere) gets that structure, or is left alone for
-            `None`; an attention layer counts as self-attention then, and before
-            an MLP stands no norm.
+            `None` or a structure that is not asked for. What the finder sees
+            around the layer still counts; where it sees nothing, attention is
+            taken for self-attention and an MLP for one without a norm before it.
         control: Writes weights without structure but with the same norms
             instead, for comparisons. For "mlp" these are the same draws with
             mean 0, scaled up.
         dry_run: Only reports what would be written.
-        force: Writes into a trained model, too.
+        force: Writes into a trained model, too. Trained is a model whose Keras
+            optimizer has taken steps; weights that were loaded cannot be told
+            from fresh ones and are overwritten without it.
         inputs: What `model` is called with; only shapes and dtypes are used.
             Needed for a subclassed model that takes more than one argument, or
             whose input's shape is not known. A tuple has several positional
-            arguments, anything else is the first one.
+            arguments, anything else is the first one; there are no keyword
+            arguments.
 
     Returns:
         A `Report` with a row for each weight that was written or was left for a
@@ -91,8 +113,7 @@ def initialize(
             has taken steps) without `force`. If anything fails, the model is as
             it was.
 
-    Reference: those of the initializers and layers named above. The constants
-    are those of their defaults.
+    Reference: those of the initializers and layers named above.
     """
     settings = _check_structures(structures)
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):

@@ -6,7 +6,9 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One weight.
+    """One weight; or a layer that was left, of which there is no weight to tell.
+
+    A layer's row has the layer's path, the shape () and no norms.
 
     Attributes:
         path: Its `variable.path`, which `rules` match.
@@ -15,8 +17,9 @@ class Row:
         structure: Name of the structure; "" for a layer that could not be
             followed.
         shape: Its shape.
-        norm_before: Frobenius norm before, absolute.
-        norm_after: Frobenius norm of the new values; `None` if it was left.
+        norm_before: Frobenius norm before.
+        norm_after: Frobenius norm of the new values, rounded to the weight's
+            dtype; `None` if it was left.
         note: What was written, or why it was left.
     """
 
@@ -61,8 +64,8 @@ class Report:
         return tuple(row for row in self.rows if not row.written)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """The rows as plain dicts."""
-        return [dataclasses.asdict(row) for row in self.rows]
+        """The rows as plain dicts: their attributes, and `written`."""
+        return [{**dataclasses.asdict(row), "written": row.written} for row in self.rows]
 
     def __str__(self) -> str:
         count = len(self.written)

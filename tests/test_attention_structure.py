@@ -136,6 +136,11 @@ def test_an_identity_needs_a_square():
         query_key(8, 6, 2, 4, noise=1.0, identity=1.0, seed=0)
 
 
+def test_nothing_is_no_product():
+    with pytest.raises(ValueError, match="must not both be 0"):
+        value_output(8, 8, 2, 4, noise=0.0, identity=0.0, seed=0)
+
+
 def test_control_has_the_norms_and_no_structure():
     weights = query_key(128, 128, 2, 32, noise=0.7, identity=0.7, seed=4)
     control = attention.same_norms(weights, seed=4)

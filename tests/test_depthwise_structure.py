@@ -112,3 +112,7 @@ def test_sigma_at_depth():
     for x in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"`x` must be a number in \[0, 1\]. Received: x="):
             sigma_at_depth(x)
+    with pytest.raises(TypeError, match="`x` must be a number in .*x='deep'"):
+        sigma_at_depth("deep")
+    with pytest.raises(TypeError, match="velocity=None"):
+        sigma_at_depth(0.5, velocity=None)

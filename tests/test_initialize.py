@@ -238,7 +238,7 @@ def test_cross_attention():
     assert all("+0 identity (cross-attention)" in row.note for row in report.rows)
     q, k = (array(getattr(model.layers[-1], f"{r}_dense").kernel) for r in ("query", "key"))
     assert abs(np.trace(q[:, 0] @ k[:, 0].T) / 32) < 0.15
-    with pytest.raises(ValueError, match="`query_key` of 'attention' must have noise > 0"):
+    with pytest.raises(ValueError, match="`query_key` must have noise > 0"):
         keras_mimetic.initialize(model, {"attention": {"query_key": (0, 1)}}, seed=0)
 
 
@@ -260,7 +260,8 @@ def test_the_report():
     dicts = json.loads(json.dumps(report.to_dicts()))
     assert [d["path"] for d in dicts] == [row.path for row in report.rows]
     assert set(dicts[0]) == {
-        *("path", "place", "structure", "shape", "norm_before", "norm_after", "note")
+        *("path", "place", "structure", "shape", "norm_before", "norm_after", "note"),
+        "written",
     }
 
 
@@ -354,6 +355,11 @@ def test_refused_models():
         ({"structures": {"mlp": {"std": 1}}}, ValueError, "among 'mean'. Received: 'std'"),
         ({"structures": {"mlp": {"mean": "big"}}}, TypeError, "mean='big'"),
         ({"structures": {"attention": {"query_key": 1}}}, TypeError, "query_key=1"),
+        (
+            {"structures": {"attention": {"query_key": None, "value_output": None}}},
+            ValueError,
+            "must not be None",
+        ),
         ({"structures": {"depthwise": {"gain": "he"}}}, ValueError, "gain='he'"),
         ({"structures": {"depthwise": {"sigma_0": 0}}}, ValueError, "sigma_0=0"),
         ({"structures": {"depthwise": {"velocity": -9}}}, ValueError, "width > 0 at every depth"),

@@ -727,7 +727,9 @@ def test_a_functional_model_called_by_names():
 )
 def test_wrappers_are_reported(wrapper):
     model = functional(lambda x: layers.Dense(4)(wrapper()(x)))
-    assert ["not looked into" in why for _, _, why in find_sites(model, ["mlp"]).opaque] == [True]
+    assert [
+        "hides what stands around" in why for _, _, why in find_sites(model, ["mlp"]).opaque
+    ] == [True]
 
 
 def test_recurrent_layers_are_not_reported():

@@ -94,3 +94,19 @@ def check_strengths(name: str, strengths: Any) -> tuple[float, float]:
     if noise < 0 or noise == identity == 0:
         raise wrong
     return noise, identity
+
+
+def where_it_stands(
+    name: str, strengths: tuple[float, float], has_identity: bool, where: str
+) -> tuple[float, float]:
+    """`strengths`, without the identity where it has no meaning."""
+    noise, identity = strengths
+    if has_identity:
+        return noise, identity
+    if noise == 0:
+        raise ValueError(
+            f"Argument `{name}` must have noise > 0 where there is no identity: in "
+            "cross-attention, or between inputs and outputs of different widths. "
+            f"Received: {name}={strengths} at {where!r}"
+        )
+    return noise, 0.0

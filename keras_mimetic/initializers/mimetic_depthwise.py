@@ -19,10 +19,10 @@ class MimeticDepthwise(keras.initializers.Initializer):
     """Smooth, centred filters for depthwise convolutions, as trained ones are.
 
     Draws every filter independently from a normal distribution over its pixels,
-    whose covariance has a closed form with one width, `sigma` (see
+    whose covariance has a closed form with one parameter, `sigma` (see
     `keras_mimetic.structures.covariance`). Near 0 a filter is one pixel, its
-    centre; wider, it is a smooth bump of either sign about it. In trained
-    networks the width grows with depth: `sigma_at_depth` gives it for a place
+    centre; above, it is a smooth bump of either sign about it. In trained
+    networks sigma grows with depth: `sigma_at_depth` gives it for a place
     in the network.
 
     Examples:
@@ -38,13 +38,15 @@ class MimeticDepthwise(keras.initializers.Initializer):
     ... )
 
     Args:
-        sigma: Width of the covariance in squared pixels, a number > 0.
+        sigma: Spread in squared pixels, a number > 0: a variance, filters reach some
+            sqrt(sigma) pixels.
         gain: Scale of the weight. `"keras"` has the root mean square entry of
             Keras's default (Glorot), whose fan-in counts channels that a
             depthwise filter does not see: it is small, 0.010 for a 7 x 7 kernel
             with 384 channels. `"fan_in"` has 1 / sqrt(kh kw), from the inputs
-            that an output really sees: 0.143 there. A number is that, times the
-            number: the norm of a filter, in the root mean square over filters.
+            that an output really sees: 0.143 there. A number g
+            has g / sqrt(kh kw): g is the norm of a filter, in the root mean
+            square over filters.
         seed: An integer >= 0 gives the same weight at every call; `None` takes
             one from Python's `random`, which `keras.utils.set_random_seed`
             sets; a `keras.random.SeedGenerator` gives a new weight at each

@@ -17,9 +17,15 @@ from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.mean_shift import mean_shifted
 from keras_mimetic.structures.variance_scaling import MODES
 
-# Ours, not the paper's, and provisional: its sign is the one that trained
-# networks have.
+# Both ours, not the paper's, and provisional. The sign is the one that trained
+# networks have; early trials found +-1 to +-4 useful directly after a LayerNorm.
 DEFAULT_MEAN = -0.1
+MEAN_AFTER_LAYER_NORM = -1.0
+
+
+def auto_mean(after_layer_norm: bool) -> float:
+    """The mean of an MLP's first matrix for what stands before it, in standard deviations."""
+    return MEAN_AFTER_LAYER_NORM if after_layer_norm else DEFAULT_MEAN
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")

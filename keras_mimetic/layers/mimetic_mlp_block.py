@@ -7,14 +7,10 @@ import keras
 
 from keras_mimetic import draws
 from keras_mimetic._checks import check_choice, check_flag, check_integer, check_number
-from keras_mimetic.initializers.mimetic_mean import DEFAULT_MEAN, MimeticMean
+from keras_mimetic.initializers.mimetic_mean import MimeticMean, auto_mean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.structures.variance_scaling import scaled_std
-
-# Ours, not the paper's, and provisional: early trials found +-1 to +-4
-# standard deviations useful directly after a LayerNorm.
-MEAN_AFTER_LAYER_NORM = -1.0
 
 # As in Vision Transformers; Keras's own default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
@@ -289,7 +285,7 @@ class MimeticMLPBlock(keras.layers.Layer):
     def _fc1_mean(self) -> float:
         if not isinstance(self.mean, str):
             return self.mean
-        return MEAN_AFTER_LAYER_NORM if self._norm_name == "layer_norm" else DEFAULT_MEAN
+        return auto_mean(after_layer_norm=self._norm_name == "layer_norm")
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
         """Input and output width, or an error for a shape that has none."""

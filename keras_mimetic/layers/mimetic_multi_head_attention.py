@@ -11,6 +11,7 @@ from keras_mimetic.initializers.attention_projection import (
     AttentionProjection,
     check_strengths,
     share,
+    where_it_stands,
 )
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import seeded
@@ -42,7 +43,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
 
     Args:
         num_heads: As in `keras.layers.MultiHeadAttention`, like all that is not
-            listed here.
+            listed here; what follows `attention_axes` there is by keyword only.
         key_dim: Channels of each head for queries and keys.
         query_key: `(noise, identity)` of each head's product of query and key
             weights, absolute: the product is the matrix of rank `key_dim`
@@ -56,10 +57,13 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             one axis.
         kernel_initializer: For projections that are not paired: those of a pair
             that is `None`, and a gate's. One without a seed of its own draws
-            from `seed`, each projection differently.
+            from `seed`, each projection differently, and equally on every
+            backend if it is of Keras's variance-scaling family. Without effect
+            where both pairs have structure and there is no gate.
         bias_initializer: For all biases, as in Keras's layer.
-        seed: An integer >= 0 for the weights and the dropout; `None` takes one
-            from Python's `random`, which `keras.utils.set_random_seed` sets.
+        seed: An integer >= 0 for the kernels and the dropout (not for a random
+            `bias_initializer`; dropout masks differ between backends); `None`
+            takes one from Python's `random`, which `keras.utils.set_random_seed` sets.
             The weights are equal on every backend; between machines they may
             differ by rounding: in the products by about 1e-6 of their size,
             in single factors, where singular values nearly coincide, by more.
@@ -177,15 +181,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         for name, strengths, first, first_dim, second, second_dim in pairs:
             if strengths is None:
                 continue
-            noise, identity = strengths
-            if not is_self or first_dim != second_dim:
-                identity = 0.0
-            if noise == identity == 0:
-                raise ValueError(
-                    f"Argument `{name}` must have noise > 0 where there is no identity: in "
-                    "cross-attention, or between inputs and outputs of different widths. "
-                    f"Received: {name}={strengths}"
-                )
+            has_identity = is_self and first_dim == second_dim
+            noise, identity = where_it_stands(name, strengths, has_identity, self.name)
             seed = self._seeds[ROLES.index(first)]
             initializers[first] = AttentionProjection(first, second_dim, noise, identity, seed)
             initializers[second] = AttentionProjection(second, first_dim, noise, identity, seed)

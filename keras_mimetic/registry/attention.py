@@ -4,7 +4,11 @@ from typing import Any
 
 import keras
 
-from keras_mimetic.initializers.attention_projection import check_strengths
+from keras_mimetic.initializers.attention_projection import (
+    ROLES,
+    check_strengths,
+    where_it_stands,
+)
 from keras_mimetic.registry.structure import Settings, Structure, Weights
 from keras_mimetic.sites import attention as sites
 from keras_mimetic.sites.site import Site
@@ -13,25 +17,18 @@ from keras_mimetic.structures import attention
 
 def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
     """(noise, identity) by pair, as far as the site takes them."""
-    rows = {name: site.weights[name].shape for name in sites.ROLES}
-    squares = {
-        "query_key": rows["query"][0] == rows["key"][0],
-        "value_output": rows["value"][0] == rows["output"][-1],
+    shapes = {role: site.weights[role].shape for role in ROLES}
+    is_square = {
+        "query_key": shapes["query"][0] == shapes["key"][0],
+        "value_output": shapes["value"][0] == shapes["output"][-1],
     }
-    strengths = {}
-    for name, is_square in squares.items():
-        if settings[name] is None:
-            continue
-        noise, identity = settings[name]
-        if not (site.facts["self_attention"] and is_square):
-            identity = 0.0
-        if noise == identity == 0:
-            raise ValueError(
-                f"Setting `{name}` of 'attention' must have noise > 0 where there is no identity, "
-                f"as in cross-attention at {site.place!r}. Received: {name}={settings[name]}"
-            )
-        strengths[name] = (noise, identity)
-    return strengths
+    return {
+        name: where_it_stands(
+            name, settings[name], site.facts["self_attention"] and square, site.place
+        )
+        for name, square in is_square.items()
+        if settings[name] is not None
+    }
 
 
 def _draw(site: Site, settings: Settings, seed: int) -> Weights:
@@ -54,10 +51,16 @@ def _control(weights: Weights, seed: int) -> Weights:
 
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
+    checked = {
         name: None if strengths is None else check_strengths(name, strengths)
         for name, strengths in settings.items()
     }
+    if all(strengths is None for strengths in checked.values()):
+        raise ValueError(
+            "One of the settings `query_key` and `value_output` of 'attention' must not be None. "
+            f"Received: {settings}"
+        )
+    return checked
 
 
 def _named(layer: Any, place: str) -> Site | None:

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_mimetic._checks import check_number
-from keras_mimetic.initializers.mimetic_mean import DEFAULT_MEAN
-from keras_mimetic.layers.mimetic_mlp_block import MEAN_AFTER_LAYER_NORM
+from keras_mimetic.initializers.mimetic_mean import auto_mean
 from keras_mimetic.registry.structure import Settings, Structure, Weights
 from keras_mimetic.sites import mlp as sites
 from keras_mimetic.sites.operations import is_projection
@@ -17,7 +16,7 @@ from keras_mimetic.structures.mean_shift import mean_shifted
 def _mean(site: Site, settings: Settings) -> float:
     if settings["mean"] != "auto":
         return settings["mean"]
-    return MEAN_AFTER_LAYER_NORM if site.facts["before"] == "layer_norm" else DEFAULT_MEAN
+    return auto_mean(after_layer_norm=site.facts["before"] == "layer_norm")
 
 
 def _draw(site: Site, settings: Settings, seed: int) -> Weights:
@@ -48,7 +47,7 @@ def _named(layer: Any, place: str) -> Site | None:
 
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
-    before = {"layer_norm": "LayerNorm", "batch_norm": "BatchNorm", "other": "no norm"}
+    before = {"layer_norm": "LayerNorm", "batch_norm": "BatchNorm", "other": "neither norm"}
     return f"mean {_mean(site, settings):+g} (after {before[site.facts['before']]})"
 
 

@@ -4,11 +4,10 @@ from typing import Any
 
 import keras
 
+from keras_mimetic.initializers.attention_projection import ROLES
 from keras_mimetic.sites.graph import Graph, in_call_order
 from keras_mimetic.sites.operations import source
 from keras_mimetic.sites.site import Site
-
-ROLES = ("query", "key", "value", "output")
 
 _GROUPED = keras.layers.GroupQueryAttention
 

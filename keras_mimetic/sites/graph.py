@@ -113,7 +113,9 @@ def _report_wrapper(graph: Graph, operation: Any) -> None:
     if isinstance(operation, keras.layers.Layer) and not isinstance(operation, _PLAIN):
         is_known = any(operation is layer for layer, _ in graph.opaque)
         if len(sublayers(operation)) > 1 and not is_known:
-            graph.opaque.append((operation, f"{type(operation).__name__} is not looked into"))
+            graph.opaque.append(
+                (operation, f"{type(operation).__name__} hides what stands around its layers")
+            )
 
 
 def _known(x: Any, known: dict[int, Value]) -> Any:

@@ -43,7 +43,8 @@ def query_key(
             the product is not square and `identity` must be 0; the variance of
             Z is then 1 / sqrt(query_dim key_dim) (ours).
         num_heads: Number of heads.
-        head_dim: Channels of a head. Above the rank of A its product is A.
+        head_dim: Channels of a head. If there are as many as the narrower input
+            has, the product is A itself.
         noise: Weight of Z, >= 0.
         identity: Weight of the identity. Not both may be 0.
         seed: Integer >= 0; head h draws from a sub-stream of its own.
@@ -51,6 +52,10 @@ def query_key(
     Returns:
         `(W_Q, W_K)`, float32, of shapes `(query_dim, num_heads, head_dim)` and
         `(key_dim, num_heads, head_dim)`.
+
+    Raises:
+        ValueError: if `noise` and `identity` are both 0, or `identity` is not
+            where the product is not square.
 
     Reference:
 
@@ -104,7 +109,7 @@ def value_output(
         `(W_V, W_O)`, float32, of shapes `(value_dim, num_heads, head_dim)` and
         `(num_heads, head_dim, output_dim)`.
 
-    Reference: that of `query_key`.
+    Raises and reference: as for `query_key`.
     """
     with _one_blas_thread():
         left, right = _factors(
@@ -138,11 +143,16 @@ def _one_blas_thread() -> threadpool_limits:
 def _factors(
     rows: int, columns: int, rank: int, *, noise: float, identity: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """L (rows, rank) and R (rank, columns): L R nearest to A, L^T L = R R^T = S."""
+    """L (rows, rank) and R (rank, columns) of equal norms, L R nearest to A."""
     if identity and rows != columns:
         raise ValueError(
             f"Argument `identity` must be 0 for a product of shape ({rows}, {columns}), which "
             f"is not square. Received: identity={identity}"
+        )
+    if noise == identity == 0:
+        raise ValueError(
+            "Arguments `noise` and `identity` must not both be 0. "
+            f"Received: noise={noise}, identity={identity}"
         )
     std = noise / math.sqrt(math.sqrt(rows * columns))
     z = draws.draw("untruncated_normal", (rows, columns), draws.subseed(seed, 0), threads=1)

@@ -2,7 +2,7 @@
 
 The filters of a trained depthwise convolution look like draws from a normal
 distribution over the pixels of a filter. Its covariance has a closed form with
-one width sigma, which grows with the depth of the layer in the network.
+one parameter, sigma, which grows with the depth of the layer in the network.
 """
 
 import math
@@ -10,8 +10,9 @@ import math
 import numpy as np
 
 from keras_mimetic import draws
+from keras_mimetic._checks import check_number
 
-# sigma over depth: value, slope and curvature at the network's start. A
+# sigma over depth: its value, slope and curvature at the network's start. A
 # reconstruction, not read in the paper.
 SIGMA_0, VELOCITY, ACCELERATION = 0.08, 0.37, 2.9
 
@@ -22,12 +23,12 @@ def sigma_at_depth(
     velocity: float = VELOCITY,
     acceleration: float = ACCELERATION,
 ) -> float:
-    """sigma_0 + velocity x + acceleration x^2 / 2: the width for a place in the network.
+    """sigma_0 + velocity x + acceleration x^2 / 2: sigma for a place in the network.
 
     Args:
         x: Place of the layer among the network's depthwise convolutions, from
             0, the first, to 1, the last.
-        sigma_0: Width of the first layer, in squared pixels as all of these.
+        sigma_0: sigma of the first layer, in squared pixels as all of these.
         velocity: Slope at the first layer.
         acceleration: Curvature. The defaults are a reconstruction, not known
             to be the paper's.
@@ -36,6 +37,7 @@ def sigma_at_depth(
         sigma, in squared pixels (see `covariance`).
 
     Raises:
+        TypeError: for anything but numbers.
         ValueError: for an x outside [0, 1].
 
     Example:
@@ -43,6 +45,10 @@ def sigma_at_depth(
     >>> sigma_at_depth(0.0), sigma_at_depth(1.0)
     (0.08, 1.9)
     """
+    x = check_number("x", x, "a number in [0, 1]")
+    sigma_0 = check_number("sigma_0", sigma_0)
+    velocity = check_number("velocity", velocity)
+    acceleration = check_number("acceleration", acceleration)
     if not 0 <= x <= 1:
         raise ValueError(f"Argument `x` must be a number in [0, 1]. Received: x={x}")
     return sigma_0 + velocity * x + acceleration * x * x / 2
@@ -59,11 +65,12 @@ def covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
 
     with * element by element, sym(X) = (X + X^T) / 2, and then the nearest
     positive semi-definite matrix, scaled to trace 1. So the filter is large and
-    smooth about its centre, over a distance of some sqrt(sigma).
+    smooth about its centre.
 
     Args:
         kernel_size: Pixels along each axis of space.
-        sigma: Width in squared pixels, > 0.
+        sigma: Spread in squared pixels, > 0: a variance, filters reach some
+            sqrt(sigma) pixels.
 
     Returns:
         float64 array of shape (n, n), n the number of pixels, in C order.
