@@ -43,7 +43,7 @@ CONTRASTS = [("spatial", "control"), ("all", "spatial")]
 _INITS_HELP = (
     "default: Keras's Glorot weights; mlp: the first matrix of each MLP with a mean; "
     "spatial: structured attention and depthwise convolutions; control: weights of their norms "
-    "without structure; all: mlp and spatial"
+    "without structure; all: mlp and spatial [default all]"
 )
 
 
@@ -55,29 +55,42 @@ def parse(argv=None):
     add("--dataset", default="digits", help="digits, cifar10 (TFDS) or a FILE.npz [%(default)s]")
     add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
     parser.add_argument("--download", action="store_true", help="let TFDS fetch what is not there")
-    add("--model", nargs="+", choices=MODELS, default=["vit"], help=_choices(MODELS))
+    add("--model", nargs="+", choices=MODELS, default=["vit"], help=f"{', '.join(MODELS)} [vit]")
     add("--init", nargs="+", choices=INITS, default=["default", "all"], help=_INITS_HELP)
     add("--seeds", type=_positive(int), default=3, help="paired seeds, from 0 [%(default)s]")
     add("--epochs", type=_positive(int), default=6, help="[%(default)s]")
-    add("--train-size", type=_positive(int), help="training images [all]")
+    add(
+        "--train-size",
+        type=_positive(int),
+        help="training images [all that are not kept for validation]",
+    )
     add("--batch-size", type=_positive(int), help="[128; for digits 32]")
     add(
         "--learning-rate",
         nargs="+",
         type=_positive(float),
         default=[2e-3],
-        help="peak rates; of several the best on the validation images is reported [%(default)s]",
+        help="peak rates; of several the best on the validation images is reported [0.002]",
     )
     add("--weight-decay", type=_positive(float, zero=True), default=0.05, help="[%(default)s]")
     augment = ("auto", "on", "off")
     add(
-        "--augment", choices=augment, default="auto", help="random crops and flips [on for cifar10]"
+        "--augment",
+        choices=augment,
+        default="auto",
+        help="on or off: random crops and flips [on for cifar10]",
     )
     add("--mixed-precision", choices=_PRECISION, default="no", help=_choices(_PRECISION))
     jit = ("auto", "on", "off")
     add("--jit", choices=jit, default="auto", help=_choices(jit))
     add("--output", help="folder for the results [results/DATASET-BACKEND]")
-    add("--verbose", type=int, choices=(0, 1, 2), default=1, help="Keras's [%(default)s]")
+    add(
+        "--verbose",
+        type=int,
+        choices=(0, 1, 2),
+        default=1,
+        help="0, 1 or 2, as in Keras [%(default)s]",
+    )
     args = parser.parse_args(argv)
     for name in ("model", "init", "learning_rate"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
