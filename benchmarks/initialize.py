@@ -48,6 +48,8 @@ def factors(width, heads, repeats):
         with threadpool_limits(1, user_api="blas"):
             one_thread.append(processor_seconds(full_decompositions, width, heads, seed))
         default.append(processor_seconds(full_decompositions, width, heads, seed))
+        # BLAS threads spin a while after their work, on the next one's account.
+        time.sleep(0.5)
     print("| way | processor seconds, median | relative to ours, median of rounds |")
     print("|---|---|---|")
     for name, seconds in (
