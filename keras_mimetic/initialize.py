@@ -32,8 +32,9 @@ def initialize(
 
     - `"mlp"`: a `Dense` or 1x1 convolution that expands, an activation (and
       dropout or normalization), one that contracts. The first kernel is drawn
-      anew with a nonzero mean (see `MimeticMean`): -1 standard deviation directly
-      after a fresh LayerNormalization over the channels, else -0.1.
+      anew at Glorot's scale, whatever the layer's own initializer, with a nonzero
+      mean (see `MimeticMean`): -1 standard deviation directly after a fresh
+      LayerNormalization over the channels, else -0.1.
     - `"attention"`: `keras.layers.MultiHeadAttention` and layers derived from
       it. Query and key, value and output kernels are drawn in pairs, as
       `MimeticMultiHeadAttention` does; without the identity in cross-attention.
