@@ -149,7 +149,7 @@ def _tfds(name, data_dir, download):
     except ImportError as error:
         raise DatasetError(
             f"The data set '{name}' is read by tensorflow-datasets with TensorFlow, and "
-            f"{error.name} is not installed: install this package with its extra [tfds]"
+            f"{error.name} is not installed: in a clone of this package, pip install '.[tfds]'"
         ) from error
     if keras.backend.backend() != "tensorflow":
         # TensorFlow only decodes here; the accelerator is for the backend.

@@ -139,7 +139,7 @@ def test_bad_arguments(arguments, message):
 def test_cifar10_without_tensorflow_or_data_says_what_to_do(tmp_path):
     finished = run("--dataset", "cifar10", "--data-dir", tmp_path, "--output", tmp_path / "out")
     assert finished.returncode != 0
-    assert "pip install 'keras-mimetic[tfds]'" in finished.stderr or "--download" in finished.stderr
+    assert "pip install '.[tfds]'" in finished.stderr or "--download" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert not (tmp_path / "out").exists()
 
