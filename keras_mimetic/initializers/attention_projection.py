@@ -10,9 +10,6 @@ from keras_mimetic._checks import check_number, check_shape
 from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.attention import query_key, value_output
 
-# Which projection of which pair.
-ROLES = ("query", "key", "value", "output")
-
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class AttentionProjection(keras.initializers.Initializer):

@@ -7,7 +7,6 @@ import keras
 
 from keras_mimetic import draws
 from keras_mimetic.initializers.attention_projection import (
-    ROLES,
     AttentionProjection,
     check_strengths,
     share,
@@ -16,7 +15,7 @@ from keras_mimetic.initializers.attention_projection import (
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.structures.attention import QUERY_KEY, VALUE_OUTPUT
+from keras_mimetic.structures.attention import QUERY_KEY, ROLES, VALUE_OUTPUT
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")

@@ -4,11 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_mimetic.initializers.attention_projection import (
-    ROLES,
-    check_strengths,
-    where_it_stands,
-)
+from keras_mimetic.initializers.attention_projection import check_strengths, where_it_stands
 from keras_mimetic.registry.structure import Settings, Structure, Weights
 from keras_mimetic.sites import attention as sites
 from keras_mimetic.sites.site import Site
@@ -17,7 +13,7 @@ from keras_mimetic.structures import attention
 
 def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
     """(noise, identity) by pair, as far as the site takes them."""
-    shapes = {role: site.weights[role].shape for role in ROLES}
+    shapes = {role: site.weights[role].shape for role in attention.ROLES}
     is_square = {
         "query_key": shapes["query"][0] == shapes["key"][0],
         "value_output": shapes["value"][0] == shapes["output"][-1],

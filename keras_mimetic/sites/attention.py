@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 
-from keras_mimetic.initializers.attention_projection import ROLES
 from keras_mimetic.sites.graph import Graph, in_call_order
 from keras_mimetic.sites.operations import source
 from keras_mimetic.sites.site import Site
+from keras_mimetic.structures.attention import ROLES
 
 _GROUPED = keras.layers.GroupQueryAttention
 

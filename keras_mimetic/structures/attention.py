@@ -14,6 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from keras_mimetic import draws
 
+# The projections of a layer: each pair's first and second.
+ROLES = ("query", "key", "value", "output")
+
 # Noise and identity of the two products: the constants of accounts of the
 # paper's recipe, not read in the paper itself.
 QUERY_KEY = (0.7, 0.7)
