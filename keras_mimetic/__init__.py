@@ -2,8 +2,20 @@
 
 from keras_mimetic import initializers, layers
 from keras_mimetic.initialize import initialize
+from keras_mimetic.measure import measure
+from keras_mimetic.measurements import Measurements
+from keras_mimetic.mimic import mimic
 from keras_mimetic.report import Report
 
 __version__ = "0.1.0"
 
-__all__ = ["Report", "__version__", "initialize", "initializers", "layers"]
+__all__ = [
+    "Measurements",
+    "Report",
+    "__version__",
+    "initialize",
+    "initializers",
+    "layers",
+    "measure",
+    "mimic",
+]

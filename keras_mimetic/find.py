@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.sites import Site, places, sublayers, trace
@@ -58,7 +59,8 @@ def find_sites(
                 sites.append(site)
             elif rule.structure != structure:
                 what = "" if rule.structure is None else f", which gives it {rule.structure!r}"
-                sites.append(dataclasses.replace(site, left=f"by the rule {rule.pattern!r}{what}"))
+                why = f"by the rule {rule.pattern!r}{what}"
+                sites.append(dataclasses.replace(site, left=why, by_rule=True))
             elif not site.left:
                 sites.append(site)
         for rule in named.values():
@@ -71,6 +73,49 @@ def find_sites(
         if any(isinstance(inner, _OF_INTEREST) for inner in sublayers(layer))
     ]
     return Found(sites, opaque)
+
+
+def check_model(name: str, model: Any) -> None:
+    """Raises unless an argument is a Keras model (or layer) with weights of its own."""
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"Argument `{name}` must be a Keras model or layer. "
+            f"Received: {name}={model!r} (of type {type(model).__name__})"
+        )
+    if not model.built or not model.weights:
+        raise ValueError(
+            f"Argument `{name}` must be built, so that its weights exist: call it once on data or "
+            f"give it an input shape. Received: {model.name!r}, which has no weights"
+        )
+    for layer in sublayers(model):
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                f"Argument `{name}` must not be quantized: its weights are codes. Take the model "
+                f"as it was before. Received: a model whose layer {path_of(layer)!r} is quantized"
+            )
+
+
+def check_names(structures: Any) -> tuple[str, ...]:
+    """The names of structures in an argument, each once, or an error."""
+    if isinstance(structures, str):
+        structures = (structures,)
+    try:
+        names = tuple(dict.fromkeys(structures))
+    except TypeError as error:  # not iterable, or of something that is no name
+        raise TypeError(
+            "Argument `structures` must be names of structures, or a dict from names to "
+            f"settings. Received: structures={structures!r}"
+        ) from error
+    for name in names:
+        if not isinstance(name, str) or name not in STRUCTURES:
+            known = ", ".join(repr(known) for known in STRUCTURES)
+            raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
+    return names
+
+
+def values_of(variable: Any) -> np.ndarray:
+    """Values of a variable or tensor, in float32, which every backend can turn into an array."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
 
 
 _OF_INTEREST = (

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_mimetic._checks import check_flag
 from keras_mimetic.draws import check_seed, subseed
-from keras_mimetic.find import find_sites, path_of
+from keras_mimetic.find import check_model, check_names, find_sites, path_of, values_of
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
@@ -42,8 +42,8 @@ def initialize(
       does, with a sigma that grows over the network (`sigma_at_depth`); also those
       of `SeparableConv*D`, and of `Conv*D` with a group for each input channel.
 
-    Nothing else is touched: no bias, no normalization, no frozen layer
-    (`trainable=False`).
+    Nothing else is touched: no bias (unless a setting asks for it), no
+    normalization, no frozen layer (`trainable=False`).
 
     Each weight's random stream derives from `seed` and from the place of its layer
     in the model, the path of attributes and containers that leads to it. So the
@@ -75,7 +75,9 @@ def initialize(
         structures: Names of structures, or a dict from names to their settings:
             `{"mlp": {"mean": -0.5}, "attention": {}}`. Settings are for "mlp"
             `mean="auto"`, as above (ours), or a number in standard deviations of
-            the weight; for "attention" `query_key=(0.7, 0.7)` and
+            the weight, and `hidden_bias=None`, which leaves the biases behind the
+            first matrices, or where these start, in standard deviations of the
+            pre-activation (see `MimeticMLPBlock`); for "attention" `query_key=(0.7, 0.7)` and
             `value_output=(0.4, -0.4)` (from accounts of the paper's recipe), pairs
             (noise, identity), of which one may be `None` to leave that pair; for
             "depthwise" `gain="keras"` (ours; see `MimeticDepthwise`) and
@@ -132,7 +134,7 @@ def initialize(
         weights = _draw(site, settings[site.structure], seed, control)
         for role, values in weights.items():
             note = STRUCTURES[site.structure].describe(site, role, settings[site.structure])
-            variable = site.weights[role]
+            variable = site.variable(role)
             new.append((variable, values))
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
     for layer, place, why in found.opaque:
@@ -144,20 +146,12 @@ def initialize(
 
 def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
     """All settings of each structure asked for."""
-    if isinstance(structures, str):
-        structures = (structures,)
-    try:
-        given = structures if isinstance(structures, Mapping) else dict.fromkeys(structures)
-    except TypeError as error:  # not iterable, or of something that is no name
-        raise TypeError(
-            "Argument `structures` must be names of structures, or a dict from names to "
-            f"settings. Received: structures={structures!r}"
-        ) from error
+    if isinstance(structures, Mapping):
+        given = {name: structures[name] for name in check_names(structures)}
+    else:
+        given = dict.fromkeys(check_names(structures))
     checked = {}
     for name, settings in given.items():
-        if not isinstance(name, str) or name not in STRUCTURES:
-            known = ", ".join(repr(known) for known in STRUCTURES)
-            raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
         entry = STRUCTURES[name]
         settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):
@@ -176,26 +170,12 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
 
 
 def _check_model(model: Any, force: bool) -> None:
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            "Argument `model` must be a Keras model or layer. "
-            f"Received: model={model!r} (of type {type(model).__name__})"
-        )
-    if not model.built or not model.weights:
-        raise ValueError(
-            "Argument `model` must be built, so that its weights exist: call it once on data or "
-            f"give it an input shape. Received: {model.name!r}, which has no weights"
-        )
+    check_model("model", model)
     for layer in sublayers(model):
         if getattr(layer, "lora_enabled", False):
             raise ValueError(
                 "Argument `model` must not have LoRA enabled: its kernels are trained ones. "
                 f"Received: a model whose layer {path_of(layer)!r} has"
-            )
-        if getattr(layer, "quantization_mode", None) is not None:
-            raise ValueError(
-                "Argument `model` must not be quantized: initialize it first. "
-                f"Received: a model whose layer {path_of(layer)!r} is quantized"
             )
         iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
         steps = 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
@@ -221,7 +201,7 @@ def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dic
     weights = entry.draw(site, settings, stream)
     if control:
         weights = entry.control(weights, stream)
-    return {role: _rounded(values, site.weights[role]) for role, values in weights.items()}
+    return {role: _rounded(values, site.variable(role)) for role, values in weights.items()}
 
 
 def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
@@ -232,7 +212,7 @@ def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
             f"{tuple(variable.shape)}."
         )
     rounded = keras.ops.cast(keras.ops.convert_to_tensor(values), variable.dtype)
-    rounded = _numpy(rounded)
+    rounded = values_of(rounded)
     if not np.isfinite(rounded).all():
         raise ValueError(
             f"The new values of {variable.path!r} do not fit into its dtype, "
@@ -253,15 +233,10 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row
         place=site.place,
         structure=site.structure,
         shape=tuple(variable.shape),
-        norm_before=_norm(_numpy(variable)),
+        norm_before=_norm(values_of(variable)),
         norm_after=None if values is None else _norm(values),
         note=note,
     )
-
-
-def _numpy(variable: Any) -> np.ndarray:
-    """In float32, which every backend can turn into an array."""
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
 
 
 def _norm(values: np.ndarray) -> float:

@@ -16,6 +16,7 @@ import cifar10
 import data
 import models
 import report
+import training
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -237,7 +238,7 @@ def test_crop_and_flip():
 
 
 def kernels_of(name, init):
-    model = cifar10.build(name, init, 5, (32, 32, 3), 10)
+    model = training.build(name, init, 5, (32, 32, 3), 10)
     return [
         keras.ops.convert_to_numpy(w) for w in model.weights if w.path.endswith("kernel")
     ], model
@@ -245,7 +246,7 @@ def kernels_of(name, init):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_inits_differ_in_the_structure_alone(name):
-    kernels = {init: kernels_of(name, init)[0] for init in cifar10.INITS}
+    kernels = {init: kernels_of(name, init)[0] for init in training.INITS}
     default = kernels["default"]
     assert len({kernel.tobytes() for kernel in default}) == len(default)
 

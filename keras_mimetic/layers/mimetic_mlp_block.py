@@ -1,6 +1,5 @@
 """The `MimeticMLPBlock` layer."""
 
-import math
 from typing import Any
 
 import keras
@@ -10,7 +9,7 @@ from keras_mimetic._checks import check_choice, check_flag, check_integer, check
 from keras_mimetic.initializers.mimetic_mean import MimeticMean, auto_mean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.structures.variance_scaling import scaled_std
+from keras_mimetic.structures.mean_shift import bias_start
 
 # As in Vision Transformers; Keras's own default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
@@ -179,8 +178,7 @@ class MimeticMLPBlock(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         input_dim, output_dim = self._dims(input_shape)
         hidden_shape = (*input_shape[:-1], self.hidden_dim)
-        hidden_std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
-        hidden_start = self.hidden_bias * hidden_std * math.sqrt(input_dim)
+        hidden_start = bias_start(self.hidden_bias, input_dim, self.hidden_dim)
         shared = {
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,

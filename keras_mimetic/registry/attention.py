@@ -1,11 +1,24 @@
 """Attention: products of query and key, and of value and output, near identities."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mimetic.initializers.attention_projection import check_strengths, where_it_stands
-from keras_mimetic.registry.structure import Settings, Structure, Weights
+from keras_mimetic.measures.identity import diagonal, strengths
+from keras_mimetic.measures.middle import median
+from keras_mimetic.registry.structure import (
+    Column,
+    Figure,
+    Measured,
+    Panel,
+    Reading,
+    Settings,
+    Structure,
+    Weights,
+)
 from keras_mimetic.sites import attention as sites
 from keras_mimetic.sites.site import Site
 from keras_mimetic.structures import attention
@@ -72,6 +85,53 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
     return f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{cross}"
 
 
+# A picture shows so many channels of a product, the first.
+_SHOWN = 64
+
+
+def _measure(site: Site, weights: Weights) -> Measured:
+    figures: list[Figure] = []
+    images: Weights = {}
+    query, key = weights["query"], weights["key"]
+    if len(query) == len(key):
+        left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
+        for head, factors in enumerate(zip(left, right, strict=True)):
+            figures += _figures("query_key", *factors, head)
+        images["query_key"] = (left[:, :_SHOWN] @ right[..., :_SHOWN]).mean(axis=0)
+    value, output = weights["value"], weights["output"]
+    if output.ndim == 3 and len(value) == output.shape[-1]:
+        for head in range(value.shape[1]):
+            figures += _figures("value_output", value[:, head], output[head], head)[:1]
+        left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
+        figures += _figures("value_output", left, right)
+        images["value_output"] = left[:_SHOWN] @ right[:, :_SHOWN]
+    return Measured(tuple(figures), images)
+
+
+def _figures(
+    part: str, left: np.ndarray, right: np.ndarray, head: int | None = None
+) -> list[Figure]:
+    noise, identity = strengths(left, right)
+    return [
+        Figure(part, "diagonal", diagonal(left, right), head),
+        Figure(part, "noise", noise, head, has_null=False),
+        Figure(part, "identity", identity, head, has_null=False),
+    ]
+
+
+def _read(readings: Sequence[Reading]) -> dict[str, Any]:
+    """Where there are no figures, that pair is left."""
+    readings = [reading for reading in readings if reading.site.facts["self_attention"]]
+    settings: dict[str, Any] = {}
+    for pair in ("query_key", "value_output"):
+        noise, identity = (
+            median(x for reading in readings for x in reading.values.get((pair, name), []))
+            for name in ("noise", "identity")
+        )
+        settings[pair] = None if noise is None else (noise, identity)
+    return settings if any(settings.values()) else {}
+
+
 ATTENTION = Structure(
     settings={"query_key": attention.QUERY_KEY, "value_output": attention.VALUE_OUTPUT},
     check=_check,
@@ -80,4 +140,34 @@ ATTENTION = Structure(
     draw=_draw,
     control=_control,
     describe=_describe,
+    measure=_measure,
+    columns=(
+        Column("query-key diagonal", "query_key", "diagonal", "+.2f", by_head=True),
+        Column("noise", "query_key", "noise", ".2f", by_head=True),
+        Column("identity", "query_key", "identity", "+.2f", by_head=True),
+        Column("value-output diagonal", "value_output", "diagonal", "+.2f", by_head=True),
+        Column("of all heads", "value_output", "diagonal", "+.2f"),
+        Column("noise", "value_output", "noise", ".2f"),
+        Column("identity", "value_output", "identity", "+.2f"),
+    ),
+    panels=(
+        Panel(
+            "diagonal of query-key products (dots: heads)",
+            "off-diagonal deviations",
+            "query_key",
+            "diagonal",
+            by_head=True,
+        ),
+        Panel(
+            "diagonal of the value-output product",
+            "off-diagonal deviations",
+            "value_output",
+            "diagonal",
+        ),
+    ),
+    images={
+        "query_key": "query-key products, mean over heads",
+        "value_output": "value-output product, all heads",
+    },
+    read=_read,
 )

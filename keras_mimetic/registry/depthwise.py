@@ -1,10 +1,23 @@
 """Depthwise convolution: filters from a covariance that widens with depth."""
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from keras_mimetic._checks import check_number, check_positive
 from keras_mimetic.initializers.mimetic_depthwise import check_gain, depthwise_rms
-from keras_mimetic.registry.structure import Settings, Structure, Weights
+from keras_mimetic.measures.covariance import empirical_covariance, fit_over_depth, fit_sigma
+from keras_mimetic.registry.structure import (
+    Column,
+    Figure,
+    Measured,
+    Panel,
+    Reading,
+    Settings,
+    Structure,
+    Weights,
+)
 from keras_mimetic.sites import depthwise as sites
 from keras_mimetic.sites.operations import is_depthwise
 from keras_mimetic.sites.site import Site
@@ -36,8 +49,7 @@ def _draw(site: Site, settings: Settings, seed: int) -> Weights:
 
 def _control(weights: Weights, seed: int) -> Weights:
     kernel = weights["kernel"]
-    filters = kernel.reshape(*kernel.shape[:-2], -1)
-    return {"kernel": depthwise.same_norm(filters, seed).reshape(kernel.shape)}
+    return {"kernel": depthwise.same_norm(_filters(kernel), seed).reshape(kernel.shape)}
 
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
@@ -57,6 +69,31 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
     return f"sigma {_sigma(site, settings):.3g} at depth {site.facts['depth']:.2f}"
 
 
+def _filters(kernel: np.ndarray) -> np.ndarray:
+    """The filters along one last axis, in either layout of the kernel."""
+    return kernel.reshape(*kernel.shape[:-2], -1)
+
+
+def _measure(site: Site, weights: Weights) -> Measured:
+    filters = _filters(weights["kernel"])
+    if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:
+        return Measured((), {})
+    measured = empirical_covariance(filters)
+    sigma, quality = fit_sigma(measured, filters.shape[:-1])
+    figures = (Figure("kernel", "sigma", sigma), Figure("kernel", "quality", quality))
+    return Measured(figures, {"covariance": measured})
+
+
+def _read(readings: Sequence[Reading]) -> dict[str, Any]:
+    """From the layers that the closed form fits better than any fresh weights."""
+    found = [
+        (reading.site.facts["depth"], reading.values["kernel", "sigma"][0])
+        for reading in readings
+        if reading.values["kernel", "quality"][0] > max(reading.fresh["kernel", "quality"])
+    ]
+    return fit_over_depth(*map(list, zip(*found, strict=True))) if found else {}
+
+
 DEPTHWISE = Structure(
     settings={
         "gain": "keras",
@@ -70,4 +107,15 @@ DEPTHWISE = Structure(
     draw=_draw,
     control=_control,
     describe=_describe,
+    measure=_measure,
+    columns=(
+        Column("sigma", "kernel", "sigma", ".2f"),
+        Column("quality of the fit", "kernel", "quality", ".2f"),
+    ),
+    panels=(
+        Panel("sigma of the filters' covariance", "squared pixels", "kernel", "sigma"),
+        Panel("quality of its fit", "part explained", "kernel", "quality"),
+    ),
+    images={"covariance": "covariance of depthwise filters, pixel by pixel"},
+    read=_read,
 )

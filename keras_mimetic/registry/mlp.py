@@ -1,16 +1,30 @@
 """MLP: the first matrix has a nonzero mean."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_mimetic._checks import check_number
 from keras_mimetic.initializers.mimetic_mean import auto_mean
-from keras_mimetic.registry.structure import Settings, Structure, Weights
+from keras_mimetic.measures.mean import effective_bias, energy_of_ones, mean_in_deviations
+from keras_mimetic.measures.middle import median
+from keras_mimetic.registry.structure import (
+    Column,
+    Figure,
+    Measured,
+    Panel,
+    Reading,
+    Settings,
+    Structure,
+    Weights,
+    normal_draws,
+)
 from keras_mimetic.sites import mlp as sites
 from keras_mimetic.sites.operations import is_projection
 from keras_mimetic.sites.site import Site
-from keras_mimetic.structures.mean_shift import mean_shifted
+from keras_mimetic.structures.mean_shift import bias_start, mean_shifted
 
 
 def _mean(site: Site, settings: Settings) -> float:
@@ -20,7 +34,12 @@ def _mean(site: Site, settings: Settings) -> float:
 
 
 def _draw(site: Site, settings: Settings, seed: int) -> Weights:
-    return {"kernel": _kernel(site.weights["kernel"].shape, _mean(site, settings), seed)}
+    shape = tuple(site.weights["kernel"].shape)
+    weights = {"kernel": _kernel(shape, _mean(site, settings), seed)}
+    if settings["hidden_bias"] is not None and "bias" in site.around:
+        start = bias_start(settings["hidden_bias"], shape[-2], shape[-1])
+        weights["bias"] = np.full(tuple(site.around["bias"].shape), start, np.float32)
+    return weights
 
 
 def _kernel(shape: Any, mean: float, seed: int) -> np.ndarray:
@@ -30,16 +49,23 @@ def _kernel(shape: Any, mean: float, seed: int) -> np.ndarray:
 
 
 def _control(weights: Weights, seed: int) -> Weights:
-    kernel = weights["kernel"]
-    control = _kernel(kernel.shape, 0.0, seed)
-    return {"kernel": control * np.float32(np.linalg.norm(kernel) / np.linalg.norm(control))}
+    controls = {"kernel": _kernel(weights["kernel"].shape, 0.0, seed)}
+    if "bias" in weights:
+        controls |= normal_draws({"bias": weights["bias"].shape}, seed)
+    return {
+        role: control * np.float32(np.linalg.norm(weights[role]) / np.linalg.norm(control))
+        for role, control in controls.items()
+    }
 
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
     mean = settings["mean"]
     if not (isinstance(mean, str) and mean == "auto"):
         mean = check_number("mean", mean, "'auto' or a finite number")
-    return {"mean": mean}
+    hidden_bias = settings["hidden_bias"]
+    if hidden_bias is not None:
+        hidden_bias = check_number("hidden_bias", hidden_bias, "None or a finite number")
+    return {"mean": mean, "hidden_bias": hidden_bias}
 
 
 def _named(layer: Any, place: str) -> Site | None:
@@ -47,16 +73,104 @@ def _named(layer: Any, place: str) -> Site | None:
 
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
+    hidden_bias = settings["hidden_bias"]
+    if role == "bias":
+        return f"hidden bias {hidden_bias:+g}"
     before = {"layer_norm": "LayerNorm", "batch_norm": "BatchNorm", "other": "neither norm"}
-    return f"mean {_mean(site, settings):+g} (after {before[site.facts['before']]})"
+    note = f"mean {_mean(site, settings):+g} (after {before[site.facts['before']]})"
+    if hidden_bias is not None and "bias" not in site.around:
+        note += f"; no bias that could start at {hidden_bias:+g}"
+    return note
+
+
+def _measure(site: Site, weights: Weights) -> Measured:
+    figures = []
+    for part, role in (("first", "kernel"), ("second", "second")):
+        if role not in weights:
+            continue
+        matrix = _matrix(weights[role])
+        mean, z = mean_in_deviations(matrix)
+        figures += [
+            Figure(part, "mean", mean),
+            Figure(part, "z", z),
+            Figure(part, "energy_over_inputs", energy_of_ones(matrix, axis=0)),
+            Figure(part, "energy_over_outputs", energy_of_ones(matrix, axis=1)),
+        ]
+    if site.facts["norm"] is not None:
+        biases = effective_bias(
+            _matrix(weights["kernel"]),
+            weights.get("bias"),
+            weights.get("gamma"),
+            weights.get("beta"),
+            centred=isinstance(site.facts["norm"], keras.layers.LayerNormalization),
+        )
+        figures += [
+            Figure("hidden_bias", "mean", float(biases.mean())),
+            Figure("hidden_bias", "deviation", float(biases.std())),
+        ]
+    return Measured(tuple(figures), {})
+
+
+def _matrix(kernel: np.ndarray) -> np.ndarray:
+    """Of a 1x1 convolution, too."""
+    return kernel.reshape(kernel.shape[-2:])
+
+
+def _fresh(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Weights:
+    constants = {"bias": 0.0, "beta": 0.0, "gamma": 1.0}
+    return {
+        **normal_draws({r: shape for r, shape in shapes.items() if r not in constants}, seed),
+        **{
+            role: np.full(shapes[role], value, np.float32)
+            for role, value in constants.items()
+            if role in shapes
+        },
+    }
+
+
+def _read(readings: Sequence[Reading]) -> dict[str, Any]:
+    means = [reading.values["first", "mean"][0] for reading in readings]
+    biases = [reading.values.get(("hidden_bias", "mean"), [np.nan])[0] for reading in readings]
+    if median(means) is None:
+        return {}
+    return {"mean": median(means), "hidden_bias": median(biases)}
 
 
 MLP = Structure(
-    settings={"mean": "auto"},
+    settings={"mean": "auto", "hidden_bias": None},
     check=_check,
     find=sites.find,
     named=_named,
     draw=_draw,
     control=_control,
     describe=_describe,
+    measure=_measure,
+    fresh=_fresh,
+    columns=(
+        Column("mean 1", "first", "mean"),
+        Column("z 1", "first", "z", "+.1f"),
+        Column("energy over inputs", "first", "energy_over_inputs", ".2f"),
+        Column("over hidden units", "first", "energy_over_outputs", ".2f"),
+        Column("mean 2", "second", "mean"),
+        Column("z 2", "second", "z", "+.1f"),
+        Column("hidden bias", "hidden_bias", "mean", "+.2f"),
+    ),
+    panels=(
+        Panel("mean of the first matrix", "standard deviations", "first", "mean"),
+        Panel(
+            "first matrix, all-ones direction over hidden units",
+            "energy / chance",
+            "first",
+            "energy_over_outputs",
+        ),
+        Panel(
+            "effective hidden bias (bars: over units)",
+            "pre-activation deviations",
+            "hidden_bias",
+            "mean",
+            spread="deviation",
+        ),
+    ),
+    images={},
+    read=_read,
 )

@@ -1,22 +1,98 @@
-"""What `initialize` must know of a structure."""
+"""What `initialize`, `measure` and `mimic` must know of a structure."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_mimetic import draws
 from keras_mimetic.sites.graph import Graph
 from keras_mimetic.sites.site import Site
 
-# New values of a site's variables, by their role.
+# Values of a site's variables, by their role.
 Weights = dict[str, np.ndarray]
 Settings = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
+class Figure:
+    """One figure of a site.
+
+    Attributes:
+        part: What of the site it is about, such as `"first"` (matrix).
+        name: Which figure, such as `"mean"`.
+        value: The figure; NaN where it is not defined.
+        head: Number of the attention head, where it is about one.
+        has_null: Whether fresh weights of the same shapes, at whatever scale,
+            give something to compare with.
+    """
+
+    part: str
+    name: str
+    value: float
+    head: int | None = None
+    has_null: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The figures of a site, and matrices to be looked at, by their part."""
+
+    figures: tuple[Figure, ...]
+    images: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of the printed table: a figure, in a format.
+
+    Of figures by head it shows the mean over heads and their range.
+    """
+
+    heading: str
+    part: str
+    name: str
+    form: str = "+.3f"
+    by_head: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A panel of the picture: a figure by place; `spread` names another, its error bars."""
+
+    title: str
+    unit: str
+    part: str
+    name: str
+    by_head: bool = False
+    spread: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the strengths of a structure are read from: a site and its figures.
+
+    `values` has the figures by (part, name), a list for those of several heads;
+    `fresh` has those of all draws of fresh weights, in the same way.
+    """
+
+    site: Site
+    values: Mapping[tuple[str, str], list[float]]
+    fresh: Mapping[tuple[str, str], list[float]]
+
+
+def normal_draws(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Weights:
+    """Independent normals of variance 1: fresh weights, for figures that know no scale."""
+    return {
+        role: draws.draw("untruncated_normal", shape, draws.subseed(seed, number))
+        for number, (role, shape) in enumerate(shapes.items())
+    }
+
+
+@dataclasses.dataclass(frozen=True)
 class Structure:
-    """How one structure gets into a model.
+    """How one structure gets into a model, and how it is seen in one.
 
     Attributes:
         settings: Its settings, with their defaults.
@@ -28,6 +104,14 @@ class Structure:
         control: Structureless weights of the same norms, from what `draw` gave
             and the same seed.
         describe: What was written to the weight of a role, in a few words.
+        measure: The figures of a site, from the values of its weights and of
+            those around it.
+        fresh: What these values are in an untrained model, from shapes and a seed.
+        columns: How the figures are printed.
+        panels: How they are drawn.
+        images: Titles of the images that `measure` gives, by part.
+        read: Settings that would give a model what was measured; `{}` if nothing
+            was.
     """
 
     settings: Settings
@@ -37,3 +121,9 @@ class Structure:
     draw: Callable[[Site, Settings, int], Weights]
     control: Callable[[Weights, int], Weights]
     describe: Callable[[Site, str, Settings], str]
+    measure: Callable[[Site, Weights], Measured]
+    columns: tuple[Column, ...]
+    panels: tuple[Panel, ...]
+    images: Mapping[str, str]
+    read: Callable[[Sequence[Reading]], dict[str, Any]]
+    fresh: Callable[[Mapping[str, tuple[int, ...]], int], Weights] = normal_draws

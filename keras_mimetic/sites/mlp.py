@@ -32,35 +32,61 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     stands directly before the MLP: `"layer_norm"` (over the channels, centred,
     with fresh gamma and beta, so that its output sums to zero), `"batch_norm"`
     or `"other"`; where a layer is called several times and these differ, `"other"`.
+
+    Around it are the matrix of the second projection, and gamma and beta of the
+    LayerNorm or BatchNorm before, trained or not; the fact `norm` says which of
+    the two, or is `None`.
     """
     sites: dict[int, Site] = {}
     for number, call in enumerate(graph.calls):
         if not is_projection(call.operation) or not _expands(call.operation):
             continue
-        verdict = _what_follows(call, graph.calls[number + 1 :], graph.outputs)
-        if verdict is None or id(call.operation) not in places:
+        followed = _what_follows(call, graph.calls[number + 1 :], graph.outputs)
+        if followed is None or id(call.operation) not in places:
             continue
-        before = _what_precedes(call)
+        left, second = followed
+        norm = _norm_before(call)
+        before = _kind(norm)
         earlier = sites.get(id(call.operation))
-        if earlier is not None and earlier.facts["before"] != before:
-            before = "other"
-        left = verdict or (earlier.left if earlier else "")
+        if earlier is not None:
+            before = before if earlier.facts["before"] == before else "other"
+            norm = norm if earlier.facts["norm"] is norm else None
+            left = left or earlier.left
         layer = call.operation
-        sites[id(layer)] = site(layer, places[id(layer)], before, left)
+        sites[id(layer)] = site(layer, places[id(layer)], before, left, second=second, norm=norm)
     return list(sites.values())
 
 
-def site(layer: Any, place: str, before: str, left: str = "") -> Site:
+def site(
+    layer: Any, place: str, before: str, left: str = "", *, second: Any = None, norm: Any = None
+) -> Site:
     """The site of a built projection."""
-    return Site("mlp", place, layer, {"kernel": layer.kernel}, {"before": before}, left)
+    around = {
+        "bias": getattr(layer, "bias", None),
+        "second": None if second is None else second.kernel,
+        "gamma": getattr(norm, "gamma", None),
+        "beta": getattr(norm, "beta", None),
+    }
+    return Site(
+        structure="mlp",
+        place=place,
+        layer=layer,
+        weights={"kernel": layer.kernel},
+        facts={"before": before, "norm": norm},
+        left=left,
+        around={role: variable for role, variable in around.items() if variable is not None},
+    )
 
 
 def _expands(layer: Any) -> bool:
     return layer.kernel.shape[-1] > layer.kernel.shape[-2]
 
 
-def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> str | None:
-    """Why an MLP that begins here is left ("" for no reason), or `None` if none does."""
+def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> tuple[str, Any] | None:
+    """Why an MLP that begins here is left ("" for no reason), and its second projection.
+
+    `None` if none begins here.
+    """
     inside = {id(value) for value in first.outputs}
     function = own_activation(first.operation)
     activated = is_pointwise_function(function)
@@ -103,7 +129,7 @@ def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> str |
     width, hidden = end.operation.kernel.shape[-1], end.operation.kernel.shape[-2]
     if width >= hidden:
         return None
-    return GATED if gated else ""
+    return GATED if gated else "", end.operation
 
 
 def _scales_channels(call: Call) -> bool:
@@ -134,22 +160,30 @@ def _starts_at(value: Value, start: Value) -> bool:
     return False
 
 
-def _what_precedes(call: Call) -> str:
+def _norm_before(call: Call) -> Any:
+    """The normalization over the channels directly before a projection, or `None`.
+
+    A LayerNormalization that is centred, or a BatchNormalization.
+    """
     value = source(call.inputs[0])
     norm = value.producer and value.producer.operation
+    if not isinstance(norm, (keras.layers.BatchNormalization, keras.layers.LayerNormalization)):
+        return None
+    if getattr(norm, "rms_scaling", False):
+        return None
+    axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
+    rank = len(value.shape)
+    return norm if [a % rank for a in axes] == [channel_axis(call.operation, rank)] else None
+
+
+def _kind(norm: Any) -> str:
     if isinstance(norm, keras.layers.BatchNormalization):
         return "batch_norm"
-    axis = channel_axis(call.operation, len(value.shape))
-    if isinstance(norm, keras.layers.LayerNormalization) and _sums_to_zero(norm, value, axis):
-        return "layer_norm"
-    return "other"
+    return "layer_norm" if norm is not None and _is_fresh(norm) else "other"
 
 
-def _sums_to_zero(norm: Any, output: Value, axis: int) -> bool:
-    """Whether a LayerNormalization's output has sum 0 over `axis`."""
-    axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
-    if [a % len(output.shape) for a in axes] != [axis] or getattr(norm, "rms_scaling", False):
-        return False
+def _is_fresh(norm: Any) -> bool:
+    """Whether a LayerNormalization's output has sum 0."""
     fresh = ((norm.gamma, 1.0), (norm.beta, 0.0))
     return all(
         variable is None or np.all(keras.ops.convert_to_numpy(variable) == value)

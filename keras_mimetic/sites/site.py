@@ -16,6 +16,10 @@ class Site:
         weights: Its variables by role, such as `{"kernel": ...}`.
         facts: What the structure depends on, such as `{"before": "layer_norm"}`.
         left: Why the structure is not written here, or "" where it is.
+        around: Variables by role that belong to the structure's surroundings,
+            such as the second matrix of an MLP. They are measured, and written
+            only where a setting asks for it.
+        by_rule: Whether it was a rule of the user's that left it.
     """
 
     structure: str
@@ -24,3 +28,9 @@ class Site:
     weights: dict[str, Any]
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     left: str = ""
+    around: dict[str, Any] = dataclasses.field(default_factory=dict)
+    by_rule: bool = False
+
+    def variable(self, role: str) -> Any:
+        """The variable of a role, also of one around it."""
+        return self.weights[role] if role in self.weights else self.around[role]

@@ -1,0 +1,97 @@
+"""Command-line options that the examples share."""
+
+import argparse
+import math
+
+import keras
+
+PRECISION = {"no": "float32", "bfloat16": "mixed bfloat16", "float16": "mixed float16"}
+# What all runs of one folder have in common, besides the data.
+SETTINGS = ("epochs", "batch_size", "weight_decay", "augment", "mixed_precision", "jit")
+
+
+def add_data(add, parser):
+    """Options that say which images."""
+    add("--dataset", default="digits", help="digits, cifar10 (TFDS) or a FILE.npz [%(default)s]")
+    add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
+    parser.add_argument("--download", action="store_true", help="let TFDS fetch what is not there")
+    add(
+        "--train-size",
+        type=positive(int),
+        help="training images [all that are not kept for validation]",
+    )
+    augment = ("auto", "on", "off")
+    add(
+        "--augment",
+        choices=augment,
+        default="auto",
+        help="on or off: random crops and flips [on for cifar10]",
+    )
+
+
+def add_training(add, epochs):
+    """Options that say how to train."""
+    add("--epochs", type=positive(int), default=epochs, help="[%(default)s]")
+    add("--batch-size", type=positive(int), help="[128; for digits 32]")
+    add("--weight-decay", type=positive(float, zero=True), default=0.05, help="[%(default)s]")
+    add("--mixed-precision", choices=PRECISION, default="no", help=_choices(PRECISION))
+    jit = ("auto", "on", "off")
+    add("--jit", choices=jit, default="auto", help=_choices(jit))
+    add(
+        "--verbose",
+        type=int,
+        choices=(0, 1, 2),
+        default=1,
+        help="0, 1 or 2, as in Keras [%(default)s]",
+    )
+
+
+def resolve(args):
+    """Fills in the defaults that depend on the data set."""
+    if args.batch_size is None:
+        args.batch_size = 32 if args.dataset == "digits" else 128
+    if args.augment == "auto":
+        args.augment = "on" if args.dataset == "cifar10" else "off"
+
+
+def set_precision(args):
+    """Makes --mixed-precision Keras's own."""
+    if args.mixed_precision != "no":
+        keras.config.set_dtype_policy(f"mixed_{args.mixed_precision}")
+
+
+def settings(args, images):
+    """What all runs of one folder have in common."""
+    return {
+        "dataset": args.dataset,
+        "train_size": len(images.train[0]),
+        **{name: getattr(args, name) for name in SETTINGS},
+        "backend": keras.backend.backend(),
+    }
+
+
+def headline(args, images, where):
+    """One line with all that a reader of the results must know."""
+    return (
+        f"{images.name}: {len(images.train[0])} training and {len(images.test[0])} test images, "
+        f"{args.epochs} epochs, batch {args.batch_size}, weight decay {args.weight_decay:g}, "
+        f"augmentation {args.augment}, {PRECISION[args.mixed_precision]}, jit {args.jit}; {where}"
+    )
+
+
+def positive(kind, zero=False):
+    """A type of option: a finite number greater than 0 (or 0, if `zero`)."""
+
+    def parse_positive(text):
+        value = kind(text)
+        if not (0 < value < math.inf or (zero and value == 0)):
+            at_least = "0 or more" if zero else "greater than 0"
+            raise argparse.ArgumentTypeError(f"must be {at_least}, not {text}")
+        return value
+
+    parse_positive.__name__ = f"positive {kind.__name__}"
+    return parse_positive
+
+
+def _choices(names):
+    return ", ".join(names) + " [%(default)s]"

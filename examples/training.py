@@ -1,0 +1,78 @@
+"""One training run of the examples' models: initial weights, optimizer, `fit`."""
+
+import math
+import sys
+
+import data
+import keras
+from models import MODELS, RULES
+
+import keras_mimetic
+from keras_mimetic.draws import subseed
+
+_NO_MEAN = {"mean": 0.0}
+_SPATIAL = {"attention": {}, "depthwise": {}}
+# What each --init makes of the models of models.py: arguments of `initialize`.
+# MLPs have the same draws in all of them, with a mean or without.
+INITS = {
+    "default": {"structures": {"mlp": _NO_MEAN}},
+    "control": {"structures": {"mlp": _NO_MEAN, **_SPATIAL}, "control": True},
+    "mlp": {"structures": {"mlp": {}}},
+    "spatial": {"structures": {"mlp": _NO_MEAN, **_SPATIAL}},
+    "all": {"structures": {"mlp": {}, **_SPATIAL}},
+}
+INITS_HELP = (
+    "default: Keras's Glorot weights; mlp: the first matrix of each MLP with a mean; "
+    "spatial: structured attention and depthwise convolutions; control: weights of their norms "
+    "without structure; all: mlp and spatial"
+)
+
+
+def build(model_name, init, seed, image_shape, classes):
+    """A model of models.py with the initial weights that --init names."""
+    patch = 4 if min(image_shape[:2]) >= 32 else 2
+    model = MODELS[model_name](image_shape, classes, patch=patch, seed=subseed(seed, 0))
+    keras_mimetic.initialize(
+        model, seed=subseed(seed, 1), rules=RULES.get(model_name), **INITS[init]
+    )
+    return model
+
+
+def fit(model, images, args, *, rate, seed):
+    """Trains a model on `images` as the options in `args` say; the history, by metric."""
+    batches = data.Batches(
+        *images.train, batch_size=args.batch_size, seed=seed, augment=args.augment == "on"
+    )
+    model.compile(
+        optimizer=optimizer(rate, args.weight_decay, steps=args.epochs * len(batches)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile={"auto": "auto", "on": True, "off": False}[args.jit],
+    )
+    history = model.fit(
+        batches,
+        shuffle=False,  # `Batches` does, as a function of the seed
+        epochs=args.epochs,
+        validation_data=images.validation,
+        validation_batch_size=500,
+        verbose=args.verbose,
+    ).history
+    if not math.isfinite(history["loss"][-1]):
+        print(f"The loss became {history['loss'][-1]}: training diverged.", file=sys.stderr)
+    return history
+
+
+def evaluate(model, images):
+    """Accuracy on the test images of a model that `fit` trained."""
+    return float(model.evaluate(*images.test, batch_size=500, verbose=0)[1])
+
+
+def optimizer(rate, weight_decay, steps):
+    """AdamW with linear warm-up and cosine decay; no decay on biases and norms."""
+    warmup = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
+    )
+    adamw = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+    adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return adamw

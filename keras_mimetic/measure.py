@@ -1,0 +1,191 @@
+"""Sees the structures of mimetic initialization in any model's weights."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from keras_mimetic.draws import subseed
+from keras_mimetic.find import check_model, check_names, find_sites, path_of, values_of
+from keras_mimetic.measurements import Left, Measurements, Row
+from keras_mimetic.registry import STRUCTURES
+from keras_mimetic.registry.structure import Figure, Measured, Reading
+from keras_mimetic.sites import Site
+
+# Fresh weights to compare with: so many draws, always the same.
+FRESH_DRAWS = 20
+_FRESH_SEED = 0
+
+
+def measure(
+    model: Any,
+    structures: Any = ("mlp", "attention", "depthwise"),
+    rules: Any = None,
+    inputs: Any = None,
+) -> Measurements:
+    r"""Measures the structures of mimetic initialization in a model's weights.
+
+    It looks at the places that `initialize` finds (and at gated MLPs, too), and
+    compares every figure with what fresh weights of the same shapes give, which
+    are independent normals: mean and standard deviation over 20 draws. All
+    figures are of the weights alone, no data is needed, and the model is left
+    as it is.
+
+    `"mlp"`, for each of its two matrices (parts `"first"`, `"second"`):
+
+    - `mean`: in standard deviations of the matrix's entries, as in `MimeticMean`;
+    - `z`: the mean in its standard errors, from the means of the input channels,
+      whose weights are not independent in trained networks;
+    - `energy_over_inputs`, `energy_over_outputs` (of the first matrix these are
+      the hidden units): energy in the all-ones direction over them, in
+      multiples of that of a random direction;
+
+    and directly behind a LayerNorm or BatchNorm (part `"hidden_bias"`):
+
+    - `mean`, `deviation`: over hidden units, of the effective bias b + W^T beta
+      in standard deviations of the unit's pre-activation, taking the
+      normalized channels for independent (ours).
+
+    `"attention"`, of W_Q W_K^T in every head (part `"query_key"`), and of W_V W_O
+    in every head and, with head `None`, summed over the heads (`"value_output"`):
+
+    - `diagonal`: mean of the diagonal, in standard deviations of the entries off
+      it;
+    - `noise`, `identity`: the two numbers with which `MimeticMultiHeadAttention`
+      would draw products of the same trace and norm; absolute. Not of single
+      heads' W_V W_O.
+
+    `"depthwise"`, of the covariance of the layer's filters (part `"kernel"`):
+
+    - `sigma`: of the closed form nearest to it, in squared pixels (see
+      `MimeticDepthwise`);
+    - `quality`: the part of its squared Frobenius norm that this form explains,
+      at most 1. Where it is no higher than that of fresh weights, sigma says
+      nothing.
+
+    Figures are NaN where they are not defined, as the mean of a matrix of zeros.
+
+    Examples:
+
+    >>> measured = keras_mimetic.measure(keras.applications.ConvNeXtTiny())
+    >>> print(measured)
+    >>> measured.plot().savefig("convnext.png")
+    >>> [row.value for row in measured.select(part="first", figure="mean")]
+
+    Args:
+        model: A built Keras model or layer. With LoRA, the merged weights count.
+        structures: Names of structures.
+        rules: What the finder cannot know, as for `initialize`.
+        inputs: The same.
+
+    Returns:
+        `Measurements`, which print as a table and have `rows`, `to_dicts()`,
+        `to_csv()`, `plot()`, and `settings()` to initialize another model like
+        this one (see `mimic`). Empty, and saying so, for a model without any of
+        these layers.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value that is not allowed; for a model that is not
+            built, has no weights or is quantized.
+
+    Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention` and
+    `MimeticDepthwise`, which look at trained weights like this; the definitions
+    of these figures are ours.
+    """
+    names = check_names(structures)
+    check_model("model", model)
+    found = find_sites(model, names, rules, inputs)
+    fresh = _Fresh()
+    rows: list[Row] = []
+    left: list[Left] = []
+    images: dict[tuple[str, str, str], np.ndarray] = {}
+    readings: dict[str, list[Reading]] = {name: [] for name in names}
+    for site in found.sites:
+        measured, why = _measure(site)
+        if why:
+            left.append(Left(path_of(site.layer), site.place, site.structure, why))
+            continue
+        null = fresh.figures(site)
+        rows += [_row(site, figure, null) for figure in measured.figures]
+        images |= {(site.structure, site.place, part): x for part, x in measured.images.items()}
+        if not site.left:
+            values = _by_name(measured.figures)
+            readings[site.structure].append(Reading(site, values, _by_name(null)))
+    for layer, place, why in found.opaque:
+        left.append(Left(path_of(layer), place, "", f"could not be followed: {why}"))
+    settings = {name: STRUCTURES[name].read(readings[name]) for name in names if readings[name]}
+    return Measurements(
+        rows=tuple(rows),
+        left=tuple(left),
+        images=images,
+        _settings={name: values for name, values in settings.items() if values},
+    )
+
+
+def _measure(site: Site) -> tuple[Measured, str]:
+    """The figures of a site, or why there are none."""
+    nothing = Measured((), {})
+    if site.by_rule or not site.weights:
+        return nothing, site.left
+    weights = {role: values_of(variable) for role, variable in _variables(site).items()}
+    broken = [role for role, values in weights.items() if not np.isfinite(values).all()]
+    if broken:
+        return nothing, f"holds values that are not finite ({', '.join(broken)})"
+    measured = STRUCTURES[site.structure].measure(site, weights)
+    if not measured.figures:
+        return nothing, site.left or "its shapes allow none of the figures"
+    return measured, ""
+
+
+class _Fresh:
+    """The figures of fresh weights, computed once for all sites that are alike."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[Figure, ...]] = {}
+
+    def figures(self, site: Site) -> tuple[Figure, ...]:
+        """Of all draws, one after the other."""
+        entry = STRUCTURES[site.structure]
+        shapes = {role: tuple(variable.shape) for role, variable in _variables(site).items()}
+        alike = site.structure, tuple(shapes.items()), type(site.facts.get("norm"))
+        if alike not in self._known:
+            figures: list[Figure] = []
+            for number in range(FRESH_DRAWS):
+                weights = entry.fresh(shapes, subseed(_FRESH_SEED, number))
+                figures += entry.measure(site, weights).figures
+            self._known[alike] = tuple(figure for figure in figures if figure.has_null)
+        return self._known[alike]
+
+
+def _variables(site: Site) -> dict[str, Any]:
+    return {**site.weights, **site.around}
+
+
+def _by_name(figures: Iterable[Figure]) -> dict[tuple[str, str], list[float]]:
+    values: dict[tuple[str, str], list[float]] = {}
+    for figure in figures:
+        values.setdefault((figure.part, figure.name), []).append(figure.value)
+    return values
+
+
+def _row(site: Site, figure: Figure, fresh: Iterable[Figure]) -> Row:
+    # Heads are alike when they are fresh.
+    null = [
+        other.value
+        for other in fresh
+        if (other.part, other.name) == (figure.part, figure.name)
+        and (other.head is None) == (figure.head is None)
+    ]
+    return Row(
+        structure=site.structure,
+        path=path_of(site.layer),
+        place=site.place,
+        part=figure.part,
+        head=figure.head,
+        figure=figure.name,
+        value=figure.value,
+        fresh_mean=float(np.mean(null)) if null else None,
+        fresh_deviation=float(np.std(null)) if null else None,
+        note=site.left,
+    )

@@ -1,0 +1,1 @@
+"""How much of each structure a weight has: pure NumPy, no Keras."""

@@ -1,0 +1,88 @@
+"""The structure of mimetic MLPs, measured: means, and what they do to hidden units."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+NAN = float("nan")
+
+
+def mean_in_deviations(matrix: np.ndarray) -> tuple[float, float]:
+    """Mean of a matrix in its standard deviations, and a z value clustered by input channel.
+
+    The weights of one input channel have much in common in trained networks (a
+    mean of their own, random in sign), so that they are no independent evidence
+    for a mean of them all. The z value therefore takes the means of channels for
+    the independent draws: their mean divided by its standard error.
+
+    Args:
+        matrix: Of shape (inputs, outputs).
+
+    Returns:
+        The mean, in standard deviations of the entries about it, and z. NaN for a
+        matrix of one value; z is NaN for fewer than 2 inputs.
+    """
+    means = matrix.mean(axis=1, dtype=np.float64)
+    deviation = matrix.std(dtype=np.float64)
+    if not deviation:
+        return NAN, NAN
+    z = NAN
+    if len(means) > 1 and (spread := means.std(ddof=1)):
+        z = means.mean() / spread * math.sqrt(len(means))
+    return float(means.mean() / deviation), float(z)
+
+
+def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
+    """Energy of a matrix in the all-ones direction along an axis, 1 for independent entries.
+
+    That is |u^T W|^2 / |W|^2 for u = (1, ..., 1) / sqrt(n), in multiples of 1/n,
+    what a random direction has in expectation. Its maximum is n.
+
+    Args:
+        matrix: Of shape (inputs, outputs).
+        axis: 0 for the direction over inputs, 1 for that over outputs.
+
+    Returns:
+        The energy; NaN for a matrix of zeros.
+    """
+    total = float(np.vdot(matrix, matrix))
+    if not total:
+        return NAN
+    sums = matrix.sum(axis=axis, dtype=np.float64)
+    return float(sums @ sums) / total
+
+
+def effective_bias(
+    matrix: np.ndarray, bias: Any, gamma: Any, beta: Any, *, centred: bool
+) -> np.ndarray:
+    """Bias of each hidden unit behind a normalization, in its pre-activation's deviations.
+
+    For normalized inputs n of mean 0 and variance 1, a unit's pre-activation is
+    w . (gamma n + beta) + b. Its mean is b + w . beta; its standard deviation
+    |gamma w| if the channels of n are independent, which is assumed here (ours).
+    LayerNorm's outputs sum to zero over the channels, so that there gamma w
+    counts without its mean.
+
+    Args:
+        matrix: Of shape (inputs, units).
+        bias: Of shape (units,), or `None` for zeros.
+        gamma: The norm's scale, of shape (inputs,), or `None` for ones.
+        beta: The norm's offset, of shape (inputs,), or `None` for zeros.
+        centred: Whether n sums to zero over the inputs, as after a LayerNorm.
+
+    Returns:
+        float64 array of shape (units,); NaN for units without spread.
+    """
+    scaled = matrix.astype(np.float64)
+    shift = np.zeros(matrix.shape[1]) if beta is None else np.asarray(beta, np.float64) @ scaled
+    if bias is not None:
+        shift = shift + bias
+    if gamma is not None:
+        scaled *= np.asarray(gamma, np.float64)[:, None]
+    if centred:
+        scaled -= scaled.mean(axis=0)
+        # The other directions have a little more than variance 1 then.
+        scaled *= math.sqrt(len(scaled) / max(1, len(scaled) - 1))
+    spread = np.linalg.norm(scaled, axis=0)
+    return np.divide(shift, spread, out=np.full_like(shift, NAN), where=spread > 0)

@@ -1,0 +1,83 @@
+"""Gives a model the strengths of structures that a trained one has."""
+
+from typing import Any
+
+from keras_mimetic.initialize import initialize
+from keras_mimetic.measure import measure
+from keras_mimetic.measurements import Measurements
+from keras_mimetic.report import Report
+
+
+def mimic(
+    trained: Any,
+    model: Any,
+    seed: int | None = None,
+    rules: Any = None,
+    control: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    inputs: Any = None,
+) -> Report:
+    """Initializes a model with the strengths of structures measured in a trained one.
+
+    These are the mean of MLPs' first matrices and their hidden bias, noise and
+    identity of the products of attention weights, and the curve of sigma over
+    depth of depthwise convolutions: `measure(trained).settings()`. They depend on
+    neither width nor depth, so the two models may differ in both; no single
+    weight is copied. It is
+    `initialize(model, structures=measure(trained).settings(), ...)`.
+
+    A structure for which `trained` has no place is not written, and neither is a
+    depthwise structure whose closed form fits no layer of `trained`. For the
+    others it is not asked whether `trained` shows the structure: of an untrained
+    model a mean and an identity near 0 are read.
+
+    Examples:
+
+    >>> trained = keras.saving.load_model("small.keras")
+    >>> print(keras_mimetic.mimic(trained, larger_model, seed=0))
+
+    >>> # With rules for the trained model, and other settings besides:
+    >>> settings = keras_mimetic.measure(trained, rules={"pointwise": "mlp"}).settings()
+    >>> settings["mlp"]["hidden_bias"] = None
+    >>> keras_mimetic.initialize(larger_model, structures=settings, seed=0)
+
+    Args:
+        trained: A trained model, or the `Measurements` of one.
+        model: The built model to be initialized, in place.
+        seed: As for `initialize`; so are all that follow, and they are about
+            `model`.
+        rules: See `initialize`.
+        control: See `initialize`.
+        dry_run: See `initialize`.
+        force: See `initialize`.
+        inputs: See `initialize`.
+
+    Returns:
+        The `Report` of `initialize`; its notes tell the strengths.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for what `measure` and `initialize` refuse, and for a
+            `trained` without any structure to read.
+
+    Reference: those of `measure` and `initialize`; reading strengths off one
+    network for another is what the papers did by hand.
+    """
+    measured = trained if isinstance(trained, Measurements) else measure(trained)
+    settings = measured.settings()
+    if not settings:
+        raise ValueError(
+            "Argument `trained` must have MLPs, self-attention or depthwise convolutions whose "
+            f"structure can be read. Received: {measured}"
+        )
+    return initialize(
+        model,
+        structures=settings,
+        seed=seed,
+        rules=rules,
+        control=control,
+        dry_run=dry_run,
+        force=force,
+        inputs=inputs,
+    )
