@@ -6,19 +6,29 @@
     python examples/look_inside.py --preset ConvNeXtTiny     # of keras.applications; fetches it
     python examples/look_inside.py --preset vit_base_patch16_224_imagenet    # of keras_hub
 
-Each model is measured before and after its training (a file's or a preset's model
-beside fresh weights of its own architecture). The tables, a CSV file of all
-figures and a picture of each model are in the output folder; so is each trained
-model, as a .keras file, and a second call does not train it again.
+Each model is measured before and after its training; a file's or a preset's model
+beside fresh weights of its own architecture. In the output folder are for each
+model the tables, the picture, all figures as CSV, and the trained model as a
+.keras file, which a second call does not train again.
 """
 
 import argparse
 import functools
+import pathlib
+import sys
 
+import data
 import keras
 import options
-from models import MODELS
+import report
+from models import MODELS, RULES
 from training import INITS, INITS_HELP, build, evaluate, fit
+
+import keras_mimetic
+
+
+class ModelError(Exception):
+    """The model that was asked for could not be had; says why."""
 
 
 def parse(argv=None):
@@ -33,6 +43,8 @@ def parse(argv=None):
     what.add_argument("--weights", metavar="FILE.keras", help=weights)
     preset = "a trained model of keras.applications or keras_hub instead"
     what.add_argument("--preset", metavar="NAME", help=preset)
+    rule = "a structure for the layers whose weights' paths match, as `rules` of `measure`"
+    add("--rule", nargs=2, action="append", default=[], metavar=("REGEX", "STRUCTURE"), help=rule)
     options.add_data(add, parser)
     add("--init", choices=INITS, default="default", help=f"{INITS_HELP} [%(default)s]")
     add("--seed", type=int, default=0, help="[%(default)s]")
@@ -45,21 +57,154 @@ def parse(argv=None):
     return args
 
 
+def main(argv=None):
+    args = parse(argv)
+    if args.weights or args.preset:
+        given(args)
+        return
+    images = data.load(
+        args.dataset,
+        data_dir=args.data_dir,
+        download=args.download,
+        train_size=args.train_size,
+    )
+    folder = output_of(args, images.name)
+    own = {name: getattr(args, name) for name in ("init", "seed", "learning_rate")}
+    report.keep_settings(folder, {**options.settings(args, images), **own})
+    options.set_precision(args)
+    where = report.where([report.environment()])
+    for name in args.model:
+        before, after = trained(name, images, args, folder)
+        accuracy = 100 * evaluate(after, images)
+        title = (
+            f"{name}, init {args.init}, rate {args.learning_rate:g}, seed {args.seed}, test "
+            f"accuracy {accuracy:.2f} %; {options.headline(args, images, where)}"
+        )
+        look(name, title, before, after, args, folder)
+
+
+def given(args):
+    """Looks into a model of a file or a preset."""
+    if args.weights:
+        name = pathlib.Path(args.weights).stem
+        fresh, model = from_file(args.weights)
+    else:
+        name = pathlib.Path(args.preset).name
+        fresh, model = from_preset(args.preset)
+    folder = output_of(args, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    where = report.where([report.environment()])
+    look(
+        name,
+        f"{args.weights or args.preset} (before: fresh weights); {where}",
+        fresh,
+        model,
+        args,
+        folder,
+    )
+
+
+def output_of(args, name):
+    default = f"results/look-inside-{name}-{keras.backend.backend()}"
+    return pathlib.Path(args.output or default)
+
+
+def look(name, title, before, after, args, folder):
+    """Measures a model before and after, and leaves tables, figures and picture."""
+    rules = {**RULES.get(after.name, {}), **dict(args.rule)}
+    measured = {
+        when: keras_mimetic.measure(model, rules=rules)
+        for when, model in (("before", before), ("after", after))
+    }
+    settings = rounded(measured["after"].settings())
+    text = "\n\n".join(
+        [
+            title,
+            *(f"{when.upper()}: {seen}" for when, seen in measured.items()),
+            f"For another model: initialize(model, structures={settings})",
+        ]
+    )
+    print(f"\n{text}\n")
+    report.write(folder / f"{name}.txt", text + "\n")
+    rows = [{"when": when, **row} for when, seen in measured.items() for row in seen.to_dicts()]
+    if not rows:
+        print(f"There is nothing to draw. The tables: {folder / name}.txt")
+        return
+    report.write_rows(folder / f"{name}.csv", rows)
+    figure = measured["after"].plot(before=measured["before"])
+    figure.savefig(folder / f"{name}.png", dpi=100)
+    print(f"Table, figures and picture: {folder / name}.txt, .csv and .png")
+
+
+def rounded(settings):
+    """To the digits that mean something."""
+    return keras.tree.map_structure(
+        lambda x: float(f"{x:.3g}") if isinstance(x, float) else x, settings
+    )
+
+
 def trained(name, images, args, folder):
     """A model of models.py before and after training; the latter is kept in `folder`."""
     path = folder / f"{name}.keras"
-    before = build(name, args.init, args.seed, images.shape, images.classes)
+    before, model = (fresh(name, images, args) for _ in range(2))
     if path.exists():
         print(f"{name}: trained before ({path})")
         return before, keras.saving.load_model(path)
     keras.utils.set_random_seed(args.seed)
-    model = build(name, args.init, args.seed, images.shape, images.classes)
     fit(model, images, args, rate=args.learning_rate, seed=args.seed)
-    print(f"{name}: test accuracy {100 * evaluate(model, images):.2f} %")
     # Without the optimizer, which only the backend that trained it could load.
-    after = build(name, args.init, args.seed, images.shape, images.classes)
+    after = fresh(name, images, args)
     after.set_weights(model.get_weights())
     part = path.with_suffix(".part.keras")
     after.save(part)
     part.replace(path)
     return before, after
+
+
+def fresh(name, images, args):
+    """A model of models.py as it starts."""
+    keras.backend.clear_session()  # equal names for equal layers
+    return build(name, args.init, args.seed, images.shape, images.classes)
+
+
+def from_file(path):
+    """A saved model and its architecture with fresh weights."""
+    if not pathlib.Path(path).is_file():
+        raise ModelError(f"There is no file {path}.")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+        fresh = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    except Exception as error:
+        raise ModelError(
+            f"Keras could not load {path}, which must be a model that `model.save` wrote. "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return fresh, model
+
+
+def from_preset(name):
+    """A trained model of keras.applications or keras_hub and one with fresh weights."""
+    try:
+        if hasattr(keras.applications, name):
+            make = getattr(keras.applications, name)
+            return make(weights=None), make(weights="imagenet")
+        import keras_hub
+
+        make = keras_hub.models.Backbone.from_preset
+        return make(name, load_weights=False), make(name)
+    except ImportError as error:
+        raise ModelError(
+            f"{name!r} is not a model of keras.applications, and for presets of keras_hub "
+            f"{error.name} is needed: pip install keras-hub"
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"The preset {name!r} could not be had. ({type(error).__name__}: {error})"
+        ) from error
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (data.DatasetError, report.SettingsError, ModelError) as error:
+        sys.exit(f"look_inside.py: {error}")

@@ -1,7 +1,8 @@
-"""What a comparison leaves behind: runs.csv, args.json, a table and a picture."""
+"""What an example leaves behind: args.json, runs.csv, a table and a picture."""
 
 import csv
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -87,6 +88,24 @@ def where(rows):
     return " and ".join(distinct)
 
 
+def keep_settings(folder, settings):
+    """Makes a folder for results with these settings, unless it has some with others."""
+    path = folder / "args.json"
+    if path.exists():
+        before = json.loads(path.read_text())["settings"]
+        different = [k for k in settings if before.get(k) != settings[k]]
+        if different:
+            listed = "; ".join(
+                f"{k}: {before.get(k)!r} there, {settings[k]!r} now" for k in different
+            )
+            raise SettingsError(
+                f"{folder} holds runs with other settings ({listed}). "
+                "Choose another --output, or remove that folder."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write(path, json.dumps({"settings": settings, **environment()}, indent=2) + "\n")
+
+
 class Runs:
     """The runs of one folder: read when opened, a row added as each run ends.
 
@@ -97,25 +116,9 @@ class Runs:
 
     def __init__(self, folder, settings):
         self.folder = pathlib.Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._keep_settings(settings)
+        keep_settings(self.folder, settings)
         self.path = self.folder / "runs.csv"
         self.rows = self._read()
-
-    def _keep_settings(self, settings):
-        path = self.folder / "args.json"
-        if path.exists():
-            before = json.loads(path.read_text())["settings"]
-            different = [k for k in settings if before.get(k) != settings[k]]
-            if different:
-                listed = "; ".join(
-                    f"{k}: {before.get(k)!r} there, {settings[k]!r} now" for k in different
-                )
-                raise SettingsError(
-                    f"{self.folder} holds runs with other settings ({listed}). "
-                    "Choose another --output, or remove that folder."
-                )
-        _write(path, json.dumps({"settings": settings, **environment()}, indent=2) + "\n")
 
     def _read(self):
         if not self.path.exists():
@@ -128,7 +131,7 @@ class Runs:
             for name in ("learning_rate", "validation_accuracy", "test_accuracy", "seconds"):
                 row[name] = float(row[name])
         if complete != text:
-            _write(self.path, complete)
+            write(self.path, complete)
         return rows
 
     def find(self, **key):
@@ -148,11 +151,20 @@ class Runs:
         self.rows.append(row)
 
 
-def _write(path, text):
+def write(path, text):
     """Writes a file as a whole or not at all."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
+
+
+def write_rows(path, rows):
+    """Writes dicts with the same keys as a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue())
 
 
 def best_rate(runs, model, init, rates, seeds):
@@ -215,7 +227,7 @@ def table(runs, models, inits, rates, seeds, title, contrasts=()):
             difference = _difference(values, accuracies[model, base])
             lines.append(f"| {model} | {init} over {base} | {difference} | {len(values)} |")
     text = "\n".join(lines) + "\n"
-    _write(runs.folder / "table.md", text)
+    write(runs.folder / "table.md", text)
     return text
 
 

@@ -1,5 +1,6 @@
 """Sees the structures of mimetic initialization in any model's weights."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,8 +13,9 @@ from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Figure, Measured, Reading
 from keras_mimetic.sites import Site
 
-# Fresh weights to compare with: so many draws, always the same.
-FRESH_DRAWS = 20
+# Fresh weights to compare with, always the same: so many draws, fewer of large ones.
+_DRAWS = (20, 100)
+_VALUES = 2**24
 _FRESH_SEED = 0
 
 
@@ -27,7 +29,7 @@ def measure(
 
     It looks at the places that `initialize` finds (and at gated MLPs, too), and
     compares every figure with what fresh weights of the same shapes give, which
-    are independent normals: mean and standard deviation over 20 draws. All
+    are independent normals: mean and standard deviation over 20 to 100 draws. All
     figures are of the weights alone, no data is needed, and the model is left
     as it is.
 
@@ -151,7 +153,8 @@ class _Fresh:
         alike = site.structure, tuple(shapes.items()), type(site.facts.get("norm"))
         if alike not in self._known:
             figures: list[Figure] = []
-            for number in range(FRESH_DRAWS):
+            size = sum(math.prod(shape) for shape in shapes.values())
+            for number in range(min(max(_VALUES // size, _DRAWS[0]), _DRAWS[1])):
                 weights = entry.fresh(shapes, subseed(_FRESH_SEED, number))
                 figures += entry.measure(site, weights).figures
             self._known[alike] = tuple(figure for figure in figures if figure.has_null)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from keras_mimetic.find import check_model
 from keras_mimetic.initialize import initialize
 from keras_mimetic.measure import measure
 from keras_mimetic.measurements import Measurements
@@ -64,7 +65,11 @@ def mimic(
     Reference: those of `measure` and `initialize`; reading strengths off one
     network for another is what the papers did by hand.
     """
-    measured = trained if isinstance(trained, Measurements) else measure(trained)
+    if isinstance(trained, Measurements):
+        measured = trained
+    else:
+        check_model("trained", trained)
+        measured = measure(trained)
     settings = measured.settings()
     if not settings:
         raise ValueError(

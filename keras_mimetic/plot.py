@@ -66,7 +66,8 @@ def _draw_strip(
 ) -> None:
     """One kind of image: a row before and one after, a column a place."""
     figure.suptitle(title, fontsize=10)
-    grid = figure.subplots(len(shown), _IMAGES, squeeze=False)
+    most = max(len(_images(measured, structure, part)) for measured in shown.values())
+    grid = figure.subplots(len(shown), min(most, _IMAGES), squeeze=False)
     for axes, (label, measured) in zip(grid, shown.items(), strict=True):
         images = list(_images(measured, structure, part).values())
         count = min(len(images), _IMAGES)

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import scipy.optimize
 
 from keras_mimetic.structures.depthwise import covariance, sigma_at_depth
 
@@ -37,6 +36,9 @@ def fit_sigma(measured: np.ndarray, kernel_size: tuple[int, ...]) -> tuple[float
         Frobenius norm that it explains: 1 is a perfect fit, 0 none. NaN for a
         covariance of zeros.
     """
+    # Slow to import, and seldom needed.
+    from scipy.optimize import minimize_scalar
+
     norm = np.linalg.norm(measured)
     if not norm:
         return NAN, NAN
@@ -49,9 +51,7 @@ def fit_sigma(measured: np.ndarray, kernel_size: tuple[int, ...]) -> tuple[float
     grid = np.linspace(math.log(0.01), math.log(max(kernel_size) ** 2), 25)
     best = int(np.argmin([loss(point) for point in grid]))
     around = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-    found = scipy.optimize.minimize_scalar(
-        loss, bounds=around, method="bounded", options={"xatol": 1e-4}
-    )
+    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-4})
     return math.exp(found.x), max(0.0, -found.fun) ** 2
 
 
@@ -66,6 +66,9 @@ def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]
         depths: Places in the network, in [0, 1].
         sigmas: sigma of each, > 0.
     """
+    # Slow to import, and seldom needed.
+    from scipy.optimize import lsq_linear
+
     x = np.asarray(depths, np.float64)
     order = min(3, len(set(depths)))
     powers = np.stack([np.ones_like(x), x, x * x / 2], axis=1)[:, :order]
@@ -74,6 +77,6 @@ def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]
     smallest = min(sigmas) / 2
     if min(sigma_at_depth(place, *found) for place in np.linspace(0, 1, 101)) < smallest:
         bernstein = np.stack([(1 - x) ** 2, 2 * x * (1 - x), x * x], axis=1)
-        c = scipy.optimize.lsq_linear(bernstein, sigmas, bounds=(smallest, np.inf)).x
+        c = lsq_linear(bernstein, sigmas, bounds=(smallest, np.inf)).x
         found = np.array([c[0], 2 * (c[1] - c[0]), 2 * (c[0] - 2 * c[1] + c[2])])
     return dict(zip(("sigma_0", "velocity", "acceleration"), map(float, found), strict=True))

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.interpolate
 
 from keras_mimetic.structures.attention import query_key
 
@@ -103,6 +102,9 @@ def _reference(width: int, rank: int) -> tuple[Any, Any]:
     The first gives the angle for a trace relative to the norm, the second the
     norm, divided by sqrt(width), for an angle.
     """
+    # Slow to import, and seldom needed.
+    from scipy.interpolate import PchipInterpolator
+
     angles = np.linspace(0, math.pi / 2, 25)
     aligned, norms = np.empty_like(angles), np.empty_like(angles)
     for number, angle in enumerate(angles):
@@ -117,5 +119,5 @@ def _reference(width: int, rank: int) -> tuple[Any, Any]:
     # What they are in expectation; the drawn ones are only next to it.
     aligned[0], aligned[-1] = 0, 1
     rising = np.concatenate([[True], np.diff(np.maximum.accumulate(aligned)) > 0])
-    angle_of = scipy.interpolate.PchipInterpolator(aligned[rising], angles[rising])
-    return angle_of, scipy.interpolate.PchipInterpolator(angles, norms)
+    angle_of = PchipInterpolator(aligned[rising], angles[rising])
+    return angle_of, PchipInterpolator(angles, norms)

@@ -158,7 +158,7 @@ MLP = Structure(
     panels=(
         Panel("mean of the first matrix", "standard deviations", "first", "mean"),
         Panel(
-            "first matrix, all-ones direction over hidden units",
+            "first matrix: ones over hidden units",
             "energy / chance",
             "first",
             "energy_over_outputs",
