@@ -112,10 +112,11 @@ def output_of(args, name):
 def look(name, title, before, after, args, folder):
     """Measures a model before and after, and leaves tables, figures and picture."""
     rules = {**RULES.get(after.name, {}), **dict(args.rule)}
-    measured = {
-        when: keras_mimetic.measure(model, rules=rules)
-        for when, model in (("before", before), ("after", after))
-    }
+    pair = {"before": before, "after": after}
+    try:
+        measured = {when: keras_mimetic.measure(model, rules=rules) for when, model in pair.items()}
+    except ValueError as error:  # of a rule
+        raise ModelError(error) from error
     settings = rounded(measured["after"].settings())
     text = "\n\n".join(
         [

@@ -21,10 +21,6 @@ def plot(measured: Measurements, before: Measurements | None = None) -> Any:
             "Argument `before` must be what `keras_mimetic.measure` gives, or None. "
             f"Received: before={before!r}"
         )
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
     shown = {"": measured} if before is None else {"before": before, "after": measured}
     strips = [
         (structure, part, title)
@@ -40,6 +36,10 @@ def plot(measured: Measurements, before: Measurements | None = None) -> Any:
     ]
     if not panels:
         raise ValueError("There is nothing to draw: no figures were measured.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
     heights = [0.4 + 1.6 * len(shown)] * len(strips) + [2.6] * -(-len(panels) // _PANELS)
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     parts = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))

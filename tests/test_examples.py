@@ -18,6 +18,8 @@ import models
 import report
 import training
 
+import keras_mimetic
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -32,9 +34,9 @@ def small_npz(path, count=40, shape=(32, 32, 3)):
     return path
 
 
-def run(*arguments, **kwargs):
+def run(*arguments, script="cifar10", **kwargs):
     return subprocess.run(
-        [sys.executable, "examples/cifar10.py", *map(str, arguments)],
+        [sys.executable, f"examples/{script}.py", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
@@ -143,6 +145,102 @@ def test_cifar10_without_tensorflow_or_data_says_what_to_do(tmp_path):
     assert "pip install '.[tfds]'" in finished.stderr or "--download" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert not (tmp_path / "out").exists()
+
+
+def look(*arguments):
+    return run(*arguments, script="look_inside")
+
+
+def figures_of(path, when):
+    """Values by what they are of, from a CSV file of look_inside.py."""
+    with path.open() as file:
+        return {
+            tuple(row[name] for name in ("place", "part", "head", "figure")): row["value"]
+            for row in csv.DictReader(file)
+            if row["when"] == when
+        }
+
+
+def test_looking_inside_before_and_after_training(tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--epochs", 1, "--train-size", 64, "--verbose", 2, "--output", out)
+    first = look(*arguments)
+    assert first.returncode == 0, first.stderr
+    for name in ("vit", "convmixer"):
+        text = (out / f"{name}.txt").read_text()
+        assert text in first.stdout
+        assert "BEFORE: 8 places measured" in text
+        assert "AFTER: 8 places measured" in text
+        assert report.environment()["versions"] in text
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        before, after = (figures_of(out / f"{name}.csv", when) for when in ("before", "after"))
+        assert before.keys() == after.keys()
+        assert len(before) >= 24
+        assert before != after
+    assert {key[1] for key in after} == {"first", "kernel"}  # of the ConvMixer
+
+    second = look(*arguments)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("trained before") == 2
+    assert figures_of(out / "convmixer.csv", "after") == after
+    assert figures_of(out / "vit.csv", "before")
+
+    third = look("--epochs", 2, "--train-size", 64, "--output", out)
+    assert "other settings (epochs: 1 there, 2 now)" in third.stderr
+    assert "Traceback" not in third.stderr
+
+    # The file by itself: the same figures.
+    other = tmp_path / "other"
+    finished = look("--weights", out / "convmixer.keras", "--output", other)
+    assert finished.returncode == 0, finished.stderr
+    assert figures_of(other / "convmixer.csv", "after") == after
+    finished = look(
+        *("--weights", out / "convmixer.keras", "--output", other),
+        *("--rule", "pointwise_0", "depthwise"),
+    )
+    assert "Rule 'pointwise_0' names layer" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_looking_inside_a_preset(tmp_path):
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = keras_hub.models.ViTBackbone(
+        image_shape=(32, 32, 3),
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=16,
+        mlp_dim=64,
+    )
+    keras_mimetic.initialize(backbone, seed=0)
+    backbone.save_to_preset(str(tmp_path / "preset"))
+    finished = look("--preset", tmp_path / "preset", "--output", tmp_path / "out")
+    assert finished.returncode == 0, finished.stderr
+    figures = {
+        when: [
+            float(value)
+            for key, value in figures_of(tmp_path / "out" / "preset.csv", when).items()
+            if key[1:] == ("first", "", "mean")
+        ]
+        for when in ("before", "after")
+    }
+    assert len(figures["after"]) == 2
+    assert max(figures["after"]) < -0.8 < -0.3 < min(figures["before"])
+
+
+def test_models_that_cannot_be_looked_into(tmp_path):
+    finished = look("--weights", tmp_path / "nowhere.keras")
+    assert "There is no file" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    (tmp_path / "text.keras").write_text("no model")
+    finished = look("--weights", tmp_path / "text.keras")
+    assert "Keras could not load" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    finished = look("--preset", "file:///nowhere")
+    assert "pip install keras-hub" in finished.stderr or "could not be had" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    finished = look("--weights", "a.keras", "--model", "vit")
+    assert "not allowed with argument" in finished.stderr
 
 
 WRITE_TFDS = """

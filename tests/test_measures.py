@@ -130,7 +130,7 @@ def test_sigma_of_the_closed_form_comes_back(sigma, kernel_size):
     assert quality == pytest.approx(1, abs=1e-4)
     # Narrow forms are alike: a single pixel at the centre.
     if sigma >= 0.08:
-        assert found == pytest.approx(sigma, rel=0.02)
+        assert found == pytest.approx(sigma, rel=0.03)
 
 
 def test_sigma_of_drawn_filters_comes_back():

@@ -1,6 +1,7 @@
-"""`initialize` on models that this project did not write.
+"""`initialize` and `measure` on models that this project did not write.
 
-What must be found is found, what must not be touched is not, outputs stay finite.
+What must be found is found, what must not be touched is not, outputs stay finite,
+and what was written is measured.
 """
 
 import keras
@@ -26,10 +27,26 @@ def check(model, expected, inputs):
     assert counts == expected, str(report)
     changed = {v.path for v in model.variables if (array(v) != before[v.path]).any()}
     assert changed == {row.path for row in report.written}
+    check_measured(model, report)
     outputs = model(inputs, training=False)
     for output in keras.tree.flatten(outputs):
         assert np.isfinite(array(output)).all()
     return report
+
+
+def check_measured(model, report):
+    measured = keras_mimetic.measure(model)
+    places = {(row.structure, row.place) for row in measured.rows if not row.note}
+    assert places == {(row.structure, row.place) for row in report.written}
+    for row in measured.select(part="first", figure="mean", note=""):
+        mean = next(x.note for x in report.written if x.place == row.place).split()[1]
+        assert row.value == pytest.approx(float(mean), abs=5 * row.fresh_deviation)
+    for row in measured.select(part="query_key", figure="diagonal"):
+        # In cross-attention there is no identity.
+        cross = any(x.place == row.place and "cross" in x.note for x in report.written)
+        assert cross or row.value > row.fresh_mean + 5 * row.fresh_deviation
+    for row in measured.select(part="kernel", figure="quality"):
+        assert row.value > row.fresh_mean + 2 * row.fresh_deviation
 
 
 def images(size, count=1):

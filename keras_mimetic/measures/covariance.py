@@ -1,5 +1,6 @@
 """The structure of mimetic depthwise convolutions, measured: the covariance of filters."""
 
+import functools
 import math
 
 import numpy as np
@@ -36,23 +37,52 @@ def fit_sigma(measured: np.ndarray, kernel_size: tuple[int, ...]) -> tuple[float
         Frobenius norm that it explains: 1 is a perfect fit, 0 none. NaN for a
         covariance of zeros.
     """
-    # Slow to import, and seldom needed.
-    from scipy.optimize import minimize_scalar
-
     norm = np.linalg.norm(measured)
     if not norm:
         return NAN, NAN
+    unit = (measured / norm).ravel()
+    form_at = _cached_form if math.prod(kernel_size) <= _LARGEST_CACHED else _form
+    alike: dict[int, float] = {}
 
-    def loss(log_sigma: float) -> float:
-        form = covariance(kernel_size, math.exp(log_sigma))
-        return -float(np.vdot(form, measured)) / float(np.linalg.norm(form) * norm)
+    def likeness(point: int) -> float:
+        """Cosine of the angle between the form of this grid point and the covariance."""
+        if point not in alike:
+            alike[point] = float(form_at(kernel_size, point) @ unit)
+        return alike[point]
 
-    # The loss may have several minima: the best of a grid, then the one around it.
-    grid = np.linspace(math.log(0.01), math.log(max(kernel_size) ** 2), 25)
-    best = int(np.argmin([loss(point) for point in grid]))
-    around = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-    found = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-4})
-    return math.exp(found.x), max(0.0, -found.fun) ** 2
+    # There may be several maxima: the best of a coarse grid, then the finer one around it.
+    coarse = max(range(0, _POINTS, _STEP), key=likeness)
+    around = range(max(0, coarse - _STEP), min(_POINTS, coarse + _STEP + 1))
+    best = max(around, key=likeness)
+    # And the top of the parabola through that and its neighbours.
+    offset, top = 0.0, likeness(best)
+    if 0 < best < _POINTS - 1:
+        before, after = likeness(best - 1), likeness(best + 1)
+        curvature = before - 2 * top + after
+        if curvature < 0:
+            offset = (before - after) / (2 * curvature)
+            top -= (before - after) * offset / 4
+    return _sigma(kernel_size, best + offset), min(max(0.0, top), 1.0) ** 2
+
+
+# sigmas that are tried: evenly spaced logarithms, at first every so many.
+_POINTS, _STEP = 97, 4
+# Pixels of the largest filter whose forms are kept in memory.
+_LARGEST_CACHED = 256
+
+
+def _sigma(kernel_size: tuple[int, ...], point: float) -> float:
+    smallest, largest = math.log(0.01), math.log(max(kernel_size) ** 2)
+    return math.exp(smallest + (largest - smallest) * point / (_POINTS - 1))
+
+
+def _form(kernel_size: tuple[int, ...], point: int) -> np.ndarray:
+    """The closed form at a grid point, as a vector of norm 1."""
+    form = covariance(kernel_size, _sigma(kernel_size, point)).ravel()
+    return form / np.linalg.norm(form)
+
+
+_cached_form = functools.lru_cache(maxsize=4 * _POINTS)(_form)
 
 
 def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]:
