@@ -352,7 +352,11 @@ def test_refused_models():
         ({"structures": ("mlps",)}, ValueError, "name some of 'mlp', 'attention', 'depthwise'"),
         ({"structures": 3}, TypeError, "structures=3"),
         ({"structures": {"mlp": 3}}, TypeError, "structure 'mlp' must be a dict. Received: 3"),
-        ({"structures": {"mlp": {"std": 1}}}, ValueError, "among 'mean'. Received: 'std'"),
+        (
+            {"structures": {"mlp": {"std": 1}}},
+            ValueError,
+            "among 'mean', 'hidden_bias'. Received: 'std'",
+        ),
         ({"structures": {"mlp": {"mean": "big"}}}, TypeError, "mean='big'"),
         ({"structures": {"attention": {"query_key": 1}}}, TypeError, "query_key=1"),
         (

@@ -9,7 +9,8 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_python_snippets_run():
+def test_python_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     snippets = blocks("python")
     assert len(snippets) >= 2
     namespace = {}
@@ -17,6 +18,8 @@ def test_python_snippets_run():
         exec(compile(snippet, "README.md", "exec"), namespace)
     assert namespace["mlp"].output_shape == (None, 64)
     assert namespace["model"].output_shape == (None, 196, 192)
+    assert (tmp_path / "network.png").exists()
+    assert (tmp_path / "network.csv").exists()
     # The report that the README shows, but for the norms before.
     shown = re.search(r"<!-- report -->\n```\n(.*?)```", README, re.DOTALL).group(1)
     printed = str(namespace["report"]).splitlines()
@@ -27,14 +30,13 @@ def test_python_snippets_run():
 
 
 def test_commands_name_files_and_options_that_exist():
-    options = (ROOT / "examples" / "cifar10.py").read_text()
-    commands = re.findall(
-        r"examples/cifar10\.py(.*)", "\n".join(blocks("bash")).replace("\\\n", "")
-    )
-    assert len(commands) >= 2
-    for command in commands:
-        for option in re.findall(r"--[a-z-]+", command):
-            assert f'"{option}"' in options, option
+    shared = (ROOT / "examples" / "options.py").read_text()
+    commands = re.findall(r"examples/(\w+\.py)(.*)", "\n".join(blocks("bash")).replace("\\\n", ""))
+    assert len(commands) >= 3
+    for script, arguments in commands:
+        options = (ROOT / "examples" / script).read_text() + shared
+        for option in re.findall(r"--[a-z-]+", arguments):
+            assert f'"{option}"' in options, (script, option)
 
 
 def test_extras_exist():

@@ -1,8 +1,8 @@
-"""The structures that can be given to an existing model: one entry each.
+"""The structures that a model can be given and measured for: one entry each.
 
-A new structure is a file in `structures/` that draws it, one here with its entry,
-its line in `STRUCTURES`, and a test; if no finder of `sites/` knows the places
-where it goes, a file there too.
+A new structure is a file in `structures/` that draws it, one in `measures/` that
+sees it, one here with its entry, its line in `STRUCTURES`, and a test; if no
+finder of `sites/` knows the places where it goes, a file there too.
 """
 
 from keras_mimetic.registry.attention import ATTENTION
