@@ -14,7 +14,9 @@ model the tables, the picture, all figures as CSV, and the trained model as a
 
 import argparse
 import functools
+import importlib.util
 import pathlib
+import re
 import sys
 
 import data
@@ -43,7 +45,7 @@ def parse(argv=None):
     what.add_argument("--weights", metavar="FILE.keras", help=weights)
     preset = "a trained model of keras.applications or keras_hub instead"
     what.add_argument("--preset", metavar="NAME", help=preset)
-    rule = "a structure for the layers whose weights' paths match, as `rules` of `measure`"
+    rule = "a structure for layers with a weight whose path matches, as `rules` of `measure`"
     add("--rule", nargs=2, action="append", default=[], metavar=("REGEX", "STRUCTURE"), help=rule)
     options.add_data(add, parser)
     add("--init", choices=INITS, default="default", help=f"{INITS_HELP} [%(default)s]")
@@ -59,6 +61,8 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModelError("The picture needs matplotlib: pip install matplotlib")
     if args.weights or args.preset:
         given(args)
         return
@@ -73,35 +77,31 @@ def main(argv=None):
     report.keep_settings(folder, {**options.settings(args, images), **own})
     options.set_precision(args)
     where = report.where([report.environment()])
+    # A rule that is wrong says so before anything is trained.
+    before = {name: fresh(name, images, args) for name in args.model}
+    rules = rules_for(before, args.rule)
+    measured = {name: measure(before[name], rules[name]) for name in args.model}
     for name in args.model:
-        before, after = trained(name, images, args, folder)
-        accuracy = 100 * evaluate(after, images)
+        model = trained(name, images, args, folder)
+        accuracy = 100 * evaluate(model, images)
         title = (
             f"{name}, init {args.init}, rate {args.learning_rate:g}, seed {args.seed}, test "
             f"accuracy {accuracy:.2f} %; {options.headline(args, images, where)}"
         )
-        look(name, title, before, after, args, folder)
+        show(name, title, measured[name], measure(model, rules[name]), folder)
 
 
 def given(args):
     """Looks into a model of a file or a preset."""
-    if args.weights:
-        name = pathlib.Path(args.weights).stem
-        fresh, model = from_file(args.weights)
-    else:
-        name = pathlib.Path(args.preset).name
-        fresh, model = from_preset(args.preset)
+    source = args.weights or args.preset
+    name = pathlib.Path(source).stem if args.weights else re.sub(r"\W+", "-", source).strip("-")
+    before, model = from_file(source) if args.weights else from_preset(source)
     folder = output_of(args, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    where = report.where([report.environment()])
-    look(
-        name,
-        f"{args.weights or args.preset} (before: fresh weights); {where}",
-        fresh,
-        model,
-        args,
-        folder,
-    )
+    # Another file of the same name does not mix into the same folder.
+    report.keep_settings(folder, {"source": str(source), "backend": keras.backend.backend()})
+    rules = rules_for({model.name: model}, args.rule)[model.name]
+    title = f"{source} (before: fresh weights); {report.where([report.environment()])}"
+    show(name, title, measure(before, rules), measure(model, rules), folder)
 
 
 def output_of(args, name):
@@ -109,31 +109,52 @@ def output_of(args, name):
     return pathlib.Path(args.output or default)
 
 
-def look(name, title, before, after, args, folder):
-    """Measures a model before and after, and leaves tables, figures and picture."""
-    rules = {**RULES.get(after.name, {}), **dict(args.rule)}
-    pair = {"before": before, "after": after}
+def rules_for(models, given):
+    """Each model's rules: the given ones that match in it, and what is known of the example's."""
+    rules = {}
     try:
-        measured = {when: keras_mimetic.measure(model, rules=rules) for when, model in pair.items()}
-    except ValueError as error:  # of a rule
+        for name, model in models.items():
+            known = [*RULES.get(name, {}).items(), *given]
+            paths = [variable.path for variable in model.variables]
+            rules[name] = {
+                pattern: structure
+                for pattern, structure in known
+                if any(re.search(pattern, path) for path in paths)
+            }
+    except re.error as error:
+        raise ModelError(f"--rule must have a regular expression first: {error}") from error
+    for pattern, _ in given:
+        if not any(pattern in matching for matching in rules.values()):
+            raise ModelError(f"--rule {pattern} matches no weight of {', '.join(models)}.")
+    return rules
+
+
+def measure(model, rules):
+    try:
+        return keras_mimetic.measure(model, rules=rules)
+    except ValueError as error:  # of a rule, or of a quantized model
         raise ModelError(error) from error
-    settings = rounded(measured["after"].settings())
+
+
+def show(name, title, before, after, folder):
+    """Writes and prints what was measured before and after."""
     text = "\n\n".join(
         [
             title,
-            *(f"{when.upper()}: {seen}" for when, seen in measured.items()),
-            f"For another model: initialize(model, structures={settings})",
+            f"BEFORE: {before}",
+            f"AFTER: {after}",
+            f"What `mimic` would give another model: {rounded(after.settings())}",
         ]
     )
     print(f"\n{text}\n")
     report.write(folder / f"{name}.txt", text + "\n")
-    rows = [{"when": when, **row} for when, seen in measured.items() for row in seen.to_dicts()]
+    pair = {"before": before, "after": after}
+    rows = [{"when": when, **row} for when, seen in pair.items() for row in seen.to_dicts()]
     if not rows:
         print(f"There is nothing to draw. The tables: {folder / name}.txt")
         return
     report.write_rows(folder / f"{name}.csv", rows)
-    figure = measured["after"].plot(before=measured["before"])
-    figure.savefig(folder / f"{name}.png", dpi=100)
+    after.plot(before=before, title=title).savefig(folder / f"{name}.png", dpi=100)
     print(f"Table, figures and picture: {folder / name}.txt, .csv and .png")
 
 
@@ -145,21 +166,21 @@ def rounded(settings):
 
 
 def trained(name, images, args, folder):
-    """A model of models.py before and after training; the latter is kept in `folder`."""
+    """A model of models.py after training, which is kept in `folder`."""
     path = folder / f"{name}.keras"
-    before, model = (fresh(name, images, args) for _ in range(2))
     if path.exists():
         print(f"{name}: trained before ({path})")
-        return before, keras.saving.load_model(path)
+        return keras.saving.load_model(path)
     keras.utils.set_random_seed(args.seed)
+    model = fresh(name, images, args)
     fit(model, images, args, rate=args.learning_rate, seed=args.seed)
     # Without the optimizer, which only the backend that trained it could load.
-    after = fresh(name, images, args)
-    after.set_weights(model.get_weights())
+    kept = fresh(name, images, args)
+    kept.set_weights(model.get_weights())
     part = path.with_suffix(".part.keras")
-    after.save(part)
+    kept.save(part)
     part.replace(path)
-    return before, after
+    return kept
 
 
 def fresh(name, images, args):

@@ -103,8 +103,8 @@ def check_names(structures: Any) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(structures))
     except TypeError as error:  # not iterable, or of something that is no name
         raise TypeError(
-            "Argument `structures` must be names of structures, or a dict from names to "
-            f"settings. Received: structures={structures!r}"
+            "Argument `structures` must be names of structures, or where settings are allowed a "
+            f"dict from names to these. Received: structures={structures!r}"
         ) from error
     for name in names:
         if not isinstance(name, str) or name not in STRUCTURES:

@@ -1,7 +1,7 @@
 """Sees the structures of mimetic initialization in any model's weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,14 @@ import numpy as np
 from keras_mimetic.draws import subseed
 from keras_mimetic.find import check_model, check_names, find_sites, path_of, values_of
 from keras_mimetic.measurements import Left, Measurements, Row
+from keras_mimetic.measures.covariance import forget_forms
+from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Figure, Measured, Reading
 from keras_mimetic.sites import Site
 
 # Fresh weights to compare with, always the same: so many draws, fewer of large ones.
-_DRAWS = (20, 100)
+_DRAWS = (10, 100)
 _VALUES = 2**24
 _FRESH_SEED = 0
 
@@ -28,55 +30,63 @@ def measure(
     r"""Measures the structures of mimetic initialization in a model's weights.
 
     It looks at the places that `initialize` finds (and at gated MLPs, too), and
-    compares every figure with what fresh weights of the same shapes give, which
-    are independent normals: mean and standard deviation over 20 to 100 draws. All
-    figures are of the weights alone, no data is needed, and the model is left
-    as it is.
+    compares every figure with what fresh weights of the same shapes give: mean
+    and standard deviation over 10 to 100 draws of independent normals (Keras's
+    uniform ones give the same). All figures are of the weights alone, no data is
+    needed, and the model is left as it is. They are these; all but `noise`,
+    `identity` and sigma do not depend on the scale of the weights.
 
     `"mlp"`, for each of its two matrices (parts `"first"`, `"second"`):
 
     - `mean`: in standard deviations of the matrix's entries, as in `MimeticMean`;
-    - `z`: the mean in its standard errors, from the means of the input channels,
-      whose weights are not independent in trained networks;
+    - `z`: the mean in its standard errors, with the means of input channels for
+      independent draws: in trained networks the weights of one channel are not
+      independent, and a z of all weights would overstate;
     - `energy_over_inputs`, `energy_over_outputs` (of the first matrix these are
-      the hidden units): energy in the all-ones direction over them, in
-      multiples of that of a random direction;
+      the hidden units): the part of the squared Frobenius norm that is alike for
+      all of them, in multiples of that of a random direction, so that fresh
+      weights have 1; at most the number of inputs, or outputs;
 
     and directly behind a LayerNorm or BatchNorm (part `"hidden_bias"`):
 
     - `mean`, `deviation`: over hidden units, of the effective bias b + W^T beta
-      in standard deviations of the unit's pre-activation, taking the
-      normalized channels for independent (ours).
+      in standard deviations of the unit's pre-activation. The normalized
+      channels are taken for independent, which they are but roughly.
 
     `"attention"`, of W_Q W_K^T in every head (part `"query_key"`), and of W_V W_O
     in every head and, with head `None`, summed over the heads (`"value_output"`):
 
     - `diagonal`: mean of the diagonal, in standard deviations of the entries off
-      it;
+      it. For products of equal noise and identity it grows with the square
+      root of the width;
     - `noise`, `identity`: the two numbers with which `MimeticMultiHeadAttention`
       would draw products of the same trace and norm; absolute. Not of single
       heads' W_V W_O.
 
-    `"depthwise"`, of the covariance of the layer's filters (part `"kernel"`):
+    `"depthwise"`, of the covariance of the layer's filters about their mean (part
+    `"kernel"`):
 
     - `sigma`: of the closed form nearest to it, in squared pixels (see
       `MimeticDepthwise`);
     - `quality`: the part of its squared Frobenius norm that this form explains,
       at most 1. Where it is no higher than that of fresh weights, sigma says
-      nothing.
+      nothing; filters of 3x3 pixels have 0.6 by chance;
+    - `quality_uncentred`: the part that exp(-|i - j|^2 / (2 sigma)) explains at its
+      best sigma, for noise (sigma near 0) or filters that are smooth and no more.
+      Where it is higher than `quality`, they are not centred as the closed form is.
 
     Figures are NaN where they are not defined, as the mean of a matrix of zeros.
 
     Examples:
 
-    >>> measured = keras_mimetic.measure(keras.applications.ConvNeXtTiny())
+    >>> measured = keras_mimetic.measure(keras.saving.load_model("trained.keras"))
     >>> print(measured)
     >>> measured.plot().savefig("convnext.png")
     >>> [row.value for row in measured.select(part="first", figure="mean")]
 
     Args:
         model: A built Keras model or layer. With LoRA, the merged weights count.
-        structures: Names of structures.
+        structures: Names of structures, `"mlp"`, `"attention"`, `"depthwise"`.
         rules: What the finder cannot know, as for `initialize`.
         inputs: The same.
 
@@ -95,6 +105,11 @@ def measure(
     `MimeticDepthwise`, which look at trained weights like this; the definitions
     of these figures are ours.
     """
+    if isinstance(structures, Mapping):
+        raise TypeError(
+            "Argument `structures` must be names of structures; measuring takes no settings. "
+            f"Received: structures={structures!r}"
+        )
     names = check_names(structures)
     check_model("model", model)
     found = find_sites(model, names, rules, inputs)
@@ -116,6 +131,7 @@ def measure(
             readings[site.structure].append(Reading(site, values, _by_name(null)))
     for layer, place, why in found.opaque:
         left.append(Left(path_of(layer), place, "", f"could not be followed: {why}"))
+    forget_forms()
     settings = {name: STRUCTURES[name].read(readings[name]) for name in names if readings[name]}
     return Measurements(
         rows=tuple(rows),
@@ -180,6 +196,7 @@ def _row(site: Site, figure: Figure, fresh: Iterable[Figure]) -> Row:
         if (other.part, other.name) == (figure.part, figure.name)
         and (other.head is None) == (figure.head is None)
     ]
+    mean, deviation = mean_and_deviation(null)
     return Row(
         structure=site.structure,
         path=path_of(site.layer),
@@ -188,7 +205,7 @@ def _row(site: Site, figure: Figure, fresh: Iterable[Figure]) -> Row:
         head=figure.head,
         figure=figure.name,
         value=figure.value,
-        fresh_mean=float(np.mean(null)) if null else None,
-        fresh_deviation=float(np.std(null)) if null else None,
+        fresh_mean=mean if null else None,
+        fresh_deviation=deviation if null else None,
         note=site.left,
     )

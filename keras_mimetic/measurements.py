@@ -7,6 +7,7 @@ import io
 import math
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Column
+
+# So many standard deviations from fresh weights get a mark in the table.
+_FAR = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Row:
         fresh_mean: Its mean over fresh weights of the same shapes; `None` for
             figures that depend on their scale.
         fresh_deviation: Its standard deviation over them.
-        note: Why `initialize` leaves this place, or "".
+        note: Why the structure does not go here and `settings` does not read it,
+            or "". (Frozen layers are read.)
     """
 
     structure: str
@@ -64,16 +69,20 @@ class Left:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Measurements:
     """The figures of `keras_mimetic.measure`; they print as a table.
 
     Attributes:
-        rows: One for each figure.
-        left: What was not measured.
-        images: By (structure, place, part), matrices to be looked at: `"query_key"`,
+        rows: One for each figure, in the order of the network; each has `structure`,
+            `path`, `place`, `part`, `head`, `figure`, `value`, `fresh_mean`,
+            `fresh_deviation` and `note`. `path` is Keras's name of the layer; `place`
+            is the same whenever the model is built.
+        left: What was not measured, each with `path`, `place`, `structure`, `reason`.
+        images: By (structure, place, name), matrices to be looked at: `"query_key"`,
             W_Q W_K^T averaged over the heads, and `"value_output"`, W_V W_O summed
-            over them, of the first 64 channels; `"covariance"` of filters.
+            over them, of the first 64 channels; `"covariance"` of filters and, of
+            filters with one or two axes, `"variance"` by pixel.
     """
 
     rows: tuple[Row, ...]
@@ -103,12 +112,13 @@ class Measurements:
     def settings(self) -> dict[str, dict[str, Any]]:
         """What was measured, as the argument `structures` of `initialize`.
 
-        Medians over places (and heads): of "mlp" the `mean` of the first matrix
-        and, behind norms, the `hidden_bias`; of "attention" noise and identity of
-        both products, where it is self-attention. Of "depthwise" the curve of
-        sigma over depth, fitted to the layers whose fit is better than that of
-        any of the fresh weights. A structure is left out where none of its
-        figures is there, and so are places that `initialize` leaves.
+        One median over all places (and heads) for each strength: of "mlp" the
+        `mean` of the first matrix and, behind norms, the `hidden_bias`; of
+        "attention" noise and identity of both products, where it is
+        self-attention. Strengths of opposite signs cancel. Of "depthwise" the curve
+        of sigma over depth, fitted to the layers that the closed form explains
+        better than it does fresh weights (by 4 deviations). A structure is left
+        out where none of its figures is there, and so are places with a note.
         """
         return copy.deepcopy({name: dict(values) for name, values in self._settings.items()})
 
@@ -132,12 +142,17 @@ class Measurements:
             pathlib.Path(path).write_text(text.getvalue(), encoding="utf-8")
         return text.getvalue()
 
-    def plot(self, before: "Measurements | None" = None) -> Any:
-        """Draws products, covariances, and figures by depth, beside fresh weights' ones.
+    def plot(self, before: "Measurements | None" = None, title: str = "") -> Any:
+        """Draws products, covariances, and figures by layer beside those of fresh weights.
+
+        Layers are counted within each structure, in the order of the table; of more
+        than six the images show six, evenly spread. Grey is within two standard
+        deviations of fresh weights' mean; by head, it is for single heads.
 
         Args:
             before: Measurements of the same model before its training, drawn
                 beside these.
+            title: A headline.
 
         Returns:
             A `matplotlib.figure.Figure`; `savefig("picture.png")` writes it.
@@ -147,17 +162,19 @@ class Measurements:
             TypeError: if `before` is something else.
             ValueError: where there is nothing to draw.
         """
-        # The package does without matplotlib.
+        # It imports this module.
         from keras_mimetic.plot import plot
 
-        return plot(self, before)
+        return plot(self, before, title)
 
     def __str__(self) -> str:
         places = dict.fromkeys((row.structure, row.place) for row in self.rows)
         head = f"{len(places)} place{'' if len(places) == 1 else 's'} measured"
         if self.left:
             head += f", {len(self.left)} left"
-        if not self.rows:
+        if self.rows:
+            head += f"; * is more than {_FAR} deviations from fresh weights"
+        else:
             head += ": no weights with a place for any of these structures were found"
         blocks = [head, *(self._block(name) for name in dict.fromkeys(name for name, _ in places))]
         if self.left:
@@ -167,12 +184,13 @@ class Measurements:
     def _block(self, structure: str) -> str:
         """The table of one structure: a line a place."""
         rows = self.select(structure=structure)
+        entry = STRUCTURES[structure]
         columns = [
             column
-            for column in STRUCTURES[structure].columns
+            for column in entry.columns
             if any((row.part, row.figure) == (column.part, column.name) for row in rows)
         ]
-        lines = [(structure, *(column.heading for column in columns), "")]
+        lines = [("", *(column.heading for column in columns), "")]
         places = list(dict.fromkeys(row.place for row in rows))
         for number, place in enumerate(places):
             here = [row for row in rows if row.place == place]
@@ -183,7 +201,9 @@ class Measurements:
             if not following or null[1:-1] != tuple(_null_cell(following, c) for c in columns):
                 lines.append(null)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        legend = textwrap.fill(f"{structure}: {entry.legend}", 100, subsequent_indent="  ")
+        return "\n".join([legend, *table])
 
 
 def _found(rows: list[Row], column: Column) -> list[Row]:
@@ -197,11 +217,17 @@ def _found(rows: list[Row], column: Column) -> list[Row]:
 
 
 def _cell(rows: list[Row], column: Column) -> str:
-    """A figure of a place, with its range over heads."""
-    values = [row.value for row in _found(rows, column) if not math.isnan(row.value)]
+    """A figure of a place, with its range over heads; marked where no fresh weights have it."""
+    found = [row for row in _found(rows, column) if not math.isnan(row.value)]
+    values = [row.value for row in found]
     if not values:
         return "-"
-    text = format(sum(values) / len(values), column.form)
+    middle = sum(values) / len(values)
+    text = format(middle, column.form)
+    mean, deviation = found[0].fresh_mean, found[0].fresh_deviation
+    # Heads of fresh weights are independent.
+    if mean is not None and deviation and not math.isnan(deviation):
+        text += "*" if abs(middle - mean) > _FAR * deviation / math.sqrt(len(values)) else ""
     if len(values) > 1:
         text += f" [{min(values):{column.form}} to {max(values):{column.form}}]"
     return text
@@ -212,8 +238,13 @@ def _null_cell(rows: list[Row], column: Column) -> str:
     found = _found(rows, column)
     if not found or found[0].fresh_mean is None:
         return ""
+    if math.isnan(found[0].fresh_mean):
+        return "-"
+    if not found[0].fresh_deviation:
+        return f"{found[0].fresh_mean:g}"
     form = column.form.removeprefix("+")
-    return f"{found[0].fresh_mean:{column.form}} ± {found[0].fresh_deviation:{form}}"
+    text = f"{found[0].fresh_mean:{column.form}} ± {found[0].fresh_deviation:{form}}"
+    return f"{text} a head" if len(found) > 1 else text
 
 
 def _is_nan(value: Any) -> bool:

@@ -23,15 +23,21 @@ def mimic(
 
     These are the mean of MLPs' first matrices and their hidden bias, noise and
     identity of the products of attention weights, and the curve of sigma over
-    depth of depthwise convolutions: `measure(trained).settings()`. They depend on
-    neither width nor depth, so the two models may differ in both; no single
+    depth of depthwise convolutions: `measure(trained).settings()`, which says
+    how each is read. The two models may differ in width and depth; no single
     weight is copied. It is
     `initialize(model, structures=measure(trained).settings(), ...)`.
 
-    A structure for which `trained` has no place is not written, and neither is a
-    depthwise structure whose closed form fits no layer of `trained`. For the
+    Every MLP and every head gets the same strengths, the medians. Noise and
+    identity are absolute, so that the products of attention get the scale that
+    they have in `trained`, where it also comes from how that was initialized
+    (with Keras's default it depends on heads and key_dim).
+
+    A structure for which `trained` has no place is not written, and neither are
+    depthwise filters if the closed form fits no layer of `trained`. For the
     others it is not asked whether `trained` shows the structure: of an untrained
-    model a mean and an identity near 0 are read.
+    model a mean and an identity near 0 are read. What such weights are worth in
+    training is not yet measured.
 
     Examples:
 
@@ -47,8 +53,8 @@ def mimic(
         trained: A trained model, or the `Measurements` of one.
         model: The built model to be initialized, in place.
         seed: As for `initialize`; so are all that follow, and they are about
-            `model`.
-        rules: See `initialize`.
+            `model`, not about `trained`.
+        rules: See `initialize`. What `trained` needs, `measure` takes.
         control: See `initialize`.
         dry_run: See `initialize`.
         force: See `initialize`.
@@ -62,8 +68,7 @@ def mimic(
         ValueError: for what `measure` and `initialize` refuse, and for a
             `trained` without any structure to read.
 
-    Reference: those of `measure` and `initialize`; reading strengths off one
-    network for another is what the papers did by hand.
+    Reference: those of `measure` and `initialize`.
     """
     if isinstance(trained, Measurements):
         measured = trained

@@ -1,58 +1,77 @@
-"""Draws measurements: one look tells a trained network from an untrained one."""
+"""Draws measurements: images of the weights' structure, and figures by depth."""
 
+import math
+import textwrap
 from typing import Any
 
 import numpy as np
 
 from keras_mimetic.measurements import Measurements, Row
+from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Panel
 
 # Images stand for so many places of a model at most, spread evenly.
 _IMAGES = 6
+# Panels in a line; every structure starts a new one.
 _PANELS = 3
 _WIDTH = 10.0
+# Colours reach to so many times an image's root mean square: a diagonal may be far
+# beyond, and noise should be seen, too.
+_REACH = 3
 
 
-def plot(measured: Measurements, before: Measurements | None = None) -> Any:
+def plot(measured: Measurements, before: Measurements | None = None, title: str = "") -> Any:
     """See `Measurements.plot`."""
     if before is not None and not isinstance(before, Measurements):
         raise TypeError(
             "Argument `before` must be what `keras_mimetic.measure` gives, or None. "
             f"Received: before={before!r}"
         )
-    shown = {"": measured} if before is None else {"before": before, "after": measured}
+    shown = {"measured": measured} if before is None else {"before": before, "after": measured}
     strips = [
-        (structure, part, title)
+        (structure, part, heading)
         for structure, entry in STRUCTURES.items()
-        for part, title in entry.images.items()
+        for part, heading in entry.images.items()
         if any(_images(m, structure, part) for m in shown.values())
     ]
-    panels = [
-        (structure, panel)
-        for structure, entry in STRUCTURES.items()
-        for panel in entry.panels
-        if any(_rows(m, structure, panel) for m in shown.values())
+    lines = [
+        (structure, panels[start : start + _PANELS])
+        for structure, panels in _panels(shown).items()
+        for start in range(0, len(panels), _PANELS)
     ]
-    if not panels:
+    if not lines:
         raise ValueError("There is nothing to draw: no figures were measured.")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
-    heights = [0.4 + 1.6 * len(shown)] * len(strips) + [2.6] * -(-len(panels) // _PANELS)
-    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    heights = [_strip_height(shown, *strip) for strip in strips] + [3.0] * len(lines)
+    headline = textwrap.fill(title, 130)
+    above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
+    figure = Figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
+    if title:
+        figure.suptitle(headline, fontsize=9)
     parts = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
     for part, strip in zip(parts, strips, strict=False):
         _draw_strip(part, shown, *strip)
-    for number, part in enumerate(parts[len(strips) :]):
-        axes = part.subplots(1, _PANELS)
-        chosen = panels[number * _PANELS :][:_PANELS]
-        for axis in axes[len(chosen) :]:
-            axis.set_axis_off()
-        for axis, (structure, panel) in zip(axes, chosen, strict=False):
-            _draw_panel(axis, shown, structure, panel)
+    for part, line in zip(parts[len(strips) :], lines, strict=True):
+        _draw_line(part, shown, *line)
     return figure
+
+
+def _panels(shown: dict[str, Measurements]) -> dict[str, list[Panel]]:
+    """Those for which there are figures, by structure."""
+    return {
+        structure: [p for p in entry.panels if any(_rows(m, structure, p) for m in shown.values())]
+        for structure, entry in STRUCTURES.items()
+    }
+
+
+def _numbers(shown: dict[str, Measurements], structure: str) -> dict[str, int]:
+    """The structure's places, numbered from 1 in the order of the network."""
+    rows = [row for m in shown.values() for row in m.select(structure=structure)]
+    return {place: n for n, place in enumerate(dict.fromkeys(row.place for row in rows), start=1)}
 
 
 def _images(measured: Measurements, structure: str, part: str) -> dict[str, np.ndarray]:
@@ -61,27 +80,42 @@ def _images(measured: Measurements, structure: str, part: str) -> dict[str, np.n
     return {key[1]: measured.images[key] for key in keys if (key[0], key[2]) == (structure, part)}
 
 
+def _chosen(shown: dict[str, Measurements], structure: str, part: str) -> list[str]:
+    """The places whose images are shown."""
+    images = [_images(measured, structure, part) for measured in shown.values()]
+    places = [place for place in _numbers(shown, structure) if any(place in i for i in images)]
+    spread = np.linspace(0, len(places) - 1, min(len(places), _IMAGES)).round().astype(int)
+    return [places[number] for number in spread]
+
+
+def _strip_height(shown: dict[str, Measurements], structure: str, part: str, _: str) -> float:
+    """With images as high as wide, where there are enough of them."""
+    each = min(0.95 * _WIDTH / len(_chosen(shown, structure, part)), 2.4)
+    # Small filters need less.
+    return 0.4 + len(shown) * (each if part != "variance" else min(each, 1.4))
+
+
 def _draw_strip(
-    figure: Any, shown: dict[str, Measurements], structure: str, part: str, title: str
+    figure: Any, shown: dict[str, Measurements], structure: str, part: str, heading: str
 ) -> None:
-    """One kind of image: a row before and one after, a column a place."""
-    figure.suptitle(title, fontsize=10)
-    most = max(len(_images(measured, structure, part)) for measured in shown.values())
-    grid = figure.subplots(len(shown), min(most, _IMAGES), squeeze=False)
+    """One kind of image: a row for each measurement, a column a place."""
+    figure.suptitle(f"{heading} (colours to {_REACH} rms of each image)", fontsize=9)
+    numbers = _numbers(shown, structure)
+    chosen = _chosen(shown, structure, part)
+    grid = figure.subplots(len(shown), len(chosen), squeeze=False)
     for axes, (label, measured) in zip(grid, shown.items(), strict=True):
-        images = list(_images(measured, structure, part).values())
-        count = min(len(images), _IMAGES)
-        chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
-        for axis in axes:
+        images = _images(measured, structure, part)
+        for axis, place in zip(axes, chosen, strict=True):
             axis.set(xticks=[], yticks=[])
             axis.set_frame_on(False)
-        for axis, number in zip(axes, chosen, strict=False):
-            image = images[number]
-            # A diagonal may be far beyond it: noise should be seen, too.
-            limit = 3 * float(np.sqrt(np.mean(np.square(image)))) or 1.0
+            image = images.get(place)
+            if image is None:
+                continue
+            limit = _REACH * float(np.sqrt(np.mean(np.square(image)))) or 1.0
             axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-            axis.set_title(f"layer {number + 1}", fontsize=8, pad=2)
-        axes[0].set_ylabel(label)
+            axis.set_title(f"layer {numbers[place]}", fontsize=8, pad=2)
+        if len(shown) > 1:
+            axes[0].set_ylabel(label)
 
 
 def _rows(measured: Measurements, structure: str, panel: Panel) -> list[Row]:
@@ -89,38 +123,63 @@ def _rows(measured: Measurements, structure: str, panel: Panel) -> list[Row]:
     return [row for row in rows if (row.head is not None) == panel.by_head]
 
 
-def _draw_panel(axis: Any, shown: dict[str, Measurements], structure: str, panel: Panel) -> None:
-    """One figure by place: mean over heads as a line, heads as dots, fresh weights in grey."""
-    for number, (label, measured) in enumerate(shown.items()):
+def _draw_line(
+    figure: Any, shown: dict[str, Measurements], structure: str, panels: list[Panel]
+) -> None:
+    """Some panels side by side, with one legend."""
+    axes = figure.subplots(1, _PANELS)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    handles: dict[str, Any] = {}
+    for axis, panel in zip(axes, panels, strict=False):
+        handles |= _draw_panel(axis, shown, structure, panel)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def _has_band(row: Row) -> bool:
+    return bool(row.fresh_deviation) and not math.isnan(row.fresh_deviation or math.nan)
+
+
+def _draw_panel(
+    axis: Any, shown: dict[str, Measurements], structure: str, panel: Panel
+) -> dict[str, Any]:
+    """One figure by place: mean over heads as a line, heads as dots; what the legend names."""
+    handles: dict[str, Any] = {}
+    numbers = _numbers(shown, structure)
+    for label, measured in shown.items():
         rows = _rows(measured, structure, panel)
         places = list(dict.fromkeys(row.place for row in rows))
-        x = [1 + places.index(row.place) for row in rows]
         by_place = [[row for row in rows if row.place == place] for place in places]
-        middle = [float(np.mean([row.value for row in here])) for here in by_place]
-        color = "C3" if label != "before" else "C0"
+        positions = [numbers[place] for place in places]
+        color = "C0" if label == "before" else "C3"
+        # Both measurements are of one model, whose fresh weights are the same.
+        null = [here[0] for here in by_place]
+        if not handles and all(_has_band(row) for row in null):
+            low = [(row.fresh_mean or 0) - 2 * (row.fresh_deviation or 0) for row in null]
+            high = [4 * (row.fresh_deviation or 0) for row in null]
+            name = "fresh weights, ± 2 deviations"
+            handles[name] = axis.bar(positions, high, bottom=low, width=1, color="0.8")
         if panel.by_head:
+            x = [numbers[row.place] for row in rows]
             axis.plot(x, [row.value for row in rows], ".", color=color, alpha=0.4)
         spread = None
         if panel.spread:
             others = measured.select(structure=structure, part=panel.part, figure=panel.spread)
             spread = [row.value for row in others]
-        positions = range(1, 1 + len(places))
-        axis.errorbar(
-            positions, middle, spread, color=color, marker="o", markersize=3, label=label or None
-        )
-        if number == len(shown) - 1:
-            null = [here[0] for here in by_place]
-            low, high = (
-                [(row.fresh_mean or 0) + sign * 2 * (row.fresh_deviation or 0) for row in null]
-                for sign in (-1, 1)
-            )
-            axis.fill_between(
-                positions, low, high, color="0.6", alpha=0.6, linewidth=1.5, label="fresh weights"
-            )
+        middle = [mean_and_deviation(row.value for row in here)[0] for here in by_place]
+        style = {"color": color, "marker": "o", "markersize": 3}
+        handles[label] = axis.errorbar(positions, middle, spread, **style)
     axis.set_title(panel.title, fontsize=9)
     axis.set_xlabel("layer", fontsize=8)
     axis.set_ylabel(panel.unit, fontsize=8)
     axis.tick_params(labelsize=8)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize=7)
+    return handles

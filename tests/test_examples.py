@@ -198,8 +198,27 @@ def test_looking_inside_before_and_after_training(tmp_path):
         *("--weights", out / "convmixer.keras", "--output", other),
         *("--rule", "pointwise_0", "depthwise"),
     )
-    assert "Rule 'pointwise_0' names layer" in finished.stderr
+    # Of two rules for a layer neither is taken in silence.
+    assert "both match layer" in finished.stderr
     assert "Traceback" not in finished.stderr
+    finished = look("--weights", out / "vit.keras", "--output", other)
+    assert "other settings (source:" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (("nowhere", "mlp"), "--rule nowhere matches no weight of vit, convmixer"),
+        (("(", "mlp"), "--rule must have a regular expression first"),
+        (("fc1", "mpl"), "must give each weight one of 'mlp'"),
+    ],
+)
+def test_rules_are_checked_before_anything_is_trained(rule, message, tmp_path):
+    finished = look("--rule", *rule, "--output", tmp_path)
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "Epoch" not in finished.stdout
 
 
 def test_looking_inside_a_preset(tmp_path):

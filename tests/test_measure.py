@@ -50,6 +50,12 @@ def one_mlp(units=64, width=16, **kwargs):
     )
 
 
+def line_of(measured, layer):
+    """The layer's line of the printed table."""
+    (line,) = (x for x in str(measured).splitlines() if x.split()[:1] == [layer.path])
+    return line
+
+
 def test_what_was_written_is_measured():
     model = make()
     keras_mimetic.initialize(model, structures=STRUCTURES, seed=0)
@@ -138,6 +144,29 @@ def test_figures_of_a_bias_behind_a_trained_norm():
     mean, deviation = keras_mimetic.measure(model).select(part="hidden_bias")
     assert mean.value == pytest.approx(biases.mean(), rel=0.05)
     assert deviation.value == pytest.approx(biases.std(), rel=0.05)
+
+
+def test_a_dead_hidden_unit_does_not_count():
+    model = one_mlp()
+    kernel = array(model.layers[1].kernel)
+    kernel[:, 3] = 0
+    model.layers[1].kernel.assign(kernel)
+    model.layers[1].bias.assign(np.full(64, -0.2))
+    (row,) = keras_mimetic.measure(model).select(part="hidden_bias", figure="mean")
+    kernel = np.delete(kernel, 3, axis=1)
+    others = -0.2 / np.sqrt(((kernel - kernel.mean(axis=0)) ** 2).sum(axis=0))
+    assert row.value == pytest.approx(others.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_a_hidden_bias_comes_back_behind_either_norm(norm):
+    make_norm = {"layer": layers.LayerNormalization, "batch": layers.BatchNormalization}[norm]
+    model = keras.Sequential(
+        [keras.Input((64,)), make_norm(), layers.Dense(256, "gelu"), layers.Dense(64)]
+    )
+    settings = {"mean": -1.5, "hidden_bias": -0.6}
+    keras_mimetic.initialize(model, structures={"mlp": settings}, seed=0)
+    assert keras_mimetic.measure(model).settings()["mlp"] == pytest.approx(settings, abs=0.03)
 
 
 def test_without_a_norm_there_is_no_hidden_bias():
@@ -242,7 +271,7 @@ def test_weights_of_zeros_and_of_one_value():
     second = measured.select(part="second")
     assert len(second) == 4
     assert all(math.isnan(row.value) for row in second)
-    line = str(measured).splitlines()[3]
+    line = line_of(measured, model.layers[1])
     assert line.split()[-3:-1] == ["-", "-"]
     assert "nan" not in measured.to_csv()
     model = keras.Sequential([keras.Input((6, 16)), layers.DepthwiseConv1D(3)])
@@ -344,6 +373,8 @@ def test_bad_arguments():
         keras_mimetic.measure(model, structures="mpl")
     with pytest.raises(TypeError, match="`structures` must be names"):
         keras_mimetic.measure(model, structures=3)
+    with pytest.raises(TypeError, match="measuring takes no settings"):
+        keras_mimetic.measure(model, structures={"mlp": {}})
     with pytest.raises(TypeError, match="`rules` must be a dict"):
         keras_mimetic.measure(model, rules=["x"])
     measured = keras_mimetic.measure(model)
@@ -367,15 +398,14 @@ def test_rows_as_dicts_and_csv(tmp_path):
 def test_the_table_has_a_line_a_place_and_one_for_fresh_weights():
     model = make(depth=2)
     lines = str(keras_mimetic.measure(model)).splitlines()
-    assert lines[0] == "6 places measured"
+    assert lines[0] == "6 places measured; * is more than 3 deviations from fresh weights"
     blocks = "\n".join(lines[2:]).split("\n\n")
-    assert [block.split()[0] for block in blocks] == ["mlp", "attention", "depthwise"]
+    assert [block.split()[0] for block in blocks] == ["mlp:", "attention:", "depthwise:"]
     for block in blocks:
         rows = block.splitlines()
-        assert len(rows) == 4
         # Alike, so that one line does for both.
-        assert rows[3].startswith("  fresh weights")
-        assert "±" in rows[3]
+        assert rows[-1].startswith("  fresh weights")
+        assert "±" in rows[-1]
 
 
 def test_plot(tmp_path):
@@ -389,15 +419,61 @@ def test_plot(tmp_path):
         assert isinstance(figure, figure_module.Figure)
         figure.savefig(tmp_path / "picture.png", dpi=30)
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-        strips, panels = figure.subfigs[:3], figure.subfigs[3:]
+        strips, panels = figure.subfigs[:4], figure.subfigs[4:]
         # Six of eight layers.
-        assert [len(strip.axes) for strip in strips] == [6 * rows] * 3
-        assert [axis.get_title() for axis in strips[0].axes[:2]] == ["layer 1", "layer 2"]
+        assert [len(strip.axes) for strip in strips] == [6 * rows] * 4
+        titles = [axis.get_title() for axis in strips[0].axes[:6]]
+        assert titles == [f"layer {number}" for number in (1, 2, 4, 5, 7, 8)]
         drawn = [axis.get_title() for panel in panels for axis in panel.axes if axis.lines]
-        assert len(drawn) == 7
+        assert len(drawn) == 8
         assert "effective hidden bias (bars: over units)" in drawn
     with pytest.raises(TypeError, match="`before` must be what"):
         after.plot(before=model)
+
+
+def test_the_plot_numbers_places_as_they_are_in_the_network():
+    pytest.importorskip("matplotlib")
+    inputs = x = keras.Input((16,))
+    for number in range(4):
+        y = layers.LayerNormalization()(x) if number >= 2 else x
+        x = x + layers.Dense(16)(layers.Dense(64, "relu", name=f"first_{number}")(y))
+    model = keras.Model(inputs, x)
+    before = keras_mimetic.measure(model)
+    first = model.get_layer("first_0")
+    first.kernel.assign(np.full(first.kernel.shape, np.nan))
+    after = keras_mimetic.measure(model)
+    figure = after.plot(before=before)
+    by_title = {axis.get_title(): axis for part in figure.subfigs for axis in part.axes}
+    lines = by_title["mean of the first matrix"].lines
+    assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3, 4], [2, 3, 4]]
+    lines = by_title["effective hidden bias (bars: over units)"].lines
+    assert {tuple(line.get_xdata()) for line in lines if len(line.get_xdata()) > 1} == {(3, 4)}
+
+
+def test_figures_far_from_fresh_weights_are_marked():
+    model = one_mlp(width=64, units=256)
+    keras.utils.set_random_seed(1)
+    model.layers[1].kernel.assign(np.random.default_rng(0).normal(size=(64, 256)))
+    assert "*" not in line_of(keras_mimetic.measure(model), model.layers[1])
+    keras_mimetic.initialize(model, structures={"mlp": {"mean": 0.2}}, seed=0)
+    mean = line_of(keras_mimetic.measure(model), model.layers[1]).split()[1]
+    assert float(mean.removesuffix("*")) == pytest.approx(0.2, abs=0.02)
+    assert mean.endswith("*")
+
+
+def test_measurements_compare_and_hash():
+    model = one_mlp()
+    first, second = (keras_mimetic.measure(model) for _ in range(2))
+    assert first != second
+    assert len({first, second}) == 2
+    assert first.rows == second.rows
+
+
+def test_large_filters_do_not_take_forever():
+    model = keras.Sequential([keras.Input((40, 40, 16)), layers.DepthwiseConv2D(17)])
+    keras_mimetic.initialize(model, structures={"depthwise": {"sigma_0": 3.0}}, seed=0)
+    (row,) = keras_mimetic.measure(model).select(figure="sigma")
+    assert row.value == pytest.approx(3, rel=0.3)
 
 
 def test_images_are_the_products(tmp_path):

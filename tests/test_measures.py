@@ -68,6 +68,22 @@ def test_effective_bias_is_that_of_the_pre_activations(centred):
     np.testing.assert_allclose(measured, x.mean(axis=0) / x.std(axis=0), rtol=0.03, atol=0.01)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20])
+def test_figures_that_know_no_scale(scale):
+    matrix = normals(20, 60).astype("float32") + np.float32(0.1)
+    scaled = (matrix * scale).astype("float32")
+    for axis in (0, 1):
+        assert energy_of_ones(scaled, axis) == pytest.approx(energy_of_ones(matrix, axis), rel=1e-4)
+    assert mean_in_deviations(scaled) == pytest.approx(mean_in_deviations(matrix), rel=1e-4)
+    assert diagonal(scaled, scaled.T) == pytest.approx(diagonal(matrix, matrix.T), rel=1e-4)
+
+
+def test_channels_with_equal_means_have_no_z():
+    mean, z = mean_in_deviations(np.tile(normals(1, 7).astype("float32") + 3, (30, 1)))
+    assert mean > 1
+    assert math.isnan(z)
+
+
 def test_effective_bias_without_gamma_beta_or_bias():
     matrix = normals(8, 3)
     assert effective_bias(matrix, None, None, None, centred=True).tolist() == [0, 0, 0]
@@ -115,6 +131,13 @@ def test_strengths_of_value_and_output_come_back(noise, identity, heads, head_di
     assert found == pytest.approx((noise, identity), abs=0.03)
 
 
+@pytest.mark.parametrize(("dim", "rank"), [(3, 1), (8, 1), (16, 2), (100, 1)])
+def test_strengths_of_small_products_come_back_on_the_whole(dim, rank):
+    w_query, w_key = query_key(dim, dim, 300, rank, noise=0.7, identity=0.7, seed=7)
+    found = [strengths(w_query[:, h], w_key[:, h].T) for h in range(300)]
+    assert np.median(found, axis=0) == pytest.approx((0.7, 0.7), abs=0.15)
+
+
 def test_strengths_of_products_of_noise_and_of_nothing():
     # Factors that nobody drew from a product: all noise.
     noise, identity = strengths(normals(128, 16), normals(16, 128, seed=1))
@@ -143,6 +166,25 @@ def test_sigma_of_drawn_filters_comes_back():
     assert all(math.isnan(x) for x in fit_sigma(np.zeros((9, 9)), (3, 3)))
 
 
+def test_smoothness_without_a_centre_is_told_from_the_closed_form():
+    centred = covariance((7, 7), 1.0)
+    assert fit_sigma(centred, (7, 7))[1] > fit_sigma(centred, (7, 7), centred=False)[1] + 0.2
+    rows = np.stack(np.meshgrid(*[np.arange(7.0)] * 2), axis=-1).reshape(49, 2)
+    apart = ((rows[:, None] - rows[None]) ** 2).sum(2)
+    smooth = np.exp(-apart / (2 * 1.7))
+    found, quality = fit_sigma(smooth, (7, 7), centred=False)
+    assert found == pytest.approx(1.7, rel=0.02)
+    assert quality == pytest.approx(1, abs=1e-4)
+    assert fit_sigma(smooth, (7, 7))[1] < 0.9
+
+
+def test_large_filters_are_fitted_on_a_coarser_grid():
+    for sigma in (0.5, 4.0, 30.0):
+        found, quality = fit_sigma(covariance((17, 17), sigma), (17, 17))
+        assert found == pytest.approx(sigma, rel=0.1)
+        assert quality > 0.99
+
+
 def test_covariance_is_about_the_mean_filter():
     filters = normals(3, 3, 50)
     np.testing.assert_allclose(
@@ -161,10 +203,21 @@ def test_a_curve_over_depth_comes_back():
 
 
 @hypothesis.given(st.lists(st.floats(0.01, 50), min_size=1, max_size=12))
-def test_a_curve_over_depth_is_positive_everywhere(sigmas):
+def test_a_curve_over_depth_stays_near_what_was_measured(sigmas):
     depths = np.linspace(0, 1, len(sigmas)) if len(sigmas) > 1 else [0.0]
     found = fit_over_depth(list(depths), sigmas)
-    assert min(sigma_at_depth(x, **found) for x in np.linspace(0, 1, 1001)) > 0
+    curve = [sigma_at_depth(x, **found) for x in np.linspace(0, 1, 1001)]
+    assert min(sigmas) / 2.01 < min(curve)
+    assert max(curve) < 2.01 * max(sigmas)
+
+
+@pytest.mark.parametrize(
+    ("depths", "sigmas"),
+    [([0, 0.1, 0.2], [0.3, 0.5, 1.2]), ([0.8, 0.9, 1], [1.2, 0.5, 0.3]), ([0, 0.1], [0.3, 1.2])],
+)
+def test_a_curve_over_depth_does_not_run_away_where_nothing_was_measured(depths, sigmas):
+    found = fit_over_depth(depths, sigmas)
+    assert max(sigma_at_depth(x, **found) for x in np.linspace(0, 1, 101)) <= 2.4 + 1e-6
 
 
 def test_median():

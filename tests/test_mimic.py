@@ -101,10 +101,23 @@ def test_an_mlp_without_a_bias_says_so():
 
 
 def test_structures_that_the_trained_model_does_not_show_are_left():
+    keras.utils.set_random_seed(0)
     model = make()  # fresh: no sigma can be read
     other = make(width=32, depth=2)
     report = keras_mimetic.mimic(model, other, seed=0)
     assert {row.structure for row in report.written} == {"mlp", "attention"}
+
+
+def test_strengths_without_noise_reach_cross_attention():
+    inputs = keras.Input((5, 16))
+    trained = keras.Model(inputs, layers.MultiHeadAttention(1, 16)(inputs, inputs))
+    for role in ("query", "key"):
+        dense = getattr(trained.layers[1], f"{role}_dense")
+        dense.kernel.assign(np.eye(16)[:, None])
+    a, b = keras.Input((5, 32)), keras.Input((7, 32))
+    model = keras.Model([a, b], layers.MultiHeadAttention(2, 16)(a, b))
+    report = keras_mimetic.mimic(trained, model, seed=0)
+    assert len(report.written) == 4
 
 
 def test_models_that_cannot_be_read():

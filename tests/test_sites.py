@@ -489,7 +489,11 @@ def test_what_cannot_be_followed_is_reported_and_rules_reach_it():
     sites = find_sites(model, ["mlp", "attention", "depthwise"], rules).sites
     by_structure = {site.structure: site for site in sites}
     assert not any(site.left for site in sites)
-    assert by_structure["mlp"].facts == {"before": "other", "norm": None}
+    assert by_structure["mlp"].facts == {
+        "before": "other",
+        "norm": None,
+        "second": None,
+    }
     assert by_structure["attention"].facts == {"self_attention": True}
 
 

@@ -45,8 +45,9 @@ class MimeticMLPBlock(keras.layers.Layer):
         hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
             pre-activation for inputs of unit variance: the bias is
             `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
-            of `fc1`'s kernel. Trained networks have it clearly negative (we
-            measured -0.3 to -1.9); the default, 0, leaves it out.
+            of `fc1`'s kernel, times `sqrt(1 + mean**2)` without `norm`. Trained
+            networks have it negative (`keras_mimetic.measure` shows it); the
+            default, 0, leaves it out.
         norm: `"layer_norm"` for a `LayerNormalization` (epsilon 1e-6) first,
             or `None`. A normalization before the block cannot be seen by it:
             say then which `mean` you want.
@@ -178,7 +179,9 @@ class MimeticMLPBlock(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         input_dim, output_dim = self._dims(input_shape)
         hidden_shape = (*input_shape[:-1], self.hidden_dim)
-        hidden_start = bias_start(self.hidden_bias, input_dim, self.hidden_dim)
+        # Behind the LayerNorm the mean moves nothing.
+        mean = 0.0 if self._norm_name == "layer_norm" else self._fc1_mean()
+        hidden_start = bias_start(self.hidden_bias, input_dim, self.hidden_dim, mean)
         shared = {
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,

@@ -28,7 +28,8 @@ def mean_in_deviations(matrix: np.ndarray) -> tuple[float, float]:
     if not deviation:
         return NAN, NAN
     z = NAN
-    if len(means) > 1 and (spread := means.std(ddof=1)):
+    # Means that differ by no more than rounding have no spread.
+    if len(means) > 1 and (spread := means.std(ddof=1)) > 1e-9 * np.abs(means).max():
         z = means.mean() / spread * math.sqrt(len(means))
     return float(means.mean() / deviation), float(z)
 
@@ -46,9 +47,12 @@ def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
     Returns:
         The energy; NaN for a matrix of zeros.
     """
-    total = float(np.vdot(matrix, matrix))
-    if not total:
+    largest = np.abs(matrix).max(initial=0)
+    if not largest:
         return NAN
+    # The scale does not count, and its square might be out of range.
+    matrix = matrix / largest
+    total = float(np.vdot(matrix, matrix))
     sums = matrix.sum(axis=axis, dtype=np.float64)
     return float(sums @ sums) / total
 

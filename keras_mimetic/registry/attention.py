@@ -97,15 +97,19 @@ def _measure(site: Site, weights: Weights) -> Measured:
         left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
         for head, factors in enumerate(zip(left, right, strict=True)):
             figures += _figures("query_key", *factors, head)
-        images["query_key"] = (left[:, :_SHOWN] @ right[..., :_SHOWN]).mean(axis=0)
+        images["query_key"] = _product(left[:, :_SHOWN], right[..., :_SHOWN]).mean(axis=0)
     value, output = weights["value"], weights["output"]
     if output.ndim == 3 and len(value) == output.shape[-1]:
         for head in range(value.shape[1]):
             figures += _figures("value_output", value[:, head], output[head], head)[:1]
         left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
         figures += _figures("value_output", left, right)
-        images["value_output"] = left[:_SHOWN] @ right[:, :_SHOWN]
+        images["value_output"] = _product(left[:_SHOWN], right[:, :_SHOWN])
     return Measured(tuple(figures), images)
+
+
+def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return left.astype(np.float64) @ right.astype(np.float64)
 
 
 def _figures(
@@ -128,7 +132,11 @@ def _read(readings: Sequence[Reading]) -> dict[str, Any]:
             median(x for reading in readings for x in reading.values.get((pair, name), []))
             for name in ("noise", "identity")
         )
-        settings[pair] = None if noise is None else (noise, identity)
+        if noise is None or identity is None:
+            settings[pair] = None
+        else:
+            # Cross-attention of the other model takes the noise alone: never none at all.
+            settings[pair] = (max(noise, 1e-3 * abs(identity)), identity)
     return settings if any(settings.values()) else {}
 
 
@@ -141,14 +149,19 @@ ATTENTION = Structure(
     control=_control,
     describe=_describe,
     measure=_measure,
+    legend=(
+        "diagonals of products in deviations of the entries off it, and noise and identity to draw "
+        "such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, single heads and "
+        "their sum"
+    ),
     columns=(
-        Column("query-key diagonal", "query_key", "diagonal", "+.2f", by_head=True),
-        Column("noise", "query_key", "noise", ".2f", by_head=True),
-        Column("identity", "query_key", "identity", "+.2f", by_head=True),
-        Column("value-output diagonal", "value_output", "diagonal", "+.2f", by_head=True),
-        Column("of all heads", "value_output", "diagonal", "+.2f"),
-        Column("noise", "value_output", "noise", ".2f"),
-        Column("identity", "value_output", "identity", "+.2f"),
+        Column("qk diagonal", "query_key", "diagonal", "+.2f", by_head=True),
+        Column("qk noise", "query_key", "noise", ".2f", by_head=True),
+        Column("qk identity", "query_key", "identity", "+.2f", by_head=True),
+        Column("vo diagonal, heads", "value_output", "diagonal", "+.2f", by_head=True),
+        Column("sum", "value_output", "diagonal", "+.2f"),
+        Column("vo noise", "value_output", "noise", ".2f"),
+        Column("vo identity", "value_output", "identity", "+.2f"),
     ),
     panels=(
         Panel(
@@ -166,8 +179,8 @@ ATTENTION = Structure(
         ),
     ),
     images={
-        "query_key": "query-key products, mean over heads",
-        "value_output": "value-output product, all heads",
+        "query_key": "query-key products, mean over heads, first 64 channels",
+        "value_output": "value-output products, sum over heads, first 64 channels",
     },
     read=_read,
 )

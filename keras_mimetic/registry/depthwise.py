@@ -8,6 +8,7 @@ import numpy as np
 from keras_mimetic._checks import check_number, check_positive
 from keras_mimetic.initializers.mimetic_depthwise import check_gain, depthwise_rms
 from keras_mimetic.measures.covariance import empirical_covariance, fit_over_depth, fit_sigma
+from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry.structure import (
     Column,
     Figure,
@@ -79,17 +80,32 @@ def _measure(site: Site, weights: Weights) -> Measured:
     if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:
         return Measured((), {})
     measured = empirical_covariance(filters)
-    sigma, quality = fit_sigma(measured, filters.shape[:-1])
-    figures = (Figure("kernel", "sigma", sigma), Figure("kernel", "quality", quality))
-    return Measured(figures, {"covariance": measured})
+    size = filters.shape[:-1]
+    sigma, quality = fit_sigma(measured, size)
+    _, smooth = fit_sigma(measured, size, centred=False)
+    figures = (
+        Figure("kernel", "sigma", sigma),
+        Figure("kernel", "quality", quality),
+        Figure("kernel", "quality_uncentred", smooth),
+    )
+    images = {"covariance": measured}
+    if len(size) <= 2:
+        images["variance"] = measured.diagonal().reshape(size if len(size) == 2 else (1, -1))
+    return Measured(figures, images)
+
+
+def _highest(fresh: list[float]) -> float:
+    """What fresh weights do not reach, in a network of many layers either."""
+    mean, deviation = mean_and_deviation(fresh)
+    return max(mean + 4 * deviation, *fresh)
 
 
 def _read(readings: Sequence[Reading]) -> dict[str, Any]:
-    """From the layers that the closed form fits better than any fresh weights."""
+    """From the layers that the closed form fits better than it would any fresh weights."""
     found = [
         (reading.site.facts["depth"], reading.values["kernel", "sigma"][0])
         for reading in readings
-        if reading.values["kernel", "quality"][0] > max(reading.fresh["kernel", "quality"])
+        if reading.values["kernel", "quality"][0] > _highest(reading.fresh["kernel", "quality"])
     ]
     return fit_over_depth(*map(list, zip(*found, strict=True))) if found else {}
 
@@ -108,14 +124,23 @@ DEPTHWISE = Structure(
     control=_control,
     describe=_describe,
     measure=_measure,
+    legend=(
+        "sigma in squared pixels of the closed form nearest to the filters' covariance, the part "
+        "of it that this explains, and the part that smoothness without a centre does"
+    ),
     columns=(
         Column("sigma", "kernel", "sigma", ".2f"),
-        Column("quality of the fit", "kernel", "quality", ".2f"),
+        Column("explained", "kernel", "quality", ".2f"),
+        Column("without a centre", "kernel", "quality_uncentred", ".2f"),
     ),
     panels=(
-        Panel("sigma of the filters' covariance", "squared pixels", "kernel", "sigma"),
-        Panel("quality of its fit", "part explained", "kernel", "quality"),
+        Panel("sigma of the filters", "squared pixels", "kernel", "sigma"),
+        Panel("covariance explained by the closed form", "part", "kernel", "quality"),
+        Panel("by smoothness without a centre", "part", "kernel", "quality_uncentred"),
     ),
-    images={"covariance": "covariance of depthwise filters, pixel by pixel"},
+    images={
+        "variance": "variance of depthwise filters by pixel",
+        "covariance": "covariance of their pixels, one row a pixel",
+    },
     read=_read,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from keras_mimetic._checks import check_number
 from keras_mimetic.initializers.mimetic_mean import auto_mean
 from keras_mimetic.measures.mean import effective_bias, energy_of_ones, mean_in_deviations
-from keras_mimetic.measures.middle import median
+from keras_mimetic.measures.middle import mean_and_deviation, median
 from keras_mimetic.registry.structure import (
     Column,
     Figure,
@@ -37,7 +37,9 @@ def _draw(site: Site, settings: Settings, seed: int) -> Weights:
     shape = tuple(site.weights["kernel"].shape)
     weights = {"kernel": _kernel(shape, _mean(site, settings), seed)}
     if settings["hidden_bias"] is not None and "bias" in site.around:
-        start = bias_start(settings["hidden_bias"], shape[-2], shape[-1])
+        # Behind a LayerNorm the mean moves nothing.
+        mean = 0.0 if site.facts["before"] == "layer_norm" else _mean(site, settings)
+        start = bias_start(settings["hidden_bias"], shape[-2], shape[-1], mean)
         weights["bias"] = np.full(tuple(site.around["bias"].shape), start, np.float32)
     return weights
 
@@ -104,9 +106,11 @@ def _measure(site: Site, weights: Weights) -> Measured:
             weights.get("beta"),
             centred=isinstance(site.facts["norm"], keras.layers.LayerNormalization),
         )
+        # A dead unit has none.
+        mean, deviation = mean_and_deviation(biases)
         figures += [
-            Figure("hidden_bias", "mean", float(biases.mean())),
-            Figure("hidden_bias", "deviation", float(biases.std())),
+            Figure("hidden_bias", "mean", mean),
+            Figure("hidden_bias", "deviation", deviation),
         ]
     return Measured(tuple(figures), {})
 
@@ -146,20 +150,25 @@ MLP = Structure(
     describe=_describe,
     measure=_measure,
     fresh=_fresh,
+    legend=(
+        "of the first and second matrix the mean in standard deviations and its z; energy of the "
+        "first that is alike for all inputs and for all hidden units, in multiples of chance; "
+        "effective hidden bias in pre-activation deviations, mean over units"
+    ),
     columns=(
-        Column("mean 1", "first", "mean"),
-        Column("z 1", "first", "z", "+.1f"),
-        Column("energy over inputs", "first", "energy_over_inputs", ".2f"),
-        Column("over hidden units", "first", "energy_over_outputs", ".2f"),
-        Column("mean 2", "second", "mean"),
-        Column("z 2", "second", "z", "+.1f"),
+        Column("mean 1st", "first", "mean"),
+        Column("z", "first", "z", "+.1f"),
+        Column("alike for inputs", "first", "energy_over_inputs", ".2f"),
+        Column("for hidden units", "first", "energy_over_outputs", ".2f"),
+        Column("mean 2nd", "second", "mean"),
+        Column("z", "second", "z", "+.1f"),
         Column("hidden bias", "hidden_bias", "mean", "+.2f"),
     ),
     panels=(
         Panel("mean of the first matrix", "standard deviations", "first", "mean"),
         Panel(
-            "first matrix: ones over hidden units",
-            "energy / chance",
+            "its energy alike for all hidden units",
+            "multiples of chance",
             "first",
             "energy_over_outputs",
         ),

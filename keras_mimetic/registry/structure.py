@@ -107,7 +107,8 @@ class Structure:
         measure: The figures of a site, from the values of its weights and of
             those around it.
         fresh: What these values are in an untrained model, from shapes and a seed.
-        columns: How the figures are printed.
+        legend: What the printed figures are, in a sentence.
+        columns: How they are printed.
         panels: How they are drawn.
         images: Titles of the images that `measure` gives, by part.
         read: Settings that would give a model what was measured; `{}` if nothing
@@ -122,6 +123,7 @@ class Structure:
     control: Callable[[Weights, int], Weights]
     describe: Callable[[Site, str, Settings], str]
     measure: Callable[[Site, Weights], Measured]
+    legend: str
     columns: tuple[Column, ...]
     panels: tuple[Panel, ...]
     images: Mapping[str, str]

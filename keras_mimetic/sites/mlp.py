@@ -35,7 +35,8 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
 
     Around it are the matrix of the second projection, and gamma and beta of the
     LayerNorm or BatchNorm before, trained or not; the fact `norm` says which of
-    the two, or is `None`.
+    the two, the fact `second` is that projection; each is `None` where there is
+    none, or where calls of the first projection differ in it.
     """
     sites: dict[int, Site] = {}
     for number, call in enumerate(graph.calls):
@@ -51,6 +52,7 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
         if earlier is not None:
             before = before if earlier.facts["before"] == before else "other"
             norm = norm if earlier.facts["norm"] is norm else None
+            second = second if earlier.facts["second"] is second else None
             left = left or earlier.left
         layer = call.operation
         sites[id(layer)] = site(layer, places[id(layer)], before, left, second=second, norm=norm)
@@ -72,7 +74,7 @@ def site(
         place=place,
         layer=layer,
         weights={"kernel": layer.kernel},
-        facts={"before": before, "norm": norm},
+        facts={"before": before, "norm": norm, "second": second},
         left=left,
         around={role: variable for role, variable in around.items() if variable is not None},
     )

@@ -118,13 +118,18 @@ def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:
     return np.ascontiguousarray(noise.T).reshape(filters.shape)
 
 
-def _spectrum(kernel_size: tuple[int, ...], sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, >= 0 and of sum 1, and eigenvectors of the covariance."""
+def distances(kernel_size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances of a filter's pixels: from its centre (n,), and between them (n, n)."""
     axes = np.meshgrid(*(np.arange(size, dtype=np.float64) for size in kernel_size), indexing="ij")
     pixels = np.stack([axis.ravel() for axis in axes], axis=1)
     centre = (np.array(kernel_size) - 1) / 2
     from_centre = ((pixels - centre) ** 2).sum(1)
-    apart = ((pixels[:, None] - pixels[None]) ** 2).sum(2)
+    return from_centre, ((pixels[:, None] - pixels[None]) ** 2).sum(2)
+
+
+def _spectrum(kernel_size: tuple[int, ...], sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, >= 0 and of sum 1, and eigenvectors of the covariance."""
+    from_centre, apart = distances(kernel_size)
     # M enters as a factor and its scale is lost, so let its largest entry be 1:
     # the centre of a filter of even size is no pixel.
     m = np.exp(-(from_centre - from_centre.min()) / (2 * sigma))

@@ -45,7 +45,7 @@ def mean_shifted(
     return draws.draw(distribution, shape, seed, mean=mean * std, std=std)
 
 
-def bias_start(hidden_bias: float, fan_in: int, fan_out: int) -> float:
+def bias_start(hidden_bias: float, fan_in: int, fan_out: int, mean: float) -> float:
     """Where the bias behind a Glorot-scaled matrix starts, absolute.
 
     Args:
@@ -53,5 +53,8 @@ def bias_start(hidden_bias: float, fan_in: int, fan_out: int) -> float:
             inputs of mean 0 and variance 1.
         fan_in: Inputs of the matrix.
         fan_out: Its outputs.
+        mean: Its mean in standard deviations, which adds to the spread of the
+            pre-activation; 0 where the inputs sum to zero.
     """
-    return hidden_bias * scaled_std(fan_in, fan_out, scale=1.0, mode="fan_avg") * math.sqrt(fan_in)
+    std = scaled_std(fan_in, fan_out, scale=1.0, mode="fan_avg")
+    return hidden_bias * std * math.sqrt(fan_in * (1 + mean**2))
