@@ -135,8 +135,8 @@ DEPTHWISE = Structure(
     ),
     panels=(
         Panel("sigma of the filters", "squared pixels", "kernel", "sigma"),
-        Panel("covariance explained by the closed form", "part", "kernel", "quality"),
-        Panel("by smoothness without a centre", "part", "kernel", "quality_uncentred"),
+        Panel("covariance explained by its form", "part", "kernel", "quality"),
+        Panel("explained without a centre", "part", "kernel", "quality_uncentred"),
     ),
     images={
         "variance": "variance of depthwise filters by pixel",
