@@ -94,7 +94,8 @@ def main(argv=None):
 def given(args):
     """Looks into a model of a file or a preset."""
     source = args.weights or args.preset
-    name = pathlib.Path(source).stem if args.weights else re.sub(r"\W+", "-", source).strip("-")
+    path = pathlib.Path(source)
+    name = path.stem if path.exists() else re.sub(r"\W+", "-", source).strip("-")
     before, model = from_file(source) if args.weights else from_preset(source)
     folder = output_of(args, name)
     # Another file of the same name does not mix into the same folder.
