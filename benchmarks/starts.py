@@ -1,5 +1,6 @@
 """Makes a model start as a row says."""
 
+import dataclasses
 import functools
 import math
 
@@ -34,18 +35,16 @@ def applies(model_name, row):
 
 def start(model_name, row, seed, image_shape, classes):
     """A model of `VARIANTS` with the initial weights of a row."""
+    if row.shared_bias:
+        return _with_shared_bias(model_name, row, seed, image_shape, classes)
     make, rules = VARIANTS[model_name]
     patch = 4 if min(image_shape[:2]) >= 32 else 2
-    block = (
-        functools.partial(SharedBiasBlock, shared_mean=row.shared_bias) if row.shared_bias else None
-    )
     model = make(
         image_shape,
         classes,
         patch=patch,
         kernel_initializer=KERNELS[row.kernel],
         seed=subseed(seed, 0),
-        **({"block": block} if block else {}),
     )
     if row.kernel == "glorot":
         seed_of = {"seed": subseed(seed, 1), "rules": rules}
@@ -59,6 +58,20 @@ def start(model_name, row, seed, image_shape, classes):
         _redraw_first_matrices(model, KERNELS[row.kernel], seed)
     if row.per_input:
         _add_means_per_input(model, rules, row.per_input, seed)
+    return model
+
+
+def _with_shared_bias(model_name, row, seed, image_shape, classes):
+    """The same weights in a model of `SharedBiasBlock`, which `initialize` does not know."""
+    plain = dataclasses.replace(row, shared_bias=0.0)
+    weights = start(model_name, plain, seed, image_shape, classes).get_weights()
+    make, _ = VARIANTS[model_name]
+    patch = 4 if min(image_shape[:2]) >= 32 else 2
+    block = functools.partial(SharedBiasBlock, shared_mean=row.shared_bias)
+    model = make(image_shape, classes, patch=patch, block=block)
+    own = [weight for weight in model.weights if not weight.path.endswith("/shared_bias")]
+    for weight, values in zip(own, weights, strict=True):
+        weight.assign(values)
     return model
 
 
