@@ -1,4 +1,4 @@
-"""The small image models of the examples: ViT, ConvMixer and a ConvNeXt-like net.
+"""The small image models of the examples: ViT, MLP-Mixer, ConvMixer and a ConvNeXt-like net.
 
 Every model takes
 
@@ -6,6 +6,7 @@ Every model takes
 - `kernel_initializer`, which makes an initializer from a seed (a class with a
   `seed` argument does) for every kernel but the first of an MLP, which
   `MimeticMLPBlock` draws;
+- `block`, the class of its MLPs (but for the ConvMixer, which has none);
 - `seed`: each weight draws from a sub-stream of its own, so that two models
   with equal seeds differ only where their initializers do.
 
@@ -36,6 +37,7 @@ def vit(
     depth=4,
     heads=2,
     kernel_initializer=glorot,
+    block=MimeticMLPBlock,
     seed=0,
 ):
     """A Vision Transformer with fixed sin-cos positions and average pooling."""
@@ -57,10 +59,39 @@ def vit(
             seed=next(seeds),
         )(y, y)
         x = keras.layers.Add()([x, y])
-        x = mlp(x, width, kernel_initializer, seeds, residual=True)
+        x = mlp(x, 4 * width, kernel_initializer, seeds, block, residual=True)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, _head(x, classes, kernel_initializer(seed=next(seeds))), name="vit")
+
+
+def mixer(
+    image_shape,
+    classes,
+    *,
+    patch=4,
+    width=64,
+    depth=4,
+    kernel_initializer=glorot,
+    block=MimeticMLPBlock,
+    seed=0,
+):
+    """An MLP-Mixer: an MLP over the patches, then one over the channels."""
+    seeds = _sub_streams(seed)
+    inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
+    x = keras.layers.Reshape((-1, width))(x)
+    tokens = x.shape[1]
+    mixing = functools.partial(mlp, kernel_initializer=kernel_initializer, seeds=seeds, block=block)
+    for number in range(depth):
+        y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
+        y = keras.layers.Permute((2, 1))(y)
+        y = mixing(y, 2 * tokens, norm=None, name=f"token_mlp_{number}")
+        x = keras.layers.Add()([x, keras.layers.Permute((2, 1))(y)])
+        x = mixing(x, 4 * width, residual=True, name=f"channel_mlp_{number}")
+    x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    outputs = _head(x, classes, kernel_initializer(seed=next(seeds)))
+    return keras.Model(inputs, outputs, name="mixer")
 
 
 def convmixer(
@@ -99,16 +130,24 @@ def convnext(
     width=64,
     depth=4,
     kernel_size=5,
+    norm="layer_norm",
     kernel_initializer=glorot,
+    block=MimeticMLPBlock,
     seed=0,
 ):
-    """A ConvNeXt of one stage: depthwise convolution, LayerNorm, MLP, residual."""
+    """A ConvNeXt of one stage: depthwise convolution, norm, MLP, residual.
+
+    `norm` is `"layer_norm"`, as in the original, `"batch_norm"` or `None`.
+    """
     seeds = _sub_streams(seed)
     inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     for _ in range(depth):
         y = depthwise(x, kernel_size, kernel_initializer, seeds)
-        y = mlp(y, width, kernel_initializer, seeds)
+        if norm == "batch_norm":
+            y = _batch_norm(y)
+        before = norm if norm == "layer_norm" else None
+        y = mlp(y, 4 * width, kernel_initializer, seeds, block, norm=before)
         x = keras.layers.Add()([x, y])
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
@@ -116,23 +155,26 @@ def convnext(
     return keras.Model(inputs, outputs, name="convnext")
 
 
-MODELS = {"convnext": convnext, "vit": vit, "convmixer": convmixer}
+MODELS = {"convnext": convnext, "vit": vit, "convmixer": convmixer, "mixer": mixer}
 
 # For `keras_mimetic.initialize`: structures that it would not see by itself.
 RULES = {"convmixer": {r"pointwise_\d+/": "mlp"}}
 
 
-def mlp(x, width, kernel_initializer, seeds, residual=False):
-    """A LayerNorm and an MLP without a mean, four times as wide inside."""
-    block = MimeticMLPBlock(
-        4 * width,
+def mlp(
+    x, hidden, kernel_initializer, seeds, block, *, norm="layer_norm", residual=False, name=None
+):
+    """A norm and an MLP without a mean, as wide as its input."""
+    layer = block(
+        hidden,
         mean=0,
-        norm="layer_norm",
+        norm=norm,
         residual=residual,
         fc2_initializer=kernel_initializer(),
         seed=next(seeds),
+        name=name,
     )
-    return block(x)
+    return layer(x)
 
 
 def depthwise(x, kernel_size, kernel_initializer, seeds):
@@ -178,10 +220,13 @@ def _stem(image_shape, patch, width, initializer):
 
 
 def _activate_and_normalize(x):
+    return _batch_norm(keras.layers.Activation("gelu")(x))
+
+
+def _batch_norm(x):
     # ConvMixer's own constants; Keras's defaults (0.99, 1e-3) follow too slowly
     # in short training and damp the small outputs of fresh convolutions.
-    normalization = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
-    return normalization(keras.layers.Activation("gelu")(x))
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
 
 def _head(x, classes, initializer):

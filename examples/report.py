@@ -111,11 +111,12 @@ class Runs:
 
     A row is on the disk before the next run begins, and a row that was cut off
     in the middle is dropped when the folder is opened again, so that an
-    interrupted comparison goes on where it was.
+    interrupted comparison goes on where it was. `columns` are further ones.
     """
 
-    def __init__(self, folder, settings):
+    def __init__(self, folder, settings, columns=()):
         self.folder = pathlib.Path(folder)
+        self.columns = (*COLUMNS, *columns)
         keep_settings(self.folder, settings)
         self.path = self.folder / "runs.csv"
         self.rows = self._read()
@@ -142,7 +143,7 @@ class Runs:
         """Appends a row, on the disk when this returns."""
         new = not self.path.exists() or not self.path.stat().st_size
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             if new:
                 writer.writeheader()
             writer.writerow(row)
@@ -210,12 +211,12 @@ def table(runs, models, inits, rates, seeds, title, contrasts=()):
     for model in models:
         for init in inits:
             rate = best_rate(runs, model, init, rates, seeds)
-            values = accuracies[model, init] = _test_accuracies(runs, model, init, rate, seeds)
+            values = accuracies[model, init] = test_accuracies(runs, model, init, rate, seeds)
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             base = accuracies[model, first]
             lines.append(
                 f"| {model} | {init} | {rate:g} | {statistics.fmean(values):.2f}{spread} "
-                f"| {_difference(values, base) if init != first else ''} | {len(values)} |"
+                f"| {difference(values, base) if init != first else ''} | {len(values)} |"
             )
     contrasts = [pair for pair in contrasts if {*pair} <= {*inits} and pair[1] != first]
     if contrasts:
@@ -224,21 +225,21 @@ def table(runs, models, inits, rates, seeds, title, contrasts=()):
     for model in models:
         for init, base in contrasts:
             values = accuracies[model, init]
-            difference = _difference(values, accuracies[model, base])
-            lines.append(f"| {model} | {init} over {base} | {difference} | {len(values)} |")
+            text = difference(values, accuracies[model, base])
+            lines.append(f"| {model} | {init} over {base} | {text} | {len(values)} |")
     text = "\n".join(lines) + "\n"
     write(runs.folder / "table.md", text)
     return text
 
 
-def _test_accuracies(runs, model, init, rate, seeds):
+def test_accuracies(runs, model, init, rate, seeds):
     """In percent, by seed."""
     rows = runs.find(model=model, init=init, learning_rate=rate)
     by_seed = {row["seed"]: 100 * row["test_accuracy"] for row in rows}
     return [by_seed[seed] for seed in seeds]
 
 
-def _difference(values, base):
+def difference(values, base):
     """Mean paired difference and its interval, as text."""
     mean, half = paired_interval([a - b for a, b in zip(values, base, strict=True)])
     interval = f" [{mean - half:+.2f}, {mean + half:+.2f}]" if half == half else ""

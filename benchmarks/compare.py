@@ -1,0 +1,162 @@
+"""Compares initial weights on equal work: paired seeds, the best rate of each row.
+
+    python benchmarks/compare.py --dataset cifar10 --train-size 10000 --epochs 5 --group baselines
+    python benchmarks/compare.py --model vit --row default control spatial all --processes 2
+
+Rows are those of rows.py. Every run is a line of runs.csv in the output folder, and a
+second call goes on where the first was interrupted. Runs share nothing, so that
+several processes may work at once; each gets its part of the cores.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import itertools
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
+
+import data
+import keras
+import options
+import report
+import verdict
+from rows import GROUPS, ROWS
+from starts import VARIANTS, applies, start
+from training import evaluate, fit
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = functools.partial(parser.add_argument, metavar="")
+    options.add_data(add, parser)
+    models = f"{', '.join(VARIANTS)} [vit]"
+    add("--model", nargs="+", choices=VARIANTS, default=["vit"], help=models)
+    add("--row", nargs="+", choices=ROWS, default=[], help="rows of rows.py, by name")
+    add("--group", nargs="+", choices=GROUPS, default=[], help=f"or all of {', '.join(GROUPS)}")
+    add("--base", choices=ROWS, default="default", help="the row to compare with [%(default)s]")
+    add("--seeds", type=options.positive(int), default=3, help="paired seeds [%(default)s]")
+    add("--first-seed", type=int, default=0, help="the first of them [%(default)s]")
+    add("--learning-rate", nargs="+", type=options.positive(float), default=[2e-3, 4e-3])
+    options.add_training(add, epochs=5)
+    add("--processes", type=options.positive(int), default=1, help="at once [%(default)s]")
+    add("--output", help="folder for the results [results/compare-DATASET-BACKEND]")
+    args = parser.parse_args(argv)
+    named = [*args.row, *(name for group in args.group for name in GROUPS[group])]
+    args.row = list(dict.fromkeys([args.base, *named]))
+    for name in ("model", "learning_rate"):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    options.resolve(args)
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    images = _load(args)
+    output = args.output or f"results/compare-{images.name}-{keras.backend.backend()}"
+    runs = report.Runs(output, options.settings(args, images), columns=("commit",))
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    todo = [
+        dict(zip(report.KEY, key, strict=True))
+        for key in itertools.product(args.model, args.row, args.learning_rate, seeds)
+        if applies(key[0], ROWS[key[1]])
+    ]
+    # All rows of a seed before the next seed: a comparison that is cut short is whole.
+    todo.sort(key=lambda key: key["seed"])
+    missing = [key for key in todo if not runs.find(**key)]
+    print(f"{len(todo)} runs, {len(todo) - len(missing)} done before, {len(missing)} to do")
+    commit = _commit()
+    for done, (key, results) in enumerate(_run_all(missing, args), start=1):
+        runs.add({**key, **results, **report.environment(), "commit": commit})
+        print(
+            f"[{done}/{len(missing)}] {key['model']}, {key['init']}, rate "
+            f"{key['learning_rate']:g}, seed {key['seed']}: "
+            f"{100 * results['test_accuracy']:.2f} %, {results['seconds']:.0f} s",
+            flush=True,
+        )
+    title = options.headline(args, images, report.where(runs.rows))
+    print("\n" + verdict.table(runs, args.model, args.row, args.learning_rate, seeds, title))
+
+
+def _load(args):
+    return data.load(
+        args.dataset, data_dir=args.data_dir, download=args.download, train_size=args.train_size
+    )
+
+
+def _run_all(keys, args):
+    """Each key with its results, as they come."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    each = max(1, (len(cores) if cores else os.cpu_count()) // args.processes)
+    # Read by the numeric libraries of the processes, when these start.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(each)
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(args.processes):
+        numbers.put(cores and cores[number * each :][:each])
+    with concurrent.futures.ProcessPoolExecutor(
+        args.processes, mp_context=context, initializer=_start_process, initargs=(numbers, args)
+    ) as pool:
+        waiting = {pool.submit(_run, key): key for key in keys}
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_STATE = {}
+
+
+def _start_process(numbers, args):
+    cores = numbers.get()
+    if cores:
+        os.sched_setaffinity(0, cores)
+    options.set_precision(args)
+    _STATE.update(args=args, images=_load(args))
+
+
+def _run(key):
+    """One run: the results' columns of its row."""
+    args, images = _STATE["args"], _STATE["images"]
+    row, seed = ROWS[key["init"]], key["seed"]
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = start(key["model"], row, seed, images.shape, images.classes)
+    epochs = max(1, round(args.epochs * row.schedule))
+    changed = argparse.Namespace(**{**vars(args), "epochs": epochs, "verbose": 0})
+    begin = time.perf_counter()
+    history = fit(model, images, changed, rate=key["learning_rate"], seed=seed)
+    seconds = time.perf_counter() - begin
+    curve = history["val_accuracy"]
+    return {
+        "validation_accuracy": curve[-1],
+        "test_accuracy": evaluate(model, images),
+        "seconds": round(seconds, 2),
+        "curve": " ".join(f"{value:.4f}" for value in curve),
+    }
+
+
+def _commit():
+    """The version of the code, with a mark if it was changed since."""
+    finished = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return finished.stdout.strip()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (data.DatasetError, report.SettingsError) as error:
+        sys.exit(f"compare.py: {error}")

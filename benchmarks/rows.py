@@ -1,0 +1,120 @@
+"""The rows of a comparison: how a model starts, by name.
+
+A row changes initial weights alone (or, where it says so, the schedule). Rows with
+equal seeds share the order of the images, their augmentation, and every weight
+that neither replaces; means of MLPs and their controls share the draws, too.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from models import glorot
+
+# Initializers for every kernel: what Keras's users would name, with Keras's fans.
+KERNELS = {
+    "glorot": glorot,
+    "he_normal": keras.initializers.HeNormal,
+    "truncated_normal": functools.partial(keras.initializers.TruncatedNormal, stddev=0.02),
+    "orthogonal": keras.initializers.Orthogonal,
+}
+_NO_MEAN = {"mean": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One way to start.
+
+    Attributes:
+        kernel: Name in `KERNELS`.
+        mlp: Settings of "mlp" for `initialize`.
+        attention: Those of "attention", or `None` to leave it.
+        depthwise: Those of "depthwise", or `None`.
+        control: Whether attention and depthwise get norm-matched noise instead.
+        per_input: Spread of a mean for each input channel of an MLP's first matrix,
+            of random sign, in standard deviations of the matrix.
+        shared_bias: A scalar added to all hidden units, zero at first, that Adam
+            moves as fast as it would move them through beta if the first matrix had
+            this mean: the function-matched control of a mean behind a LayerNorm.
+        schedule: Part of the epochs.
+    """
+
+    kernel: str = "glorot"
+    mlp: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _NO_MEAN)
+    attention: Mapping[str, Any] | None = None
+    depthwise: Mapping[str, Any] | None = None
+    control: bool = False
+    per_input: float = 0.0
+    shared_bias: float = 0.0
+    schedule: float = 1.0
+
+
+SPATIAL = Row(attention={}, depthwise={})
+
+
+def _spatial(**changes: Any) -> Row:
+    return dataclasses.replace(SPATIAL, **changes)
+
+
+BASELINES = {
+    "default": Row(),
+    **{name: Row(kernel=name) for name in KERNELS if name != "glorot"},
+    "control": _spatial(control=True),
+    "control_fan_in": _spatial(depthwise={"gain": "fan_in"}, control=True),
+    "spatial": SPATIAL,
+    "spatial_fan_in": _spatial(depthwise={"gain": "fan_in"}),
+    "query_key": Row(attention={"value_output": None}),
+    "value_output": Row(attention={"query_key": None}),
+    "mlp": Row(mlp={}),
+    "all": _spatial(mlp={}),
+    "all_half": _spatial(mlp={}, schedule=0.5),
+}
+# On the spatial structures, where the paper says that it adds.
+MLP = {
+    **{
+        f"mean{mean:+g}": _spatial(mlp={"mean": mean})
+        for mean in (-4.0, -1.0, -0.25, -0.1, 0.1, 0.25, 1.0, 4.0)
+    },
+    **{
+        f"bias{bias:+g}": _spatial(mlp={"mean": 0.0, "hidden_bias": bias})
+        for bias in (-0.25, -0.5, -1.0, -1.5, 0.5)
+    },
+    **{
+        f"mean-1_bias{bias:+g}": _spatial(mlp={"mean": -1.0, "hidden_bias": bias})
+        for bias in (-0.5,)
+    },
+    **{f"per_input{spread:g}": _spatial(per_input=spread) for spread in (0.15, 0.4)},
+    **{f"shared_bias{mean:+g}": _spatial(shared_bias=mean) for mean in (-1.0, -4.0)},
+}
+ATTENTION = {
+    **{
+        f"qk_{noise:g}_{identity:g}": _spatial(attention={"query_key": (noise, identity)})
+        for noise, identity in ((0.7, 0.0), (0.7, 0.35), (0.7, 1.4), (0.35, 0.35), (1.4, 1.4))
+    },
+    **{
+        f"vo_{noise:g}_{identity:g}": _spatial(attention={"value_output": (noise, identity)})
+        for noise, identity in (
+            (0.4, 0.0),
+            (0.4, -0.2),
+            (0.4, -0.8),
+            (0.2, -0.2),
+            (0.8, -0.8),
+            (0.4, 0.4),
+        )
+    },
+}
+DEPTHWISE = {
+    **{
+        f"sigma{sigma:g}": _spatial(
+            depthwise={"sigma_0": sigma, "velocity": 0.0, "acceleration": 0.0}
+        )
+        for sigma in (0.3, 1.0, 3.0)
+    },
+    "sigma_wide": _spatial(depthwise={"sigma_0": 0.3, "velocity": 0.5, "acceleration": 4.0}),
+    "sigma_narrow": _spatial(depthwise={"velocity": 0.2, "acceleration": 1.4}),
+    "sigma_falling": _spatial(depthwise={"sigma_0": 1.9, "velocity": -3.2, "acceleration": 2.8}),
+}
+GROUPS = {"baselines": BASELINES, "mlp": MLP, "attention": ATTENTION, "depthwise": DEPTHWISE}
+ROWS = {name: row for group in GROUPS.values() for name, row in group.items()}

@@ -1,0 +1,129 @@
+"""Makes a model start as a row says."""
+
+import dataclasses
+import functools
+import math
+
+import keras
+import numpy as np
+from models import MODELS, RULES
+from rows import KERNELS, Row
+
+import keras_mimetic
+from keras_mimetic.draws import draw, subseed
+from keras_mimetic.find import find_sites
+from keras_mimetic.layers import MimeticMLPBlock
+
+# Models by name: how they are made, and what `initialize` must be told of them.
+VARIANTS = {
+    **{name: (make, RULES.get(name, {})) for name, make in MODELS.items()},
+    "convnext_batch_norm": (functools.partial(MODELS["convnext"], norm="batch_norm"), {}),
+    "convnext_no_norm": (functools.partial(MODELS["convnext"], norm=None), {}),
+    # The structure of MLPs in those over the patches alone.
+    "mixer_tokens": (MODELS["mixer"], {r"channel_mlp_\d+/": None}),
+}
+
+
+def applies(model_name, row):
+    """Whether a model can start so, and not just as some other row says."""
+    if row.shared_bias and model_name == "convmixer":
+        return False  # It has no blocks.
+    has = {"attention": model_name == "vit", "depthwise": model_name.startswith("conv")}
+    given = [name for name in has if getattr(row, name) is not None]
+    return not given or any(has[name] for name in given) or row.mlp != Row().mlp or row.per_input
+
+
+def start(model_name, row, seed, image_shape, classes):
+    """A model of `VARIANTS` with the initial weights of a row."""
+    if row.shared_bias:
+        return _with_shared_bias(model_name, row, seed, image_shape, classes)
+    make, rules = VARIANTS[model_name]
+    patch = 4 if min(image_shape[:2]) >= 32 else 2
+    model = make(
+        image_shape,
+        classes,
+        patch=patch,
+        kernel_initializer=KERNELS[row.kernel],
+        seed=subseed(seed, 0),
+    )
+    if row.kernel == "glorot":
+        seed_of = {"seed": subseed(seed, 1), "rules": rules}
+        # Never a control: that of a mean is function-matched, a row of its own.
+        keras_mimetic.initialize(model, structures={"mlp": row.mlp}, **seed_of)
+        spatial = {"attention": row.attention, "depthwise": row.depthwise}
+        spatial = {name: given for name, given in spatial.items() if given is not None}
+        if spatial:
+            keras_mimetic.initialize(model, structures=spatial, control=row.control, **seed_of)
+    else:
+        _redraw_first_matrices(model, KERNELS[row.kernel], seed)
+    if row.per_input:
+        _add_means_per_input(model, rules, row.per_input, seed)
+    return model
+
+
+def _with_shared_bias(model_name, row, seed, image_shape, classes):
+    """The same weights in a model of `SharedBiasBlock`, which `initialize` does not know."""
+    plain = dataclasses.replace(row, shared_bias=0.0)
+    weights = start(model_name, plain, seed, image_shape, classes).get_weights()
+    make, _ = VARIANTS[model_name]
+    patch = 4 if min(image_shape[:2]) >= 32 else 2
+    block = functools.partial(SharedBiasBlock, shared_mean=row.shared_bias)
+    model = make(image_shape, classes, patch=patch, block=block)
+    own = [weight for weight in model.weights if not weight.path.endswith("/shared_bias")]
+    for weight, values in zip(own, weights, strict=True):
+        weight.assign(values)
+    return model
+
+
+def _redraw_first_matrices(model, initializer, seed):
+    """Those that `MimeticMLPBlock` drew by itself."""
+    for number, layer in enumerate(_blocks(model)):
+        kernel = layer.fc1.kernel
+        drawn = initializer(seed=_keras_seed(seed, number))(kernel.shape, kernel.dtype)
+        kernel.assign(drawn)
+
+
+def _blocks(model):
+    return [layer for layer in model.layers if isinstance(layer, MimeticMLPBlock)]
+
+
+def _keras_seed(seed, number):
+    """Below 2**31, which every backend takes."""
+    return subseed(seed, 2, number) % 2**31
+
+
+def _add_means_per_input(model, rules, spread, seed):
+    for number, site in enumerate(find_sites(model, ("mlp",), rules or None).sites):
+        if site.left:
+            continue
+        kernel = site.weights["kernel"]
+        values = keras.ops.convert_to_numpy(kernel)
+        random = draw("untruncated_normal", (kernel.shape[-2], 1), subseed(seed, 3, number))
+        kernel.assign(values + np.float32(spread * values.std()) * random)
+
+
+class SharedBiasBlock(MimeticMLPBlock):
+    """An MLP block with one trainable number added to all hidden units.
+
+    Directly behind a LayerNorm a mean of m standard deviations s moves all hidden
+    units by m s (beta_1 + ... + beta_d) + ..., and Adam moves each beta by its
+    rate. Here the number is scaled by m s d, so that it moves them as fast.
+    """
+
+    def __init__(self, hidden_dim, shared_mean, **kwargs):
+        super().__init__(hidden_dim, **kwargs)
+        self._shared_mean = shared_mean
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        kernel = self.fc1.kernel
+        deviation = math.sqrt(2 / sum(kernel.shape))
+        self._shared_scale = self._shared_mean * deviation * kernel.shape[0]
+        # Named as what takes no weight decay.
+        self.shared = self.add_weight(shape=(), initializer="zeros", name="shared_bias")
+
+    def call(self, inputs, training=None):
+        x = inputs if self.norm is None else self.norm(inputs)
+        x = keras.ops.matmul(x, self.fc1.kernel) + self.fc1.bias + self._shared_scale * self.shared
+        x = self.fc2(self.activation(x))
+        return keras.ops.add(inputs, x) if self.residual else x

@@ -1,0 +1,136 @@
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import verdict
+from rows import ROWS
+from starts import VARIANTS, SharedBiasBlock, applies, start
+
+SHAPE, CLASSES = (16, 16, 3), 10
+
+
+def array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "benchmarks/compare.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_comparison_and_its_resumption(tmp_path):
+    arguments = (
+        *("--epochs", 2, "--train-size", 64, "--model", "mixer", "--row", "bias-0.5", "all_half"),
+        *("--seeds", 2, "--learning-rate", "2e-3", "--output", tmp_path),
+    )
+    first = run(*arguments, "--processes", 2)
+    assert first.returncode == 0, first.stderr
+    with (tmp_path / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["init"], row["seed"]) for row in rows} == {
+        (name, seed) for name in ("default", "bias-0.5", "all_half") for seed in ("0", "1")
+    }
+    assert all(row["commit"] or not (ROOT / ".git").exists() for row in rows)
+    # Half the schedule.
+    epochs = {row["init"]: len(row["curve"].split()) for row in rows}
+    assert epochs == {"default": 2, "bias-0.5": 2, "all_half": 1}
+    table = (tmp_path / "table.md").read_text()
+    assert table in first.stdout
+    assert table.count("| mixer |") == 3
+
+    # What one process does, two did.
+    lines = (tmp_path / "runs.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "runs.csv").write_text("".join(lines[:-1]))
+    second = run(*arguments)
+    assert "6 runs, 5 done before, 1 to do" in second.stdout
+    assert second.returncode == 0, second.stderr
+    with (tmp_path / "runs.csv").open() as file:
+        again = list(csv.DictReader(file))
+    assert float(again[-1]["test_accuracy"]) == pytest.approx(
+        float(rows[-1]["test_accuracy"]), abs=0.02
+    )
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_rows_start_from_equal_weights_but_for_what_they_change(model):
+    names = ("default", "spatial", "mean-1", "bias-0.5", "per_input0.4", "he_normal")
+    models = {name: start(model, ROWS[name], 3, SHAPE, CLASSES) for name in names}
+
+    def changed(name, base):
+        pairs = zip(models[name].weights, models[base].weights, strict=True)
+        return [number for number, (a, b) in enumerate(pairs) if (array(a) != array(b)).any()]
+
+    blocks = 8 if model == "mixer" else 4
+    shifted = changed("mean-1", "spatial")
+    assert len(shifted) == len(changed("bias-0.5", "spatial")) == blocks
+    assert changed("per_input0.4", "spatial") == shifted
+    spatial = {"vit": 16, "mixer": 0, "mixer_tokens": 0}.get(model, 4)
+    assert len(changed("spatial", "default")) == spatial
+    kernels = [n for n, w in enumerate(models["default"].weights) if w.path.endswith("kernel")]
+    assert changed("he_normal", "default") == kernels
+
+
+def test_means_per_input_are_shared_by_the_hidden_units():
+    plain, moved = (
+        start("convnext", ROWS[n], 0, SHAPE, CLASSES) for n in ("spatial", "per_input0.4")
+    )
+    for before, after in zip(plain.layers, moved.layers, strict=True):
+        if hasattr(before, "fc1"):
+            difference = array(after.fc1.kernel) - array(before.fc1.kernel)
+            assert difference.std(axis=1).max() < 1e-6
+            spread = difference.mean(axis=1).std() / array(before.fc1.kernel).std()
+            assert spread == pytest.approx(0.4, rel=0.3)
+
+
+def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_would():
+    rows = ("spatial", "mean-1", "shared_bias-1")
+    models = [start("convnext", ROWS[name], 0, SHAPE, CLASSES) for name in rows]
+    plain, mean, shared = (next(x for x in m.layers if hasattr(x, "fc1")) for m in models)
+    assert isinstance(shared, SharedBiasBlock)
+    for layer in (mean, shared):
+        # Linear, to see the hidden units themselves.
+        layer.activation = layer.fc1.activation = keras.activations.linear
+    plain.fc1.activation = keras.activations.linear
+    x = np.random.default_rng(0).normal(size=(5, 64)).astype("float32")
+    before = [array(layer(x)) for layer in (plain, mean, shared)]
+    np.testing.assert_allclose(before[0], before[1], atol=1e-4)
+    np.testing.assert_allclose(before[0], before[2], atol=1e-4)
+    # One step of Adam: every beta by its rate; or the number, and beta with it.
+    for layer in (plain, mean, shared):
+        layer.norm.beta.assign(np.full(64, 0.01))
+    shared.shared.assign(0.01)
+    moved = [array(layer(x)) for layer in (plain, mean, shared)]
+    assert np.abs(moved[1] - moved[0]).max() > 0.1
+    np.testing.assert_allclose(moved[2], moved[1], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_that_do_not_apply():
+    assert not applies("convmixer", ROWS["shared_bias-1"])
+    assert not applies("mixer", ROWS["spatial"])
+    assert applies("mixer", ROWS["mean-1"])
+    assert not applies("convnext", ROWS["query_key"])
+    assert applies("vit", ROWS["query_key"])
+
+
+def test_holm():
+    # By hand: 0.01 x 4, 0.02 x 3, then no smaller than the one before.
+    assert verdict.holm([0.02, 0.01, 0.5, 0.03]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert verdict.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert verdict.holm([]) == []
