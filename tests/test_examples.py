@@ -91,7 +91,7 @@ def test_the_main_job_and_its_resumption(tmp_path):
 def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
     path = small_npz(tmp_path / "small.npz")
     finished = run(
-        *("--dataset", path, "--model", "convnext", "vit", "convmixer", "--init", "mlp"),
+        *("--dataset", path, "--model", *models.MODELS, "--init", "mlp"),
         *("--epochs", 1, "--seeds", 1, "--batch-size", 16, "--learning-rate", "1e-3"),
         *(
             "--mixed-precision",
@@ -105,7 +105,7 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
         ),
     )
     assert finished.returncode == 0, finished.stderr
-    assert len(rows_of(tmp_path / "out")) == 3
+    assert len(rows_of(tmp_path / "out")) == 4
     assert json.loads((tmp_path / "out" / "args.json").read_text())["settings"] == {
         "dataset": str(path),
         "train_size": 36,
@@ -118,7 +118,7 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
         "backend": keras.backend.backend(),
     }
     table = (tmp_path / "out" / "table.md").read_text()
-    assert table.count("| mlp |") == 3
+    assert table.count("| mlp |") == 4
 
 
 @pytest.mark.parametrize(
@@ -373,13 +373,14 @@ def test_inits_differ_in_the_structure_alone(name):
 
     # A mean, and nothing else, in one kernel a block.
     shifted = changed("mlp")
-    assert len(shifted) == 4
+    # The Mixer has two MLPs a block, and nothing else.
+    assert len(shifted) == (8 if name == "mixer" else 4)
     for number in shifted:
         difference = kernels["mlp"][number] - default[number]
         assert difference.max() < 0
         assert difference.std() < 1e-6
     spatial = changed("spatial")
-    assert len(spatial) == (16 if name == "vit" else 4)
+    assert len(spatial) == {"vit": 16, "mixer": 0}.get(name, 4)
     assert not spatial & shifted
     assert changed("control") == spatial
     for number, kernel in enumerate(kernels["all"]):
