@@ -6,19 +6,28 @@ that neither replaces; means of MLPs and their controls share the draws, too.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 from models import glorot
 
+
+def _kernel(make, **settings):
+    """One of Keras's initializers, whose seeds are below 2**31."""
+
+    def initializer(seed=None):
+        return make(seed=None if seed is None else seed % 2**31, **settings)
+
+    return initializer
+
+
 # Initializers for every kernel: what Keras's users would name, with Keras's fans.
 KERNELS = {
     "glorot": glorot,
-    "he_normal": keras.initializers.HeNormal,
-    "truncated_normal": functools.partial(keras.initializers.TruncatedNormal, stddev=0.02),
-    "orthogonal": keras.initializers.Orthogonal,
+    "he_normal": _kernel(keras.initializers.HeNormal),
+    "truncated_normal": _kernel(keras.initializers.TruncatedNormal, stddev=0.02),
+    "orthogonal": _kernel(keras.initializers.Orthogonal),
 }
 _NO_MEAN = {"mean": 0.0}
 

@@ -79,17 +79,12 @@ def _redraw_first_matrices(model, initializer, seed):
     """Those that `MimeticMLPBlock` drew by itself."""
     for number, layer in enumerate(_blocks(model)):
         kernel = layer.fc1.kernel
-        drawn = initializer(seed=_keras_seed(seed, number))(kernel.shape, kernel.dtype)
+        drawn = initializer(seed=subseed(seed, 2, number))(kernel.shape, kernel.dtype)
         kernel.assign(drawn)
 
 
 def _blocks(model):
     return [layer for layer in model.layers if isinstance(layer, MimeticMLPBlock)]
-
-
-def _keras_seed(seed, number):
-    """Below 2**31, which every backend takes."""
-    return subseed(seed, 2, number) % 2**31
 
 
 def _add_means_per_input(model, rules, spread, seed):
