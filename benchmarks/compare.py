@@ -29,7 +29,7 @@ import report
 import verdict
 from rows import GROUPS, ROWS
 from starts import VARIANTS, applies, start
-from training import evaluate, fit
+from training import compile_model, evaluate, train
 
 
 def parse(argv=None):
@@ -46,7 +46,13 @@ def parse(argv=None):
     add("--seeds", type=options.positive(int), default=3, help="paired seeds [%(default)s]")
     add("--first-seed", type=int, default=0, help="the first of them [%(default)s]")
     add("--learning-rate", nargs="+", type=options.positive(float), default=[2e-3, 4e-3])
+    rates = "seeds that try every rate; the others take a row's best of these [all]"
+    add("--rate-seeds", type=options.positive(int), help=rates)
     options.add_training(add, epochs=5)
+    add("--width", type=options.positive(int), help="channels of the models [each one's own]")
+    validate = ("every", "last")
+    validated = "after every epoch, for curves, or after the last [%(default)s]"
+    add("--validate", choices=validate, default="every", help=validated)
     add("--processes", type=options.positive(int), default=1, help="at once [%(default)s]")
     add("--output", help="folder for the results [results/compare-DATASET-BACKEND]")
     args = parser.parse_args(argv)
@@ -62,17 +68,28 @@ def main(argv=None):
     args = parse(argv)
     images = _load(args)
     output = args.output or f"results/compare-{images.name}-{keras.backend.backend()}"
-    runs = report.Runs(output, options.settings(args, images), columns=("commit",))
+    settings = {
+        **options.settings(args, images),
+        **{name: getattr(args, name) for name in ("width", "validate")},
+    }
+    runs = report.Runs(output, settings, columns=("commit",))
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    todo = [
-        dict(zip(report.KEY, key, strict=True))
-        for key in itertools.product(args.model, args.row, args.learning_rate, seeds)
-        if applies(key[0], ROWS[key[1]])
-    ]
-    # All rows of a seed before the next seed: a comparison that is cut short is whole.
-    todo.sort(key=lambda key: key["seed"])
-    missing = [key for key in todo if not runs.find(**key)]
-    print(f"{len(todo)} runs, {len(todo) - len(missing)} done before, {len(missing)} to do")
+    trial = seeds[: args.rate_seeds]
+    rows = [(m, r) for m, r in itertools.product(args.model, args.row) if applies(m, ROWS[r])]
+    every = [(*row, rate) for row, rate in itertools.product(rows, args.learning_rate)]
+    _run_missing([(*row, rate, seed) for seed in trial for *row, rate in every], runs, args)
+    best = [(*row, report.best_rate(runs, *row, args.learning_rate, trial)) for row in rows]
+    if rest := seeds[len(trial) :]:
+        _run_missing([(*row, rate, seed) for seed in rest for *row, rate in best], runs, args)
+    title = options.headline(args, images, report.where(runs.rows))
+    print("\n" + verdict.table(runs, rows, args.base, args.learning_rate, seeds, trial, title))
+
+
+def _run_missing(keys, runs, args):
+    """Runs what was not run before: all rows of a seed before those of the next."""
+    keys = [dict(zip(report.KEY, key, strict=True)) for key in keys]
+    missing = [key for key in keys if not runs.find(**key)]
+    print(f"{len(keys)} runs, {len(keys) - len(missing)} done before, {len(missing)} to do")
     commit = _commit()
     for done, (key, results) in enumerate(_run_all(missing, args), start=1):
         runs.add({**key, **results, **report.environment(), "commit": commit})
@@ -82,8 +99,6 @@ def main(argv=None):
             f"{100 * results['test_accuracy']:.2f} %, {results['seconds']:.0f} s",
             flush=True,
         )
-    title = options.headline(args, images, report.where(runs.rows))
-    print("\n" + verdict.table(runs, args.model, args.row, args.learning_rate, seeds, title))
 
 
 def _load(args):
@@ -123,20 +138,21 @@ def _start_process(numbers, args):
     if cores:
         os.sched_setaffinity(0, cores)
     options.set_precision(args)
-    _STATE.update(args=args, images=_load(args))
+    _STATE.update(args=args, images=_load(args), compiled={})
 
 
 def _run(key):
     """One run: the results' columns of its row."""
     args, images = _STATE["args"], _STATE["images"]
     row, seed = ROWS[key["init"]], key["seed"]
-    keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    model = start(key["model"], row, seed, images.shape, images.classes)
+    model = start(key["model"], row, seed, images, width=args.width)
     epochs = max(1, round(args.epochs * row.schedule))
     changed = argparse.Namespace(**{**vars(args), "epochs": epochs, "verbose": 0})
+    model = _compiled(model, key, row, images, changed)
     begin = time.perf_counter()
-    history = fit(model, images, changed, rate=key["learning_rate"], seed=seed)
+    every = 1 if args.validate == "every" else epochs
+    history = train(model, images, changed, seed=seed, validation_freq=every)
     seconds = time.perf_counter() - begin
     curve = history["val_accuracy"]
     return {
@@ -145,6 +161,24 @@ def _run(key):
         "seconds": round(seconds, 2),
         "curve": " ".join(f"{value:.4f}" for value in curve),
     }
+
+
+def _compiled(model, key, row, images, args):
+    """A compiled model with the weights of `model`, and an optimizer that has taken no step.
+
+    Runs that differ only in their weights share one, since tracing or compiling
+    a model takes as long as training it for many steps.
+    """
+    kind = (key["model"], row.shared_bias, key["learning_rate"], args.epochs)
+    kept = _STATE["compiled"].get(kind)
+    if kept is None:
+        compile_model(model, images, args, rate=key["learning_rate"])
+        _STATE["compiled"][kind] = model
+        return model
+    kept.set_weights(model.get_weights())
+    for variable in kept.optimizer.variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    return kept
 
 
 def _commit():

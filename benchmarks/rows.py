@@ -47,6 +47,7 @@ class Row:
         shared_bias: A scalar added to all hidden units, zero at first, that Adam
             moves as fast as it would move them through beta if the first matrix had
             this mean: the function-matched control of a mean behind a LayerNorm.
+        unit_variance: Whether kernels are scaled by LSUV then.
         schedule: Part of the epochs.
     """
 
@@ -57,6 +58,7 @@ class Row:
     control: bool = False
     per_input: float = 0.0
     shared_bias: float = 0.0
+    unit_variance: bool = False
     schedule: float = 1.0
 
 
@@ -70,6 +72,7 @@ def _spatial(**changes: Any) -> Row:
 BASELINES = {
     "default": Row(),
     **{name: Row(kernel=name) for name in KERNELS if name != "glorot"},
+    "lsuv": Row(kernel="orthogonal", unit_variance=True),
     "control": _spatial(control=True),
     "control_fan_in": _spatial(depthwise={"gain": "fan_in"}, control=True),
     "spatial": SPATIAL,

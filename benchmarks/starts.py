@@ -6,6 +6,7 @@ import math
 
 import keras
 import numpy as np
+from lsuv import unit_variance
 from models import MODELS, RULES
 from rows import KERNELS, Row
 
@@ -13,6 +14,9 @@ import keras_mimetic
 from keras_mimetic.draws import draw, subseed
 from keras_mimetic.find import find_sites
 from keras_mimetic.layers import MimeticMLPBlock
+
+# Enough for the variance of a layer's outputs, which are many for each image.
+_LSUV_IMAGES = 256
 
 # Models by name: how they are made, and what `initialize` must be told of them.
 VARIANTS = {
@@ -33,19 +37,13 @@ def applies(model_name, row):
     return not given or any(has[name] for name in given) or row.mlp != Row().mlp or row.per_input
 
 
-def start(model_name, row, seed, image_shape, classes):
-    """A model of `VARIANTS` with the initial weights of a row."""
+def start(model_name, row, seed, images, width=None):
+    """A model of `VARIANTS` for these images, with the initial weights of a row."""
     if row.shared_bias:
-        return _with_shared_bias(model_name, row, seed, image_shape, classes)
-    make, rules = VARIANTS[model_name]
-    patch = 4 if min(image_shape[:2]) >= 32 else 2
-    model = make(
-        image_shape,
-        classes,
-        patch=patch,
-        kernel_initializer=KERNELS[row.kernel],
-        seed=subseed(seed, 0),
-    )
+        return _with_shared_bias(model_name, row, seed, images, width)
+    _, rules = VARIANTS[model_name]
+    kernels = {"kernel_initializer": KERNELS[row.kernel], "seed": subseed(seed, 0)}
+    model = _make(model_name, images, width, **kernels)
     if row.kernel == "glorot":
         seed_of = {"seed": subseed(seed, 1), "rules": rules}
         # Never a control: that of a mean is function-matched, a row of its own.
@@ -58,17 +56,25 @@ def start(model_name, row, seed, image_shape, classes):
         _redraw_first_matrices(model, KERNELS[row.kernel], seed)
     if row.per_input:
         _add_means_per_input(model, rules, row.per_input, seed)
+    if row.unit_variance:
+        unit_variance(model, images.train[0][:_LSUV_IMAGES])
     return model
 
 
-def _with_shared_bias(model_name, row, seed, image_shape, classes):
+def _make(model_name, images, width, **arguments):
+    make, _ = VARIANTS[model_name]
+    patch = 4 if min(images.shape[:2]) >= 32 else 2
+    if width is not None:
+        arguments["width"] = width
+    return make(images.shape, images.classes, patch=patch, **arguments)
+
+
+def _with_shared_bias(model_name, row, seed, images, width):
     """The same weights in a model of `SharedBiasBlock`, which `initialize` does not know."""
     plain = dataclasses.replace(row, shared_bias=0.0)
-    weights = start(model_name, plain, seed, image_shape, classes).get_weights()
-    make, _ = VARIANTS[model_name]
-    patch = 4 if min(image_shape[:2]) >= 32 else 2
+    weights = start(model_name, plain, seed, images, width).get_weights()
     block = functools.partial(SharedBiasBlock, shared_mean=row.shared_bias)
-    model = make(image_shape, classes, patch=patch, block=block)
+    model = _make(model_name, images, width, block=block)
     own = [weight for weight in model.weights if not weight.path.endswith("/shared_bias")]
     for weight, values in zip(own, weights, strict=True):
         weight.assign(values)

@@ -40,26 +40,40 @@ def build(model_name, init, seed, image_shape, classes):
 
 def fit(model, images, args, *, rate, seed):
     """Trains a model on `images` as the options in `args` say; the history, by metric."""
-    batches = data.Batches(
-        *images.train, batch_size=args.batch_size, seed=seed, augment=args.augment == "on"
-    )
+    compile_model(model, images, args, rate=rate)
+    return train(model, images, args, seed=seed)
+
+
+def compile_model(model, images, args, *, rate):
+    """Gives a model its optimizer, for a peak rate, its loss and its metric."""
+    steps = args.epochs * len(_batches(images, args, seed=0))
     model.compile(
-        optimizer=optimizer(rate, args.weight_decay, steps=args.epochs * len(batches)),
+        optimizer=optimizer(rate, args.weight_decay, steps),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile={"auto": "auto", "on": True, "off": False}[args.jit],
     )
+
+
+def train(model, images, args, *, seed, validation_freq=1):
+    """Trains a compiled model; validates every `validation_freq` epochs."""
     history = model.fit(
-        batches,
+        _batches(images, args, seed),
         shuffle=False,  # `Batches` does, as a function of the seed
         epochs=args.epochs,
         validation_data=images.validation,
+        validation_freq=validation_freq,
         validation_batch_size=500,
         verbose=args.verbose,
     ).history
     if not math.isfinite(history["loss"][-1]):
         print(f"The loss became {history['loss'][-1]}: training diverged.", file=sys.stderr)
     return history
+
+
+def _batches(images, args, seed):
+    augment = args.augment == "on"
+    return data.Batches(*images.train, batch_size=args.batch_size, seed=seed, augment=augment)
 
 
 def evaluate(model, images):

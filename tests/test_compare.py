@@ -12,13 +12,24 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
+import compare
+import data
+import training
 import verdict
+from lsuv import unit_variance
 from rows import ROWS
 from starts import VARIANTS, SharedBiasBlock, applies, start
 
-SHAPE, CLASSES = (16, 16, 3), 10
+
+def random_images(count, seed):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 10, count).astype("int32")
+    return random.integers(0, 256, (count, 16, 16, 3), dtype="uint8"), labels
+
+
+IMAGES = data.Images("random", *(random_images(300, seed) for seed in range(3)))
 
 
 def array(tensor):
@@ -67,11 +78,17 @@ def test_a_comparison_and_its_resumption(tmp_path):
         float(rows[-1]["test_accuracy"]), abs=0.02
     )
 
+    # Two rates, of which the second seed takes the better one.
+    third = run(*arguments, "--learning-rate", "2e-3", "1e-3", "--rate-seeds", 1)
+    assert third.returncode == 0, third.stderr
+    assert "6 runs, 3 done before, 3 to do" in third.stdout
+    assert "| 0.001 |" in third.stdout or "3 runs, 3 done before, 0 to do" in third.stdout
+
 
 @pytest.mark.parametrize("model", VARIANTS)
 def test_rows_start_from_equal_weights_but_for_what_they_change(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal")
-    models = {name: start(model, ROWS[name], 3, SHAPE, CLASSES) for name in names}
+    models = {name: start(model, ROWS[name], 3, IMAGES) for name in names}
 
     def changed(name, base):
         pairs = zip(models[name].weights, models[base].weights, strict=True)
@@ -86,10 +103,40 @@ def test_rows_start_from_equal_weights_but_for_what_they_change(model):
     assert changed("he_normal", "default") == kernels
 
 
+@pytest.mark.parametrize("model", ["vit", "convmixer"])
+def test_lsuv_gives_every_layer_outputs_of_unit_variance(model):
+    model = start(model, ROWS["lsuv"], 0, IMAGES, width=32)
+    batch = IMAGES.train[0][:256]
+    np.testing.assert_allclose(array(model(batch)).std(), 1, rtol=1e-4)
+    before = [array(weight) for weight in model.weights]
+    unit_variance(model, batch)  # Once is enough.
+    for weight, values in zip(model.weights, before, strict=True):
+        np.testing.assert_allclose(array(weight), values, rtol=1e-3, atol=1e-6)
+
+
+def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
+    arguments = ("--dataset", "x.npz", "--epochs", "2", "--batch-size", "50", "--width", "32")
+    args = compare.parse([*arguments, "--augment", "on", "--validate", "last"])
+    monkeypatch.setattr(compare, "_STATE", {"args": args, "images": IMAGES, "compiled": {}})
+
+    def run(row, seed):
+        key = {"model": "convmixer", "init": row, "learning_rate": 4e-3, "seed": seed}
+        results = compare._run(key)
+        return results["validation_accuracy"], results["test_accuracy"]
+
+    first = run("spatial", 0)
+    assert run("default", 1) != first
+    assert len(compare._STATE["compiled"]) == 1
+    assert run("spatial", 0) == first
+    # The same as compiled for it alone, with the weights of its seed.
+    model = start("convmixer", ROWS["spatial"], 0, IMAGES, width=32)
+    args.verbose = 0
+    history = training.fit(model, IMAGES, args, rate=4e-3, seed=0)
+    assert history["val_accuracy"][-1] == first[0]
+
+
 def test_means_per_input_are_shared_by_the_hidden_units():
-    plain, moved = (
-        start("convnext", ROWS[n], 0, SHAPE, CLASSES) for n in ("spatial", "per_input0.4")
-    )
+    plain, moved = (start("convnext", ROWS[n], 0, IMAGES) for n in ("spatial", "per_input0.4"))
     for before, after in zip(plain.layers, moved.layers, strict=True):
         if hasattr(before, "fc1"):
             difference = array(after.fc1.kernel) - array(before.fc1.kernel)
@@ -100,7 +147,7 @@ def test_means_per_input_are_shared_by_the_hidden_units():
 
 def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_would():
     rows = ("spatial", "mean-1", "shared_bias-1")
-    models = [start("convnext", ROWS[name], 0, SHAPE, CLASSES) for name in rows]
+    models = [start("convnext", ROWS[name], 0, IMAGES) for name in rows]
     plain, mean, shared = (next(x for x in m.layers if hasattr(x, "fc1")) for m in models)
     assert isinstance(shared, SharedBiasBlock)
     for layer in (mean, shared):
