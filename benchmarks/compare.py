@@ -81,8 +81,7 @@ def main(argv=None):
     best = [(*row, report.best_rate(runs, *row, args.learning_rate, trial)) for row in rows]
     if rest := seeds[len(trial) :]:
         _run_missing([(*row, rate, seed) for seed in rest for *row, rate in best], runs, args)
-    title = options.headline(args, images, report.where(runs.rows))
-    print("\n" + verdict.table(runs, rows, args.base, args.learning_rate, seeds, trial, title))
+    print("\n" + verdict.table(runs, verdict.judge(runs, [args.base])))
 
 
 def _run_missing(keys, runs, args):

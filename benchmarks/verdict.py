@@ -1,8 +1,112 @@
-"""The table of a comparison: paired differences, intervals, corrected p values."""
+"""Table and picture of a comparison: paired differences, intervals, corrected p values.
 
+    python benchmarks/verdict.py benchmarks/results/screen-mlp --base spatial default
+
+They are of all runs in the folder, whichever calls of compare.py made them. A row's
+learning rate is the best one on the validation images, over the seeds that tried all
+of the row's rates. `--plan POINTS` prints how many fresh seeds a confirmation of that
+difference would take, from the paired spread seen here.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
 import statistics
+import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+
+import options
 import report
+
+
+@dataclasses.dataclass
+class Line:
+    """One row of one model.
+
+    Attributes:
+        model: Name of the model.
+        row: Name of the row.
+        rate: Its best learning rate.
+        accuracies: Test accuracy in percent, by seed.
+        base: The row that it is compared with; `None` if it is that row.
+        differences: To the base, in points, for the seeds that both have.
+        p: Of a paired t test; 1 where there is nothing to test.
+        p_holm: Corrected by Holm's method for all rows of the table.
+    """
+
+    model: str
+    row: str
+    rate: float
+    accuracies: dict[int, float]
+    base: str | None = None
+    differences: list[float] = dataclasses.field(default_factory=list)
+    p: float = 1.0
+    p_holm: float = 1.0
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=pathlib.Path, help="with runs.csv and args.json")
+    bases = "the row to compare with; of several the first that a model has"
+    parser.add_argument("--base", nargs="+", default=["default"], help=bases)
+    parser.add_argument("--plan", type=options.positive(float), metavar="POINTS")
+    args = parser.parse_args(argv)
+    if not (args.folder / "runs.csv").is_file():
+        parser.error(f"There is no {args.folder / 'runs.csv'}.")
+    runs = report.Runs(args.folder)
+    lines = judge(runs, args.base)
+    print(table(runs, lines))
+    print(f"Picture: {picture(runs, lines)}")
+    if args.plan:
+        print(plan(lines, args.plan))
+
+
+def judge(runs, bases):
+    """A `Line` for each row in the folder, model by model, in the order of their first runs."""
+    models = dict.fromkeys(run["model"] for run in runs.rows)
+    names = dict.fromkeys(run["init"] for run in runs.rows)
+    lines = []
+    for model in models:
+        of_model = [_line(runs, model, row) for row in names if runs.find(model=model, init=row)]
+        by_name = {line.row: line for line in of_model}
+        base = next((by_name[name] for name in bases if name in by_name), None)
+        for line in of_model:
+            if base is not None and line is not base:
+                _compare(line, base)
+        # The base first.
+        lines += sorted(of_model, key=lambda line: line is not base)
+    compared = [line for line in lines if line.base]
+    for line, p in zip(compared, holm([line.p for line in compared]), strict=True):
+        line.p_holm = p
+    return lines
+
+
+def _line(runs, model, row):
+    by_rate = {}
+    for run in runs.find(model=model, init=row):
+        by_rate.setdefault(run["learning_rate"], {})[run["seed"]] = run
+    trial = set.intersection(*(set(found) for found in by_rate.values()))
+
+    def validation(rate):
+        return statistics.fmean(by_rate[rate][seed]["validation_accuracy"] for seed in trial)
+
+    rate = max(by_rate, key=validation) if trial else max(by_rate, key=lambda r: len(by_rate[r]))
+    found = sorted(by_rate[rate].items())
+    return Line(model, row, rate, {seed: 100 * run["test_accuracy"] for seed, run in found})
+
+
+def _compare(line, base):
+    common = [seed for seed in line.accuracies if seed in base.accuracies]
+    line.base = base.row
+    line.differences = [line.accuracies[seed] - base.accuracies[seed] for seed in common]
+    if len(common) > 1 and any(line.differences):
+        from scipy import stats
+
+        line.p = float(stats.ttest_1samp(line.differences, 0).pvalue)
 
 
 def holm(p_values):
@@ -16,57 +120,108 @@ def holm(p_values):
     return corrected
 
 
-def table(runs, rows, base, rates, seeds, trial, title):
-    """Markdown: each row's best rate, accuracy, and difference to the base row of its model.
-
-    p is that of a paired t test over seeds, and then corrected by Holm's method for all
-    rows of the table.
-
-    Args:
-        rows: Pairs (model, name of a row).
-        base: Name of the row to compare with.
-        trial: The seeds by whose validation images a row's rate is chosen.
-    """
-    lines = [_line(runs, *row, base, rates, seeds, trial) for row in rows]
-    compared = [line for line in lines if line["p"] is not None]
-    for line, p in zip(compared, holm([line["p"] for line in compared]), strict=True):
-        line["holm"] = p
+def table(runs, lines):
+    """Markdown; also written to table.md in the folder."""
     text = [
-        title,
+        headline(runs),
         "",
-        "| model | row | rate | test accuracy %, mean ± SD "
-        f"| difference to {base}, 95 % t interval | p, paired t | p, Holm | n |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | row | rate | test accuracy %, mean ± SD | compared with "
+        "| difference, points, 95 % t interval | p, paired t | p, Holm | n |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
-        p_values = ["" if line.get(name) is None else f"{line[name]:.3g}" for name in ("p", "holm")]
-        text.append(f"| {' | '.join([*line['cells'], *p_values, str(line['n'])])} |")
+        values = list(line.accuracies.values())
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        cells = [line.model, line.row, f"{line.rate:g}", f"{statistics.fmean(values):.2f}{spread}"]
+        if line.differences:
+            difference = report.difference(line.differences, [0.0] * len(line.differences))
+            cells += [line.base, difference, f"{line.p:.2g}", f"{line.p_holm:.2g}"]
+        else:
+            cells += [line.base or "", "", "", ""]
+        text.append(f"| {' | '.join(cells)} | {len(line.differences or values)} |")
     markdown = "\n".join(text) + "\n"
     report.write(runs.folder / "table.md", markdown)
     return markdown
 
 
-def _line(runs, model, row, base, rates, seeds, trial):
-    """Cells of a row's line, its p value (1 where none can be had, `None` for the base) and n."""
-
-    def accuracies(name):
-        rate = report.best_rate(runs, model, name, rates, trial)
-        return rate, report.test_accuracies(runs, model, name, rate, seeds)
-
-    rate, values = accuracies(row)
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    cells = [model, row, f"{rate:g}", f"{statistics.fmean(values):.2f}{spread}"]
-    if row == base or not runs.find(model=model, init=base):
-        return {"cells": [*cells, ""], "p": None, "n": len(values)}
-    _, reference = accuracies(base)
-    difference = report.difference(values, reference)
-    return {"cells": [*cells, difference], "p": p_value(values, reference), "n": len(values)}
+def headline(runs):
+    """What was trained, on what, at what commits of the code."""
+    settings = json.loads((runs.folder / "args.json").read_text())["settings"]
+    commits = ", ".join(dict.fromkeys(run["commit"] for run in runs.rows if run.get("commit")))
+    return (
+        f"{pathlib.Path(settings['dataset']).stem}: {settings['train_size']} training images, "
+        f"{options.schedule(settings)}, width {settings['width'] or 'of each model'}; "
+        f"{report.where(runs.rows)}; commit {commits or 'not known'}"
+    )
 
 
-def p_value(values, reference):
-    """Of a paired t test; 1 where there is nothing to test."""
+def picture(runs, lines):
+    """Differences with their intervals, a panel a model; a dot a seed."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    models = list(dict.fromkeys(line.model for line in lines))
+    by_model = {m: [line for line in lines if line.model == m and line.differences] for m in models}
+    by_model = {model: found for model, found in by_model.items() if found}
+    tallest = max(map(len, by_model.values()))
+    size = (4.2 * len(by_model), 1.2 + 0.26 * tallest)
+    figure, axes = plt.subplots(1, len(by_model), figsize=size, squeeze=False)
+    for axis, (model, found) in zip(axes[0], by_model.items(), strict=True):
+        for place, line in enumerate(found):
+            mean, half = report.paired_interval(line.differences)
+            axis.plot(line.differences, [place] * len(line.differences), ".", color="0.6")
+            axis.errorbar(mean, place, xerr=0 if half != half else half, fmt="o", color="C0")
+        axis.axvline(0, color="0.3", linewidth=0.8)
+        axis.set_yticks(range(len(found)), [line.row for line in found], fontsize=8)
+        axis.set_ylim(len(found) - 0.5, -0.5)
+        # An interval of two seeds must not hide the others.
+        values = [value for line in found for value in line.differences]
+        low, high = min([*values, 0.0]), max([*values, 0.0])
+        margin = 0.35 * (high - low or 1.0)
+        axis.set_xlim(low - margin, high + margin)
+        axis.set(title=model, xlabel=f"points over {found[0].base}, 95 % interval")
+        axis.title.set_fontsize(10)
+        axis.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    path = runs.folder / "differences.png"
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path
+
+
+def plan(lines, points):
+    """The seeds that would show a difference of so many points, by model."""
+    text = []
+    for model in dict.fromkeys(line.model for line in lines):
+        spreads = [
+            statistics.stdev(line.differences)
+            for line in lines
+            if line.model == model and len(line.differences) > 1
+        ]
+        if spreads:
+            spread = statistics.median(spreads)
+            text.append(
+                f"{model}: paired standard deviation {spread:.2f} points (median of "
+                f"{len(spreads)} rows); {points:g} points take {seeds_needed(spread, points)} seeds"
+            )
+    return "\n".join(text)
+
+
+def seeds_needed(deviation, difference, level=0.05, power=0.8):
+    """The smallest number of pairs with which a paired t test finds a difference."""
     from scipy import stats
 
-    if len(values) < 2 or values == reference:
-        return 1.0
-    return float(stats.ttest_rel(values, reference).pvalue)
+    count = 2
+    while count < 1000:
+        edge = stats.t.ppf(1 - level / 2, count - 1)
+        shift = difference / deviation * count**0.5
+        if stats.nct.sf(edge, count - 1, shift) >= power:
+            break
+        count += 1
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -74,8 +74,16 @@ def headline(args, images, where):
     """One line with all that a reader of the results must know."""
     return (
         f"{images.name}: {len(images.train[0])} training and {len(images.test[0])} test images, "
-        f"{args.epochs} epochs, batch {args.batch_size}, weight decay {args.weight_decay:g}, "
-        f"augmentation {args.augment}, {PRECISION[args.mixed_precision]}, jit {args.jit}; {where}"
+        f"{schedule(vars(args))}; {where}"
+    )
+
+
+def schedule(settings):
+    """How long and how was trained, from the options or the settings of a folder."""
+    return (
+        f"{settings['epochs']} epochs, batch {settings['batch_size']}, weight decay "
+        f"{settings['weight_decay']:g}, augmentation {settings['augment']}, "
+        f"{PRECISION[settings['mixed_precision']]}, jit {settings['jit']}"
     )
 
 

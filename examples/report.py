@@ -112,12 +112,14 @@ class Runs:
     A row is on the disk before the next run begins, and a row that was cut off
     in the middle is dropped when the folder is opened again, so that an
     interrupted comparison goes on where it was. `columns` are further ones.
+    Without `settings` the folder is only read.
     """
 
-    def __init__(self, folder, settings, columns=()):
+    def __init__(self, folder, settings=None, columns=()):
         self.folder = pathlib.Path(folder)
         self.columns = (*COLUMNS, *columns)
-        keep_settings(self.folder, settings)
+        if settings is not None:
+            keep_settings(self.folder, settings)
         self.path = self.folder / "runs.csv"
         self.rows = self._read()
 

@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
 import compare
 import data
+import report
 import training
 import verdict
 from lsuv import unit_variance
@@ -173,6 +174,54 @@ def test_rows_that_do_not_apply():
     assert applies("mixer", ROWS["mean-1"])
     assert not applies("convnext", ROWS["query_key"])
     assert applies("vit", ROWS["query_key"])
+
+
+def runs_of(tmp_path, accuracies):
+    """A folder with runs of {(row, rate): {seed: (validation, test)}}."""
+    settings = {
+        **{"dataset": "x.npz", "train_size": 9, "epochs": 1, "batch_size": 3, "width": None},
+        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no", "jit": "auto"},
+    }
+    runs = report.Runs(tmp_path, settings, columns=("commit",))
+    for (row, rate), by_seed in accuracies.items():
+        for seed, (validation, test) in by_seed.items():
+            run = {"model": "vit", "init": row, "learning_rate": rate, "seed": seed}
+            results = {"validation_accuracy": validation, "test_accuracy": test, "seconds": 1.0}
+            runs.add({**run, **results, **report.environment(), "curve": "", "commit": "abc"})
+    return report.Runs(tmp_path)
+
+
+def test_a_verdict_is_of_pairs_at_the_rate_that_validation_chose(tmp_path):
+    runs = runs_of(
+        tmp_path,
+        {
+            # Only seed 0 tried both rates, and by validation the first is better.
+            ("default", 0.1): {0: (0.5, 0.40), 1: (0.5, 0.41), 2: (0.5, 0.45)},
+            ("default", 0.2): {0: (0.4, 0.90)},
+            ("all", 0.1): {0: (0.5, 0.10)},
+            ("all", 0.2): {0: (0.6, 0.42), 1: (0.0, 0.44), 2: (0.0, 0.46), 7: (0.0, 0.0)},
+            ("mlp", 0.1): {0: (0.5, 0.40), 1: (0.5, 0.41)},
+        },
+    )
+    base, better, same = verdict.judge(runs, ["spatial", "default"])
+    assert (base.row, base.rate, base.base) == ("default", 0.1, None)
+    assert (better.row, better.rate) == ("all", 0.2)
+    assert better.differences == pytest.approx([2, 3, 1])
+    # t = 2 / (1 / sqrt(3)) with two degrees of freedom.
+    assert better.p == pytest.approx(0.0742, abs=1e-4)
+    assert better.p_holm == pytest.approx(2 * better.p)
+    assert (same.differences, same.p) == ([0, 0], 1)
+    markdown = verdict.table(runs, verdict.judge(runs, ["default"]))
+    assert "| vit | all | 0.2 | 33.00 ± 22.06 | default | +2.00 [-0.48, +4.48] |" in markdown
+    assert "commit abc" in markdown
+    assert verdict.picture(runs, [base, better, same]).stat().st_size > 1000
+    assert "2 points take 5 seeds" in verdict.plan([base, better], 2)
+
+
+def test_seeds_needed():
+    # Of the standard tables: an effect of one, and of half a standard deviation.
+    assert verdict.seeds_needed(1.0, 1.0) == 10
+    assert verdict.seeds_needed(1.0, 0.5) == 34
 
 
 def test_holm():
