@@ -29,7 +29,18 @@ KERNELS = {
     "truncated_normal": _kernel(keras.initializers.TruncatedNormal, stddev=0.02),
     "orthogonal": _kernel(keras.initializers.Orthogonal),
 }
-_NO_MEAN = {"mean": 0.0}
+
+
+def _mean(mean, hidden_bias=None):
+    """Settings of "mlp": the mean in standard deviations; biases are left, or start there."""
+    return {"mean": mean, "hidden_bias": hidden_bias}
+
+
+def _bias(hidden_bias):
+    return _mean(0.0, hidden_bias)
+
+
+NO_STRUCTURE = _mean(0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +49,8 @@ class Row:
 
     Attributes:
         kernel: Name in `KERNELS`.
-        mlp: Settings of "mlp" for `initialize`.
+        mlp: Settings of "mlp" for `initialize`. MLPs keep a kernel other than
+            "glorot", and can have a hidden bias alone then.
         attention: Those of "attention", or `None` to leave it.
         depthwise: Those of "depthwise", or `None`.
         control: Whether attention and depthwise get norm-matched noise instead.
@@ -52,7 +64,7 @@ class Row:
     """
 
     kernel: str = "glorot"
-    mlp: Mapping[str, Any] = dataclasses.field(default_factory=lambda: _NO_MEAN)
+    mlp: Mapping[str, Any] = dataclasses.field(default_factory=lambda: NO_STRUCTURE)
     attention: Mapping[str, Any] | None = None
     depthwise: Mapping[str, Any] | None = None
     control: bool = False
@@ -79,27 +91,31 @@ BASELINES = {
     "spatial_fan_in": _spatial(depthwise={"gain": "fan_in"}),
     "query_key": Row(attention={"value_output": None}),
     "value_output": Row(attention={"query_key": None}),
+    # The package's defaults.
     "mlp": Row(mlp={}),
     "all": _spatial(mlp={}),
     "all_half": _spatial(mlp={}, schedule=0.5),
+    "orthogonal_bias-0.5": Row(kernel="orthogonal", mlp=_bias(-0.5)),
+    "orthogonal_spatial_bias-0.5": _spatial(kernel="orthogonal", mlp=_bias(-0.5)),
+    # Their parts: a mean alone, a hidden bias alone.
+    **{f"mlp_mean{mean:+g}": Row(mlp=_mean(mean)) for mean in (-1.0, -0.1)},
+    "mlp_bias-0.5": Row(mlp=_bias(-0.5)),
+    "bias-0.5_half": _spatial(mlp=_bias(-0.5), schedule=0.5),
+    **{f"mean{mean:+g}_half": _spatial(mlp=_mean(mean), schedule=0.5) for mean in (-1.0, -0.1)},
 }
 # On the spatial structures, where the paper says that it adds.
 MLP = {
     **{
-        f"mean{mean:+g}": _spatial(mlp={"mean": mean})
+        f"mean{mean:+g}": _spatial(mlp=_mean(mean))
         for mean in (-4.0, -1.0, -0.25, -0.1, 0.1, 0.25, 1.0, 4.0)
     },
-    **{
-        f"bias{bias:+g}": _spatial(mlp={"mean": 0.0, "hidden_bias": bias})
-        for bias in (-0.25, -0.5, -1.0, -1.5, 0.5)
-    },
-    **{
-        f"mean-1_bias{bias:+g}": _spatial(mlp={"mean": -1.0, "hidden_bias": bias})
-        for bias in (-0.5,)
-    },
+    **{f"bias{bias:+g}": _spatial(mlp=_bias(bias)) for bias in (-0.25, -0.5, -1.0, -1.5, 0.5)},
+    "mean-1_bias-0.5": _spatial(mlp=_mean(-1.0, hidden_bias=-0.5)),
     **{f"per_input{spread:g}": _spatial(per_input=spread) for spread in (0.15, 0.4)},
     **{f"shared_bias{mean:+g}": _spatial(shared_bias=mean) for mean in (-1.0, -4.0)},
 }
+# In which unit a mean is best the same for all widths.
+UNITS = {f"mean{mean:+g}": _spatial(mlp=_mean(mean)) for mean in (-0.5, -1.0, -2.0, -4.0, -8.0)}
 ATTENTION = {
     **{
         f"qk_{noise:g}_{identity:g}": _spatial(attention={"query_key": (noise, identity)})
@@ -128,5 +144,11 @@ DEPTHWISE = {
     "sigma_narrow": _spatial(depthwise={"velocity": 0.2, "acceleration": 1.4}),
     "sigma_falling": _spatial(depthwise={"sigma_0": 1.9, "velocity": -3.2, "acceleration": 2.8}),
 }
-GROUPS = {"baselines": BASELINES, "mlp": MLP, "attention": ATTENTION, "depthwise": DEPTHWISE}
+GROUPS = {
+    "baselines": BASELINES,
+    "mlp": MLP,
+    "units": UNITS,
+    "attention": ATTENTION,
+    "depthwise": DEPTHWISE,
+}
 ROWS = {name: row for group in GROUPS.values() for name, row in group.items()}

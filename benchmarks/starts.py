@@ -44,16 +44,17 @@ def start(model_name, row, seed, images, width=None):
     _, rules = VARIANTS[model_name]
     kernels = {"kernel_initializer": KERNELS[row.kernel], "seed": subseed(seed, 0)}
     model = _make(model_name, images, width, **kernels)
+    seed_of = {"seed": subseed(seed, 1), "rules": rules}
     if row.kernel == "glorot":
-        seed_of = {"seed": subseed(seed, 1), "rules": rules}
         # Never a control: that of a mean is function-matched, a row of its own.
         keras_mimetic.initialize(model, structures={"mlp": row.mlp}, **seed_of)
-        spatial = {"attention": row.attention, "depthwise": row.depthwise}
-        spatial = {name: given for name, given in spatial.items() if given is not None}
-        if spatial:
-            keras_mimetic.initialize(model, structures=spatial, control=row.control, **seed_of)
     else:
         _redraw_first_matrices(model, KERNELS[row.kernel], seed)
+        _start_biases(model, rules, row.mlp["hidden_bias"])
+    spatial = {"attention": row.attention, "depthwise": row.depthwise}
+    spatial = {name: given for name, given in spatial.items() if given is not None}
+    if spatial:
+        keras_mimetic.initialize(model, structures=spatial, control=row.control, **seed_of)
     if row.per_input:
         _add_means_per_input(model, rules, row.per_input, seed)
     if row.unit_variance:
@@ -93,14 +94,25 @@ def _blocks(model):
     return [layer for layer in model.layers if isinstance(layer, MimeticMLPBlock)]
 
 
+def _start_biases(model, rules, hidden_bias):
+    """As `initialize` does, behind kernels of whatever scale."""
+    for _, values, bias in _first_matrices(model, rules) if hidden_bias else ():
+        start_at = hidden_bias * values.std() * values.shape[-2] ** 0.5
+        bias.assign(np.full(bias.shape, start_at, np.float32))
+
+
 def _add_means_per_input(model, rules, spread, seed):
-    for number, site in enumerate(find_sites(model, ("mlp",), rules or None).sites):
-        if site.left:
-            continue
-        kernel = site.weights["kernel"]
-        values = keras.ops.convert_to_numpy(kernel)
+    for number, (kernel, values, _) in enumerate(_first_matrices(model, rules)):
         random = draw("untruncated_normal", (kernel.shape[-2], 1), subseed(seed, 3, number))
         kernel.assign(values + np.float32(spread * values.std()) * random)
+
+
+def _first_matrices(model, rules):
+    """Of each MLP the first kernel, its values and the bias behind it."""
+    for site in find_sites(model, ("mlp",), rules or None).sites:
+        if not site.left:
+            kernel = site.weights["kernel"]
+            yield kernel, keras.ops.convert_to_numpy(kernel), site.around["bias"]
 
 
 class SharedBiasBlock(MimeticMLPBlock):

@@ -135,7 +135,9 @@ def table(runs, lines):
         cells = [line.model, line.row, f"{line.rate:g}", f"{statistics.fmean(values):.2f}{spread}"]
         if line.differences:
             difference = report.difference(line.differences, [0.0] * len(line.differences))
-            cells += [line.base, difference, f"{line.p:.2g}", f"{line.p_holm:.2g}"]
+            tested = len(line.differences) > 1
+            p_values = [f"{p:.2g}" if tested else "" for p in (line.p, line.p_holm)]
+            cells += [line.base, difference, *p_values]
         else:
             cells += [line.base or "", "", "", ""]
         text.append(f"| {' | '.join(cells)} | {len(line.differences or values)} |")

@@ -10,7 +10,7 @@ from models import MODELS, RULES
 import keras_mimetic
 from keras_mimetic.draws import subseed
 
-_NO_MEAN = {"mean": 0.0}
+_NO_MEAN = {"mean": 0.0, "hidden_bias": None}
 _SPATIAL = {"attention": {}, "depthwise": {}}
 # What each --init makes of the models of models.py: arguments of `initialize`.
 # MLPs have the same draws in all of them, with a mean or without.

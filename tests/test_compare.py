@@ -146,6 +146,16 @@ def test_means_per_input_are_shared_by_the_hidden_units():
             assert spread == pytest.approx(0.4, rel=0.3)
 
 
+def test_hidden_biases_behind_kernels_of_any_scale():
+    names = ("mlp_bias-0.5", "orthogonal_bias-0.5")
+    ours, orthogonal = (start("convnext", ROWS[name], 0, IMAGES) for name in names)
+    blocks = zip(ours.layers, orthogonal.layers, strict=True)
+    for one, other in [pair for pair in blocks if hasattr(pair[0], "fc1")]:
+        ratio = array(other.fc1.bias) / array(one.fc1.bias)
+        deviations = array(other.fc1.kernel).std() / array(one.fc1.kernel).std()
+        np.testing.assert_allclose(ratio, deviations, rtol=0.02)
+
+
 def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_would():
     rows = ("spatial", "mean-1", "shared_bias-1")
     models = [start("convnext", ROWS[name], 0, IMAGES) for name in rows]
