@@ -7,7 +7,7 @@
 The same file runs on every backend that KERAS_BACKEND names. Comparisons are
 paired: for one seed all initializations share the order of the images, their
 augmentation, and every weight that they do not replace. MLPs differ by their
-mean alone; structured attention and convolutions are draws of their own, and
+hidden biases alone; structured attention and convolutions are draws of their own, and
 "control" has their norms without the structure.
 """
 
@@ -25,7 +25,7 @@ from models import MODELS
 from training import INITS, INITS_HELP, build, evaluate, fit
 
 # What the table compares besides each with the first: what the structure is worth
-# beyond its scale, and what the mean adds to the spatial structures.
+# beyond its scale, and what MLPs add to the spatial structures.
 CONTRASTS = [("spatial", "control"), ("all", "spatial")]
 
 

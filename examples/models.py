@@ -164,10 +164,11 @@ RULES = {"convmixer": {r"pointwise_\d+/": "mlp"}}
 def mlp(
     x, hidden, kernel_initializer, seeds, block, *, norm="layer_norm", residual=False, name=None
 ):
-    """A norm and an MLP without a mean, as wide as its input."""
+    """A norm and an MLP without structure, as wide as its input."""
     layer = block(
         hidden,
         mean=0,
+        hidden_bias=0,
         norm=norm,
         residual=residual,
         fc2_initializer=kernel_initializer(),

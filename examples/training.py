@@ -10,19 +10,21 @@ from models import MODELS, RULES
 import keras_mimetic
 from keras_mimetic.draws import subseed
 
-_NO_MEAN = {"mean": 0.0, "hidden_bias": None}
+# First matrices drawn anew with mean 0, and biases left; or started as `initialize` does.
+_NO_STRUCTURE = {"mean": 0.0, "hidden_bias": None}
+_HIDDEN_BIAS = {"mean": 0.0}
 _SPATIAL = {"attention": {}, "depthwise": {}}
 # What each --init makes of the models of models.py: arguments of `initialize`.
-# MLPs have the same draws in all of them, with a mean or without.
+# MLPs have the same draws in all of them.
 INITS = {
-    "default": {"structures": {"mlp": _NO_MEAN}},
-    "control": {"structures": {"mlp": _NO_MEAN, **_SPATIAL}, "control": True},
-    "mlp": {"structures": {"mlp": {}}},
-    "spatial": {"structures": {"mlp": _NO_MEAN, **_SPATIAL}},
-    "all": {"structures": {"mlp": {}, **_SPATIAL}},
+    "default": {"structures": {"mlp": _NO_STRUCTURE}},
+    "control": {"structures": {"mlp": _NO_STRUCTURE, **_SPATIAL}, "control": True},
+    "mlp": {"structures": {"mlp": _HIDDEN_BIAS}},
+    "spatial": {"structures": {"mlp": _NO_STRUCTURE, **_SPATIAL}},
+    "all": {"structures": {"mlp": _HIDDEN_BIAS, **_SPATIAL}},
 }
 INITS_HELP = (
-    "default: Keras's Glorot weights; mlp: the first matrix of each MLP with a mean; "
+    "default: Keras's Glorot weights; mlp: hidden units of MLPs start below zero; "
     "spatial: structured attention and depthwise convolutions; control: weights of their norms "
     "without structure; all: mlp and spatial"
 )

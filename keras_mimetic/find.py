@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.sites import Site, places, sublayers, trace
@@ -111,11 +110,6 @@ def check_names(structures: Any) -> tuple[str, ...]:
             known = ", ".join(repr(known) for known in STRUCTURES)
             raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
     return names
-
-
-def values_of(variable: Any) -> np.ndarray:
-    """Values of a variable or tensor, in float32, which every backend can turn into an array."""
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
 
 
 _OF_INTEREST = (

@@ -8,11 +8,11 @@ import numpy as np
 
 from keras_mimetic._checks import check_flag
 from keras_mimetic.draws import check_seed, subseed
-from keras_mimetic.find import check_model, check_names, find_sites, path_of, values_of
+from keras_mimetic.find import check_model, check_names, find_sites, path_of
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
-from keras_mimetic.sites import Site, sublayers
+from keras_mimetic.sites import Site, sublayers, values_of
 
 
 def initialize(
@@ -31,10 +31,11 @@ def initialize(
     model's layers, functional, sequential, subclassed or nested:
 
     - `"mlp"`: a `Dense` or 1x1 convolution that expands, an activation (and
-      dropout or normalization), one that contracts. The first kernel is drawn
-      anew at Glorot's scale, whatever the layer's own initializer, with a nonzero
-      mean (see `MimeticMean`): -1 standard deviation directly after a fresh
-      LayerNormalization over the channels, else -0.1.
+      dropout or normalization), one that contracts. Directly after a fresh
+      LayerNormalization over the channels or a BatchNormalization, the bias of the
+      first starts at -0.5 standard deviations of the pre-activation; one without a
+      bias gets a mean of -1 standard deviation (see `MimeticMean`) if it was a
+      LayerNormalization. Others are left, unless the settings name strengths.
     - `"attention"`: `keras.layers.MultiHeadAttention` and layers derived from
       it. Query and key, value and output kernels are drawn in pairs, as
       `MimeticMultiHeadAttention` does; without the identity in cross-attention.
@@ -42,13 +43,14 @@ def initialize(
       does, with a sigma that grows over the network (`sigma_at_depth`); also those
       of `SeparableConv*D`, and of `Conv*D` with a group for each input channel.
 
-    Nothing else is touched: no bias (unless a setting asks for it), no
-    normalization, no frozen layer (`trainable=False`).
+    Nothing else is touched: no other bias, no normalization, no frozen layer
+    (`trainable=False`).
 
     Each weight's random stream derives from `seed` and from the place of its layer
     in the model, the path of attributes and containers that leads to it. So the
     same model gets equal weights whenever and under whichever backend it is
-    built, and a change in one attribute of a subclassed model changes nothing in
+    built (hidden biases follow the scale of the kernel before them, where that
+    stays), and a change in one attribute of a subclassed model changes nothing in
     the others (but for the width of depthwise filters, which follows their order
     in the network). In a functional or sequential model a layer's place is its
     class and its number among those of its class. The layers of this package,
@@ -74,13 +76,15 @@ def initialize(
         model: A built Keras model or layer.
         structures: Names of structures, or a dict from names to their settings:
             `{"mlp": {"mean": -0.5}, "attention": {}}`. Settings are for "mlp"
-            `mean="auto"`, as above (ours), or a number in standard deviations of
-            the weight, and `hidden_bias=None`, which leaves the biases behind the
-            first matrices, or where these start, in standard deviations of the
-            pre-activation (see `MimeticMLPBlock`); for "attention" `query_key=(0.7, 0.7)` and
-            `value_output=(0.4, -0.4)` (from accounts of the paper's recipe), pairs
-            (noise, identity), of which one may be `None` to leave that pair; for
-            "depthwise" `gain="keras"` (ours; see `MimeticDepthwise`) and
+            `mean="auto"` and `hidden_bias="auto"`, as above (ours; the rows
+            `bias-0.5` and `mean-1` of `benchmarks/README.md` decided them). A number for
+            `mean`, in standard deviations of the weight, 0 included, draws the first
+            kernel anew at Glorot's scale; a number for `hidden_bias`, in standard
+            deviations of the pre-activation (see `MimeticMLPBlock`), is where its bias
+            starts; `hidden_bias=None` leaves biases. For "attention" they are
+            `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
+            paper's recipe), pairs (noise, identity), of which one may be `None` to
+            leave that pair; for "depthwise" `gain="keras"` (ours; see `MimeticDepthwise`) and
             `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9` (a reconstruction;
             see `sigma_at_depth`).
         seed: Integer >= 0; `None` takes one from Python's `random`, which
@@ -93,8 +97,8 @@ def initialize(
             around the layer still counts; where it sees nothing, attention is
             taken for self-attention and an MLP for one without a norm before it.
         control: Writes weights without structure but with the same norms
-            instead, for comparisons. For "mlp" these are the same draws with
-            mean 0, scaled up.
+            instead, for comparisons. For kernels of "mlp" these are the same draws
+            with mean 0, scaled up; for biases independent normals.
         dry_run: Only reports what would be written.
         force: Writes into a trained model, too. Trained is a model whose Keras
             optimizer has taken steps; weights that were loaded cannot be told
@@ -131,9 +135,12 @@ def initialize(
         if left or not site.weights:
             rows += _left(site, left)
             continue
-        weights = _draw(site, settings[site.structure], seed, control)
+        entry, given = STRUCTURES[site.structure], settings[site.structure]
+        weights = _draw(site, given, seed, control)
+        if not weights:
+            rows += _left(site, entry.describe(site, "", given))
         for role, values in weights.items():
-            note = STRUCTURES[site.structure].describe(site, role, settings[site.structure])
+            note = entry.describe(site, role, given)
             variable = site.variable(role)
             new.append((variable, values))
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
@@ -199,7 +206,7 @@ def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dic
     # Each place has a stream of its own.
     stream = subseed(seed, *f"{site.structure}:{site.place}".encode())
     weights = entry.draw(site, settings, stream)
-    if control:
+    if control and weights:
         weights = entry.control(weights, stream)
     return {role: _rounded(values, site.variable(role)) for role, values in weights.items()}
 

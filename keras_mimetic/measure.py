@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from keras_mimetic.draws import subseed
-from keras_mimetic.find import check_model, check_names, find_sites, path_of, values_of
+from keras_mimetic.find import check_model, check_names, find_sites, path_of
 from keras_mimetic.measurements import Left, Measurements, Row
 from keras_mimetic.measures.covariance import forget_forms
 from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Figure, Measured, Reading
-from keras_mimetic.sites import Site
+from keras_mimetic.sites import Site, values_of
 
 # Fresh weights to compare with, always the same: so many draws, fewer of large ones.
 _DRAWS = (10, 100)

@@ -354,51 +354,40 @@ def test_crop_and_flip():
         assert seen.size >= 4 * 4 * 3
 
 
-def kernels_of(name, init):
+def weights_of(name, init):
     model = training.build(name, init, 5, (32, 32, 3), 10)
-    return [
-        keras.ops.convert_to_numpy(w) for w in model.weights if w.path.endswith("kernel")
-    ], model
+    return [(w.path, keras.ops.convert_to_numpy(w)) for w in model.weights]
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_inits_differ_in_the_structure_alone(name):
-    kernels = {init: kernels_of(name, init)[0] for init in training.INITS}
-    default = kernels["default"]
-    assert len({kernel.tobytes() for kernel in default}) == len(default)
+    weights = {init: weights_of(name, init) for init in training.INITS}
+    default = weights["default"]
+    kernels = [values for path, values in default if path.endswith("kernel")]
+    assert len({values.tobytes() for values in kernels}) == len(kernels)
 
     def changed(init):
-        pairs = zip(default, kernels[init], strict=True)
-        return {number for number, (a, b) in enumerate(pairs) if (a != b).any()}
+        pairs = zip(default, weights[init], strict=True)
+        return {number for number, (a, b) in enumerate(pairs) if (a[1] != b[1]).any()}
 
-    # A mean, and nothing else, in one kernel a block.
-    shifted = changed("mlp")
-    # The Mixer has two MLPs a block, and nothing else.
-    assert len(shifted) == (8 if name == "mixer" else 4)
-    for number in shifted:
-        difference = kernels["mlp"][number] - default[number]
-        assert difference.max() < 0
-        assert difference.std() < 1e-6
+    # The biases behind a norm: one a block.
+    biases = changed("mlp")
+    assert len(biases) == (0 if name == "convmixer" else 4)
+    for number in biases:
+        path, values = weights["mlp"][number]
+        assert path.endswith("fc1/bias")
+        assert values.max() < 0
+        assert not default[number][1].any()
     spatial = changed("spatial")
     assert len(spatial) == {"vit": 16, "mixer": 0}.get(name, 4)
-    assert not spatial & shifted
+    assert all(default[number][0].endswith("kernel") for number in spatial)
     assert changed("control") == spatial
-    for number, kernel in enumerate(kernels["all"]):
-        source = "mlp" if number in shifted else "spatial"
-        np.testing.assert_array_equal(kernel, kernels[source][number])
+    for number, (_, values) in enumerate(weights["all"]):
+        source = "mlp" if number in biases else "spatial"
+        np.testing.assert_array_equal(values, weights[source][number][1])
     for number in spatial:
-        norms = [np.linalg.norm(kernels[init][number]) for init in ("control", "spatial")]
+        norms = [np.linalg.norm(weights[init][number][1]) for init in ("control", "spatial")]
         assert norms[0] == pytest.approx(norms[1], rel=1e-5)
-
-
-@pytest.mark.parametrize("name", models.MODELS)
-def test_inits_leave_all_but_kernels(name):
-    default, mimetic = (kernels_of(name, init)[1] for init in ("default", "all"))
-    for a, b in zip(default.weights, mimetic.weights, strict=True):
-        if not a.path.endswith("kernel"):
-            np.testing.assert_array_equal(
-                keras.ops.convert_to_numpy(a), keras.ops.convert_to_numpy(b)
-            )
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -13,6 +13,8 @@ from keras import layers
 import keras_mimetic
 from keras_mimetic.registry import STRUCTURES
 
+# The mean of an MLP is drawn with its kernel, which else stays.
+WITH_MEANS = {"mlp": {"mean": -1}, "attention": {}, "depthwise": {}}
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "initialize.npz"
 
 
@@ -40,7 +42,7 @@ def by_place(model, report):
     weights = {variable.path: array(variable) for variable in model.variables}
     found = {}
     for row in report.written:
-        role = row.path.split("/")[-2] if row.structure == "attention" else "kernel"
+        role = row.path.split("/")[-2 if row.structure == "attention" else -1]
         found[row.structure, row.place, role] = weights[row.path]
     return found
 
@@ -80,9 +82,8 @@ def test_the_structures_are_there():
     assert np.trace(product) / 64 == pytest.approx(-0.4, abs=0.05)
     ups = [x for x in model.layers if isinstance(x, layers.Dense) and x.units == 256]
     for up in ups:
-        kernel, std = array(up.kernel), (2 / 320) ** 0.5
-        assert kernel.mean() / std == pytest.approx(-1, abs=0.05)
-        assert kernel.std() / std == pytest.approx(1, abs=0.05)
+        # Half a standard deviation of the pre-activation.
+        np.testing.assert_allclose(array(up.bias), -0.5 * array(up.kernel).std() * 8, rtol=1e-5)
     first, last = (x for x in model.layers if isinstance(x, layers.DepthwiseConv1D))
     energy = array(first.kernel)[:, :, 0] ** 2
     # sigma = 0.08: next to nothing but the centre.
@@ -94,7 +95,7 @@ def test_the_structures_are_there():
 def test_equal_weights_each_time_a_model_is_built(tmp_path):
     first, second = make(), make()
     assert first.layers[-1].name != second.layers[-1].name
-    reports = [keras_mimetic.initialize(model, seed=3) for model in (first, second)]
+    reports = [keras_mimetic.initialize(model, WITH_MEANS, seed=3) for model in (first, second)]
     all_equal(by_place(first, reports[0]), by_place(second, reports[1]))
 
     third = make()
@@ -102,7 +103,7 @@ def test_equal_weights_each_time_a_model_is_built(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     all_equal(
         by_place(first, reports[0]),
-        by_place(loaded, keras_mimetic.initialize(loaded, seed=3)),
+        by_place(loaded, keras_mimetic.initialize(loaded, WITH_MEANS, seed=3)),
     )
     # And after saving, the weights are in the file.
     first.save(tmp_path / "model.keras")
@@ -115,21 +116,22 @@ def test_seeds():
     weights = []
     for seed in (1, 1, 2, 2**80, None, None):
         model = make()
-        weights.append(by_place(model, keras_mimetic.initialize(model, seed=seed)))
+        weights.append(by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=seed)))
     all_equal(weights[0], weights[1])
     for a, b in ((0, 2), (2, 3), (4, 5)):
-        assert all((weights[a][key] != weights[b][key]).any() for key in weights[a])
+        drawn = [key for key in weights[a] if key[-1] != "bias"]
+        assert all((weights[a][key] != weights[b][key]).any() for key in drawn)
     # Each weight has a stream of its own.
-    kernels = [w for (structure, *_), w in weights[0].items() if structure == "mlp"]
+    kernels = [w for (structure, *_), w in weights[0].items() if structure == "depthwise"]
     assert (kernels[0] != kernels[1]).any()
 
 
 def test_an_unseeded_call_can_be_repeated_from_its_report():
     keras.utils.set_random_seed(4)
     first = make()
-    report = keras_mimetic.initialize(first)
+    report = keras_mimetic.initialize(first, WITH_MEANS)
     second = make()
-    again = keras_mimetic.initialize(second, seed=report.seed)
+    again = keras_mimetic.initialize(second, WITH_MEANS, seed=report.seed)
     all_equal(by_place(first, report), by_place(second, again))
 
 
@@ -151,7 +153,7 @@ def test_a_submodule_does_not_depend_on_its_neighbours():
     ):
         model = Model(head)
         model(np.zeros((1, 6, 8), "float32"))
-        keras_mimetic.initialize(model, seed=0)
+        keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0)
         kernels.append([array(x.layers[0].kernel) for x in (model.encoder, model.tail)])
     for a, b in zip(*kernels, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -160,8 +162,8 @@ def test_a_submodule_does_not_depend_on_its_neighbours():
 
 def test_control():
     model, other = make(width=32), make(width=32)
-    structured = keras_mimetic.initialize(model, seed=5)
-    control = keras_mimetic.initialize(other, seed=5, control=True)
+    structured = keras_mimetic.initialize(model, WITH_MEANS, seed=5)
+    control = keras_mimetic.initialize(other, WITH_MEANS, seed=5, control=True)
     assert control.control
     weights, controls = by_place(model, structured), by_place(other, control)
     assert weights.keys() == controls.keys()
@@ -170,7 +172,7 @@ def test_control():
             np.linalg.norm(weights[key]), rel=1e-5
         ), key
         if key[0] == "mlp":
-            assert abs(controls[key].mean() / controls[key].std()) < 0.1
+            assert abs(controls[key].mean() / controls[key].std()) < 0.3
     attention = other.layers[2]
     q, k = array(attention.query_dense.kernel), array(attention.key_dense.kernel)
     assert abs(np.trace(q[:, 0] @ k[:, 0].T) / 32) < 0.15
@@ -265,6 +267,42 @@ def test_the_report():
     }
 
 
+@pytest.mark.parametrize("scale", [0.02, 1.0])
+def test_hidden_biases_fit_the_scale_of_kernels_that_stay(scale):
+    inputs = keras.Input((64,))
+    normal = keras.initializers.RandomNormal(stddev=scale, seed=0)
+    up = layers.Dense(256, "gelu", kernel_initializer=normal)
+    model = keras.Model(inputs, layers.Dense(64)(up(layers.LayerNormalization()(inputs))))
+    kernel = array(up.kernel)
+    (row,) = keras_mimetic.initialize(model, seed=0).rows
+    assert (row.path, row.note) == (up.bias.path, "hidden bias -0.5 (after LayerNorm)")
+    np.testing.assert_array_equal(array(up.kernel), kernel)
+    np.testing.assert_allclose(array(up.bias), -0.5 * kernel.std() * 8, rtol=1e-5)
+    # Its control has the same norm, and is no shift.
+    keras_mimetic.initialize(model, seed=0, control=True)
+    control = array(up.bias)
+    assert np.linalg.norm(control) == pytest.approx(0.5 * kernel.std() * 8 * 16, rel=1e-5)
+    assert abs(control.mean()) < 0.3 * control.std()
+    # With a mean it is drawn anew, at Glorot's scale.
+    keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0)
+    assert array(up.kernel).std() == pytest.approx((2 / 320) ** 0.5, rel=0.05)
+    np.testing.assert_allclose(array(up.bias), -0.5 * (2 / 320) ** 0.5 * 8, rtol=1e-5)
+
+
+def test_an_mlp_where_nothing_is_known_to_help_is_left():
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(16, "relu"), layers.Dense(8)])
+    before = model.get_weights()
+    for control in (False, True):
+        (row,) = keras_mimetic.initialize(model, seed=0, control=control).rows
+        assert not row.written
+        assert "after neither norm" in row.note
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Unless it is asked for.
+    for settings in ({"mean": -0.1}, {"mean": 0}, {"hidden_bias": -0.5}):
+        assert keras_mimetic.initialize(model, {"mlp": settings}, seed=0).written
+
+
 def test_nothing_to_do():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     report = keras_mimetic.initialize(model, seed=0)
@@ -276,7 +314,9 @@ def test_rules():
     inputs = keras.Input((6, 8))
     x = layers.Dense(8, name="mix")(inputs)
     model = keras.Model(inputs, layers.Dense(8)(layers.Dense(16, "relu", name="up")(x)))
-    report = keras_mimetic.initialize(model, seed=0, rules={"^mix/": "mlp", "^up/": None})
+    settings = {"mlp": {"mean": -0.5}}
+    rules = {"^mix/": "mlp", "^up/": None}
+    report = keras_mimetic.initialize(model, settings, seed=0, rules=rules)
     assert [(row.path, row.written) for row in report.rows] == [
         ("up/kernel", False),
         ("mix/kernel", True),
@@ -291,8 +331,8 @@ def test_low_precision(dtype):
         model = make()
     finally:
         keras.config.set_dtype_policy("float32")
-    weights = by_place(model, keras_mimetic.initialize(model, seed=1))
-    expected = by_place(exact, keras_mimetic.initialize(exact, seed=1))
+    weights = by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=1))
+    expected = by_place(exact, keras_mimetic.initialize(exact, WITH_MEANS, seed=1))
     for key in expected:
         rounded = array(keras.ops.cast(expected[key], model.layers[5].variable_dtype))
         np.testing.assert_array_equal(weights[key], rounded)
@@ -408,7 +448,7 @@ def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
 def test_equal_weights_on_every_backend():
     golden = np.load(GOLDEN)
     model = make()
-    weights = by_place(model, keras_mimetic.initialize(model, seed=7))
+    weights = by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=7))
     assert {"|".join(key) for key in weights} == set(golden.files)
     for key, values in weights.items():
         if key[0] != "attention":
@@ -424,7 +464,7 @@ def test_equal_weights_on_every_backend():
 def test_another_process_gives_the_same(tmp_path):
     script = (
         "import sys, numpy as np; sys.path.insert(0, sys.argv[1]); import test_initialize as t;"
-        "m = t.make(); w = t.by_place(m, t.keras_mimetic.initialize(m, seed=7));"
+        "m = t.make(); w = t.by_place(m, t.keras_mimetic.initialize(m, t.WITH_MEANS, seed=7));"
         "np.savez(sys.argv[2], **{'|'.join(k): v for k, v in w.items()})"
     )
     path = tmp_path / "other.npz"
@@ -455,7 +495,7 @@ def test_a_trained_part_needs_force():
     model = keras.Sequential([keras.Input((8,)), base, layers.Dense(1)])
     with pytest.raises(ValueError, match="has been trained"):
         keras_mimetic.initialize(model, seed=0)
-    assert keras_mimetic.initialize(model, seed=0, force=True).written
+    assert keras_mimetic.initialize(model, WITH_MEANS, seed=0, force=True).written
 
 
 def test_an_attribute_that_is_called_optimizer():
@@ -470,7 +510,7 @@ def test_an_attribute_that_is_called_optimizer():
 
     model = Model()
     model(np.zeros((2, 8), "float32"))
-    assert len(keras_mimetic.initialize(model, seed=0).written) == 1
+    assert len(keras_mimetic.initialize(model, WITH_MEANS, seed=0).written) == 1
 
 
 def test_the_report_of_a_model_without_a_path():
@@ -489,7 +529,7 @@ def test_the_report_of_a_model_without_a_path():
     report = keras_mimetic.initialize(model, seed=0)
     assert "pass `inputs`" in str(report)
     report = keras_mimetic.initialize(model, seed=0, inputs=np.zeros((2, 8), "float32"))
-    assert len(report.written) == 1
+    assert len(report.rows) == 1
 
 
 def test_values_that_do_not_fit_are_refused():
@@ -505,7 +545,7 @@ def test_values_that_do_not_fit_are_refused():
         keras_mimetic.initialize(model, {"mlp": {"mean": 1e6}}, seed=0)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    (row,) = keras_mimetic.initialize(model, seed=0).rows
+    (row,) = keras_mimetic.initialize(model, {"mlp": {"mean": -0.5}}, seed=0).rows
     assert row.norm_after == pytest.approx(np.linalg.norm(array(model.layers[0].kernel)), rel=1e-6)
 
 

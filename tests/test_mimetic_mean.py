@@ -44,9 +44,9 @@ def test_mean_and_deviation(shape, mean, scale, mode, distribution, dtype):
     assert abs(values.std(dtype="f8") / std - 1) < error
 
 
-def test_defaults_are_glorot_uniform_with_a_mean_of_a_tenth():
+def test_defaults_are_glorot_uniform_moved_by_a_standard_deviation():
     limit = math.sqrt(6 / 300)
-    values = values_of(MimeticMean(seed=0), (100, 200)) + 0.1 * limit / math.sqrt(3)
+    values = values_of(MimeticMean(seed=0), (100, 200)) + limit / math.sqrt(3)
     assert 0.999 * limit < abs(values).max() <= limit * (1 + 1e-6)
 
 
@@ -126,13 +126,13 @@ def test_none_follows_set_random_seed():
 
 
 def test_seed_generator_draws_anew_at_each_call():
-    first = MimeticMean(seed=keras.random.SeedGenerator(7))
-    second = MimeticMean(seed=keras.random.SeedGenerator(7))
+    first = MimeticMean(-0.1, seed=keras.random.SeedGenerator(7))
+    second = MimeticMean(-0.1, seed=keras.random.SeedGenerator(7))
     drawn = [values_of(i, (4, 5)) for i in (first, first, second, second)]
     np.testing.assert_array_equal(drawn[0], drawn[2])
     np.testing.assert_array_equal(drawn[1], drawn[3])
     assert not np.array_equal(drawn[0], drawn[1])
-    assert not np.array_equal(drawn[0], values_of(MimeticMean(seed=7), (4, 5)))
+    assert not np.array_equal(drawn[0], values_of(MimeticMean(-0.1, seed=7), (4, 5)))
     # Equal on every backend, whatever integer type holds the state.
     np.testing.assert_array_equal(drawn[1][0, :2], np.float32([-0.0456729, -0.7739061]))
 
@@ -195,7 +195,7 @@ def test_large_sharded_kernels():
         assert len(value.sharding.device_set) == 4, value.sharding
         assert value.addressable_shards[0].data.shape == (4096, 1088)
         from keras_mimetic.structures import mean_shifted
-        expected = mean_shifted((4096, 4352), mean=-0.1, scale=1.0, mode="fan_avg",
+        expected = mean_shifted((4096, 4352), mean=-1.0, scale=1.0, mode="fan_avg",
                                 distribution="uniform", seed=3)
         np.testing.assert_array_equal(np.asarray(value), expected)
         # Older versions of Keras draw eagerly whatever the size: nothing to refuse.

@@ -54,7 +54,7 @@ def test_keras_layer_test(arguments, shape, output_shape, weights, generators):
 @pytest.mark.parametrize("norm", [None, "layer_norm"])
 @pytest.mark.parametrize("residual", [False, True])
 def test_equals_layers_written_by_hand(norm, residual):
-    block = MimeticMLPBlock(12, mean=0, norm=norm, residual=residual, seed=3)
+    block = MimeticMLPBlock(12, mean=0, hidden_bias=0, norm=norm, residual=residual, seed=3)
     x = data(4, 7, 6)
     outputs = block(x)
     hand = [
@@ -98,12 +98,29 @@ def test_kernels_of_one_block_are_independent():
     assert abs(np.corrcoef(fc2, array(other.fc1.kernel).ravel())[0, 1]) < 5 / 64
 
 
-@pytest.mark.parametrize(("norm", "mean"), [("layer_norm", -1.0), (None, -0.1)])
-def test_auto_mean(norm, mean):
-    auto, told = (MimeticMLPBlock(32, norm=norm, mean=m, seed=0) for m in ("auto", mean))
+@pytest.mark.parametrize(
+    ("arguments", "mean", "hidden_bias"),
+    [
+        ({"norm": "layer_norm"}, 0, -0.5),
+        # Without a bias, or without a free one, the mean moves the hidden units.
+        ({"norm": "layer_norm", "use_bias": False}, -1, 0),
+        ({"norm": "layer_norm", "bias_initializer": "ones"}, -1, 0),
+        ({"norm": "layer_norm", "hidden_bias": 0}, -1, 0),
+        ({"norm": "layer_norm", "mean": 0.3}, 0.3, -0.5),
+        # What stands before the block is not known to it.
+        ({}, 0, 0),
+    ],
+)
+def test_auto_strengths(arguments, mean, hidden_bias):
+    told = {**arguments, "mean": mean, "hidden_bias": hidden_bias}
+    auto, told = (MimeticMLPBlock(32, seed=0, **given) for given in (arguments, told))
     for block in (auto, told):
         block.build((None, 16))
-    np.testing.assert_array_equal(array(auto.fc1.kernel), array(told.fc1.kernel))
+    for ours, theirs in zip(auto.weights, told.weights, strict=True):
+        np.testing.assert_array_equal(array(ours), array(theirs))
+    # As given, not as resolved: a copy resolves it again.
+    assert auto.get_config()["mean"] == arguments.get("mean", "auto")
+    assert auto.get_config()["hidden_bias"] == arguments.get("hidden_bias", "auto")
 
 
 def test_mean_after_a_fresh_layer_norm_changes_nothing():

@@ -6,10 +6,11 @@ import keras
 
 from keras_mimetic import draws
 from keras_mimetic._checks import check_choice, check_flag, check_integer, check_number
-from keras_mimetic.initializers.mimetic_mean import MimeticMean, auto_mean
+from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.structures.mean_shift import bias_start
+from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start
+from keras_mimetic.structures.variance_scaling import scaled_std
 
 # As in Vision Transformers; Keras's own default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
@@ -17,7 +18,7 @@ _NORM_EPSILON = 1e-6
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMLPBlock(keras.layers.Layer):
-    """The MLP of Transformers and ConvNeXts, its first matrix with a nonzero mean.
+    """The MLP of Transformers and ConvNeXts, its hidden units started below zero.
 
     Computes `fc2(activation(fc1(x)))` on the last axis of `x`, if asked with
     `norm` first and `x` added last:
@@ -39,18 +40,22 @@ class MimeticMLPBlock(keras.layers.Layer):
         activation: Name of an activation or a callable, one that keeps the
             number of units; `None` is linear.
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see
-            `MimeticMean`). `"auto"` is -1 with `norm="layer_norm"`, where
-            the mean does nothing at first, and `MimeticMean`'s default, -0.1,
-            without. These constants are ours, not the paper's, and provisional.
+            `MimeticMean`). `"auto"` is 0, since a mean added nothing to a hidden
+            bias; -1 with `norm="layer_norm"` where there is no such bias
+            (`hidden_bias=0`, no biases, or others than zeros).
         hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
             pre-activation for inputs of unit variance: the bias is
             `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
             of `fc1`'s kernel, times `sqrt(1 + mean**2)` without `norm`. Trained
-            networks have it negative (`keras_mimetic.measure` shows it); the
-            default, 0, leaves it out.
+            networks have it negative (`keras_mimetic.measure` shows it). `"auto"` is
+            -0.5 with `norm="layer_norm"`, and 0 without, where the scale of the
+            input is not known, or where the bias is not free. These constants are
+            ours, not the paper's; the rows `bias-0.5`, `mean-1` and
+            `mean-1_bias-0.5` of our comparisons decided them (`benchmarks/README.md`,
+            "The mean of an MLP").
         norm: `"layer_norm"` for a `LayerNormalization` (epsilon 1e-6) first,
             or `None`. A normalization before the block cannot be seen by it:
-            say then which `mean` you want.
+            say then `hidden_bias=-0.5`.
         residual: Whether to add the input to the output.
         dropout: Part of the units dropped after the activation and after
             `fc2`, in [0, 1).
@@ -58,7 +63,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         fc2_initializer: For `fc2`'s kernel: a name, an initializer or a callable.
             One without a seed of its own draws from `seed`.
         bias_initializer: The same for both biases; `"zeros"` where
-            `hidden_bias` is not 0.
+            `hidden_bias` is a number other than 0.
         kernel_regularizer: For both kernels.
         bias_regularizer: For both biases.
         seed: An integer >= 0 for all weights and the dropout; `None` takes one
@@ -93,8 +98,8 @@ class MimeticMLPBlock(keras.layers.Layer):
         hidden_dim: int,
         output_dim: int | None = None,
         activation: Any = "gelu",
-        mean: float | str = "auto",
-        hidden_bias: float = 0.0,
+        mean: float | str = AUTO,
+        hidden_bias: float | str = AUTO,
         norm: str | None = None,
         residual: bool = False,
         dropout: float = 0.0,
@@ -112,9 +117,8 @@ class MimeticMLPBlock(keras.layers.Layer):
             None if output_dim is None else check_integer("output_dim", output_dim, minimum=1)
         )
         self.activation = _get_activation(activation)
-        is_auto = isinstance(mean, str) and mean == "auto"
-        self.mean = mean if is_auto else check_number("mean", mean, _MEANS)
-        self.hidden_bias = check_number("hidden_bias", hidden_bias)
+        self.mean = _check_strength("mean", mean)
+        self.hidden_bias = _check_strength("hidden_bias", hidden_bias)
         self._norm_name = check_choice("norm", norm, (None, "layer_norm"))
         self.residual = check_flag("residual", residual)
         self.dropout = check_number("dropout", dropout, "a number in [0, 1)")
@@ -161,14 +165,14 @@ class MimeticMLPBlock(keras.layers.Layer):
             )
 
     def _check_hidden_bias(self) -> None:
-        if self.hidden_bias == 0:
+        if self.hidden_bias in (0, AUTO):
             return
         if not self.use_bias:
             raise ValueError(
                 "Argument `hidden_bias` must be 0 where `use_bias` is False: there is no bias "
                 f"to start from it. Received: hidden_bias={self.hidden_bias}"
             )
-        if not isinstance(self._bias_initializers[0], keras.initializers.Zeros):
+        if not self._biases_start_at_zero():
             raise ValueError(
                 "Argument `bias_initializer` must be 'zeros' where `hidden_bias` is not 0: both "
                 "say where fc1's bias starts. "
@@ -179,9 +183,7 @@ class MimeticMLPBlock(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         input_dim, output_dim = self._dims(input_shape)
         hidden_shape = (*input_shape[:-1], self.hidden_dim)
-        # Behind the LayerNorm the mean moves nothing.
-        mean = 0.0 if self._norm_name == "layer_norm" else self._fc1_mean()
-        hidden_start = bias_start(self.hidden_bias, input_dim, self.hidden_dim, mean)
+        mean, hidden_bias = self._strengths()
         shared = {
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,
@@ -195,12 +197,8 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc1 = keras.layers.Dense(
             self.hidden_dim,
             activation=self.activation,
-            kernel_initializer=MimeticMean(self._fc1_mean(), seed=self._seeds[0]),
-            bias_initializer=(
-                keras.initializers.Constant(hidden_start)
-                if self.hidden_bias
-                else self._bias_initializers[0]
-            ),
+            kernel_initializer=MimeticMean(mean, seed=self._seeds[0]),
+            bias_initializer=self._fc1_bias_initializer(mean, hidden_bias, input_dim),
             name="fc1",
             dtype=self._policies.get("fc1", self.dtype_policy),
             **shared,
@@ -283,10 +281,27 @@ class MimeticMLPBlock(keras.layers.Layer):
         }
         return layer
 
-    def _fc1_mean(self) -> float:
-        if not isinstance(self.mean, str):
-            return self.mean
-        return auto_mean(after_layer_norm=self._norm_name == "layer_norm")
+    def _strengths(self) -> tuple[float, float]:
+        """The mean and the hidden bias of fc1."""
+        mean, hidden_bias = auto_strengths(
+            self.mean,
+            self.hidden_bias,
+            before=self._norm_name or "other",
+            has_bias=self.use_bias and self._biases_start_at_zero(),
+        )
+        return mean, hidden_bias or 0.0
+
+    def _biases_start_at_zero(self) -> bool:
+        return isinstance(self._bias_initializers[0], keras.initializers.Zeros)
+
+    def _fc1_bias_initializer(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
+        if not hidden_bias:
+            return self._bias_initializers[0]
+        # Behind the LayerNorm the mean moves nothing.
+        moving = 0.0 if self._norm_name == "layer_norm" else mean
+        std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
+        start = bias_start(hidden_bias, std, input_dim, moving)
+        return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
         """Input and output width, or an error for a shape that has none."""
@@ -311,7 +326,10 @@ class MimeticMLPBlock(keras.layers.Layer):
         return input_dim, output_dim
 
 
-_MEANS = "'auto' or a finite number"
+def _check_strength(name: str, value: Any) -> float | str:
+    if isinstance(value, str) and value == AUTO:
+        return AUTO
+    return check_number(name, value, "'auto' or a finite number")
 
 
 def _serialize(initializer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""MLP: the first matrix has a nonzero mean."""
+"""MLP: the hidden units start below zero, by their bias or the mean of the first matrix."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import check_number
-from keras_mimetic.initializers.mimetic_mean import auto_mean
 from keras_mimetic.measures.mean import effective_bias, energy_of_ones, mean_in_deviations
 from keras_mimetic.measures.middle import mean_and_deviation, median
 from keras_mimetic.registry.structure import (
@@ -23,23 +22,35 @@ from keras_mimetic.registry.structure import (
 )
 from keras_mimetic.sites import mlp as sites
 from keras_mimetic.sites.operations import is_projection
-from keras_mimetic.sites.site import Site
-from keras_mimetic.structures.mean_shift import bias_start, mean_shifted
+from keras_mimetic.sites.site import Site, values_of
+from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start
+from keras_mimetic.structures.mean_shift import mean_shifted
+from keras_mimetic.structures.variance_scaling import scaled_std
 
 
-def _mean(site: Site, settings: Settings) -> float:
-    if settings["mean"] != "auto":
-        return settings["mean"]
-    return auto_mean(after_layer_norm=site.facts["before"] == "layer_norm")
+def _strengths(site: Site, settings: Settings) -> tuple[float, float | None]:
+    return auto_strengths(
+        settings["mean"],
+        settings["hidden_bias"],
+        before=site.facts["before"],
+        has_bias="bias" in site.around,
+    )
 
 
 def _draw(site: Site, settings: Settings, seed: int) -> Weights:
     shape = tuple(site.weights["kernel"].shape)
-    weights = {"kernel": _kernel(shape, _mean(site, settings), seed)}
-    if settings["hidden_bias"] is not None and "bias" in site.around:
+    mean, hidden_bias = _strengths(site, settings)
+    weights = {}
+    if mean or not _is_auto(settings["mean"]):
+        weights["kernel"] = _kernel(shape, mean, seed)
+        std = scaled_std(shape[-2], shape[-1], scale=1.0, mode="fan_avg")
+    else:
+        # The matrix has nothing to gain, and keeps its own scale.
+        std = float(values_of(site.weights["kernel"]).std())
+    if hidden_bias is not None and "bias" in site.around:
         # Behind a LayerNorm the mean moves nothing.
-        mean = 0.0 if site.facts["before"] == "layer_norm" else _mean(site, settings)
-        start = bias_start(settings["hidden_bias"], shape[-2], shape[-1], mean)
+        moving = 0.0 if site.facts["before"] == "layer_norm" else mean
+        start = bias_start(hidden_bias, std, shape[-2], moving)
         weights["bias"] = np.full(tuple(site.around["bias"].shape), start, np.float32)
     return weights
 
@@ -51,7 +62,9 @@ def _kernel(shape: Any, mean: float, seed: int) -> np.ndarray:
 
 
 def _control(weights: Weights, seed: int) -> Weights:
-    controls = {"kernel": _kernel(weights["kernel"].shape, 0.0, seed)}
+    controls = {}
+    if "kernel" in weights:
+        controls["kernel"] = _kernel(weights["kernel"].shape, 0.0, seed)
     if "bias" in weights:
         controls |= normal_draws({"bias": weights["bias"].shape}, seed)
     return {
@@ -61,13 +74,16 @@ def _control(weights: Weights, seed: int) -> Weights:
 
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
-    mean = settings["mean"]
-    if not (isinstance(mean, str) and mean == "auto"):
+    mean, hidden_bias = settings["mean"], settings["hidden_bias"]
+    if not _is_auto(mean):
         mean = check_number("mean", mean, "'auto' or a finite number")
-    hidden_bias = settings["hidden_bias"]
-    if hidden_bias is not None:
-        hidden_bias = check_number("hidden_bias", hidden_bias, "None or a finite number")
+    if hidden_bias is not None and not _is_auto(hidden_bias):
+        hidden_bias = check_number("hidden_bias", hidden_bias, "'auto', None or a finite number")
     return {"mean": mean, "hidden_bias": hidden_bias}
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == AUTO
 
 
 def _named(layer: Any, place: str) -> Site | None:
@@ -75,11 +91,14 @@ def _named(layer: Any, place: str) -> Site | None:
 
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
-    hidden_bias = settings["hidden_bias"]
+    mean, hidden_bias = _strengths(site, settings)
+    names = {"layer_norm": "LayerNorm", "batch_norm": "BatchNorm", "other": "neither norm"}
+    before = f"after {names[site.facts['before']]}"
+    if not role:
+        return f"{before}, where we know of no mean or hidden bias that helps: name one"
     if role == "bias":
-        return f"hidden bias {hidden_bias:+g}"
-    before = {"layer_norm": "LayerNorm", "batch_norm": "BatchNorm", "other": "neither norm"}
-    note = f"mean {_mean(site, settings):+g} (after {before[site.facts['before']]})"
+        return f"hidden bias {hidden_bias:+g} ({before})"
+    note = f"mean {mean:+g} ({before})"
     if hidden_bias is not None and "bias" not in site.around:
         note += f"; no bias that could start at {hidden_bias:+g}"
     return note
@@ -141,7 +160,7 @@ def _read(readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 MLP = Structure(
-    settings={"mean": "auto", "hidden_bias": None},
+    settings={"mean": AUTO, "hidden_bias": AUTO},
     check=_check,
     find=sites.find,
     named=_named,

@@ -100,10 +100,12 @@ class Structure:
         find: Its sites in a traced model.
         named: Its site at a layer that a rule names, or `None` if it cannot go
             there.
-        draw: Structured weights of a site, from the settings and a seed.
+        draw: Structured weights of a site, from the settings and a seed; none where
+            the settings leave it.
         control: Structureless weights of the same norms, from what `draw` gave
             and the same seed.
-        describe: What was written to the weight of a role, in a few words.
+        describe: What was written to the weight of a role, in a few words, or for
+            the role "" why the settings leave the site.
         measure: The figures of a site, from the values of its weights and of
             those around it.
         fresh: What these values are in an untrained model, from shapes and a seed.

@@ -2,7 +2,7 @@
 
 from keras_mimetic.sites.graph import Graph, trace
 from keras_mimetic.sites.places import places
-from keras_mimetic.sites.site import Site
+from keras_mimetic.sites.site import Site, values_of
 from keras_mimetic.sites.untouched import sublayers
 
-__all__ = ["Graph", "Site", "places", "sublayers", "trace"]
+__all__ = ["Graph", "Site", "places", "sublayers", "trace", "values_of"]

@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+import keras
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Site:
@@ -34,3 +37,8 @@ class Site:
     def variable(self, role: str) -> Any:
         """The variable of a role, also of one around it."""
         return self.weights[role] if role in self.weights else self.around[role]
+
+
+def values_of(variable: Any) -> np.ndarray:
+    """Values of a variable or tensor, in float32, which every backend can turn into an array."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

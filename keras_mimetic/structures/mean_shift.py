@@ -1,7 +1,5 @@
 """A weight with a nonzero mean: the structure of mimetic MLPs."""
 
-import math
-
 import numpy as np
 
 from keras_mimetic import draws
@@ -43,18 +41,3 @@ def mean_shifted(
     """
     std = scaled_std(*fans(shape, input_axes, output_axes), scale=scale, mode=mode)
     return draws.draw(distribution, shape, seed, mean=mean * std, std=std)
-
-
-def bias_start(hidden_bias: float, fan_in: int, fan_out: int, mean: float) -> float:
-    """Where the bias behind a Glorot-scaled matrix starts, absolute.
-
-    Args:
-        hidden_bias: In standard deviations of the pre-activation, for independent
-            inputs of mean 0 and variance 1.
-        fan_in: Inputs of the matrix.
-        fan_out: Its outputs.
-        mean: Its mean in standard deviations, which adds to the spread of the
-            pre-activation; 0 where the inputs sum to zero.
-    """
-    std = scaled_std(fan_in, fan_out, scale=1.0, mode="fan_avg")
-    return hidden_bias * std * math.sqrt(fan_in * (1 + mean**2))

@@ -19,9 +19,17 @@ def model():
         [
             keras.Input((3, 6)),
             MimeticMLPBlock(
-                10, norm="layer_norm", residual=True, hidden_bias=-0.5, dropout=0.1, seed=11
+                10,
+                mean=-1,
+                norm="layer_norm",
+                residual=True,
+                hidden_bias=-0.5,
+                dropout=0.1,
+                seed=11,
             ),
-            MimeticMLPBlock(8, 4, activation="relu", fc2_initializer="he_normal", seed=12),
+            MimeticMLPBlock(
+                8, 4, activation="relu", mean=-0.1, fc2_initializer="he_normal", seed=12
+            ),
         ]
     )
 
