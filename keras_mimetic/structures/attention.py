@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-import scipy.linalg.blas
 from threadpoolctl import ThreadpoolController
 
 from keras_mimetic import draws
@@ -147,7 +146,9 @@ def _one_blas_thread() -> AbstractContextManager:
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
-    """To look for NumPy's and SciPy's takes milliseconds, and they stay loaded."""
+    """To look for NumPy's and SciPy's BLAS takes milliseconds, and they stay loaded."""
+    import scipy.linalg  # noqa: F401  (loads SciPy's)
+
     return ThreadpoolController()
 
 
@@ -194,13 +195,16 @@ def _truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     decomposition. L R = U U^T A holds whatever the eigenvalues' errors, and the
     singular values are read off U^T A, so nothing is lost by the squaring.
     """
+    # Here, because it takes longer to import than the whole package.
+    from scipy.linalg import blas, eigh
+
     count = len(a)
     some: dict[str, Any] = {"driver": "evd"}
     if rank < count:
         some = {"driver": "evr", "subset_by_index": [count - rank, count - 1]}
     # Its upper triangle is enough, and what OpenBLAS reduces fastest.
-    gram = scipy.linalg.blas.ssyrk(1.0, a.T, trans=True)
-    _, vectors = scipy.linalg.eigh(gram, lower=False, check_finite=False, overwrite_a=True, **some)
+    gram = blas.ssyrk(1.0, a.T, trans=True)
+    _, vectors = eigh(gram, lower=False, check_finite=False, overwrite_a=True, **some)
     vectors = vectors[:, ::-1]
     # An eigenvector's sign is arbitrary: let its largest entry be positive.
     largest = np.abs(vectors).argmax(axis=0)
