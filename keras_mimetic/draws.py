@@ -33,10 +33,10 @@ TRUNCATED_MASS = 0.95449973610364158
 
 # Philox makes four 64-bit words per count of its counter: eight draws.
 _BLOCK = 8
-# How many draws one thread makes at a time: few enough for the cache, and enough
-# that threads rarely wait for one another between two NumPy calls. It
+# How many draws one thread makes at a time: few enough for the last level of cache, and
+# enough that threads rarely wait for one another between two NumPy calls. It
 # does not show in the result.
-_CHUNK = 1 << 17
+_CHUNK = 1 << 18
 # How many arrays of that length the steps from uniforms to normals need, so that
 # no step waits for fresh memory.
 _SCRATCH = 4
