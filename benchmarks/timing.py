@@ -47,7 +47,9 @@ class Row:
         aim = "" if self.aim is None else show(self.aim)
         if self.required is not None:
             aim += f" (required: {show(self.required)})"
-        met = verdict(statistics.median(values), self.aim, self.required)
+        # As it is printed, or a row could contradict itself: ratios and milliseconds.
+        value = round(statistics.median(values), 4 if self.theirs is None else 3)
+        met = verdict(value, self.aim, self.required)
         ours = seconds(statistics.median(self.ours))
         cells = (self.what, ours, self.beside, takes, ratio, interval, fastest)
         return "| " + " | ".join((*cells, str(len(values)), aim, met)) + " |"

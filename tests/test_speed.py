@@ -64,6 +64,8 @@ def test_a_row_by_hand():
     assert str(row) == (
         "| it | 3.00 s | other | 3.50 s | 1.000 | 0.500 to 2.000 | 0.500 | 6 | 1.000 | yes |"
     )
+    # A ratio of 1.0004 is printed as 1.000, and is that.
+    assert str(timing.Row("it", [1.0004], "other", [1.0], aim=1.0)).endswith(" 1.000 | yes |")
     # Nothing beside it: the aim is at the seconds themselves.
     alone = timing.Row("it", [0.049, 0.051, 0.052], aim=0.05)
     assert str(alone) == "| it | 51.0 ms |  |  |  |  |  | 3 | 50.0 ms | no |"
