@@ -1,28 +1,106 @@
-"""What the benchmarks share: fair timing on a noisy machine, and a header."""
+"""What is compared with what: fair rounds on a noisy machine, and rows of one table."""
 
+import dataclasses
 import pathlib
+import statistics
 import sys
 import time
+
+from scipy.stats import binom
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
 from report import environment
 
+COLUMNS = (
+    *("what", "ours", "beside", "takes", "ratio", "95 % interval"),
+    *("fastest rounds", "rounds", "aim, at most", "met"),
+)
 
-def alternate(functions, repeats):
-    """Seconds of each function, in rounds that go through all of them."""
-    for function in functions.values():
-        function()  # compiles, allocates
-    times = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(time.perf_counter() - start)
-    return times
+
+@dataclasses.dataclass
+class Row:
+    """Seconds of ours and, round by round, of what stands beside it, if anything does.
+
+    `aim` and `required` are upper bounds of the median ratio, or of our median
+    seconds where nothing is beside.
+    """
+
+    what: str
+    ours: list[float]
+    beside: str = ""
+    theirs: list[float] | None = None
+    aim: float | None = None
+    required: float | None = None
+
+    def __str__(self):
+        show, ratio, interval, fastest, takes = seconds, "", "", "", ""
+        values = self.ours
+        if self.theirs is not None:
+            show = "{:.3f}".format
+            values = [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+            ratio = show(statistics.median(values))
+            fastest = show(min(self.ours) / min(self.theirs))
+            takes = seconds(statistics.median(self.theirs))
+        if bounds := median_interval(values):
+            interval = " to ".join(map(show, bounds))
+        aim = "" if self.aim is None else show(self.aim)
+        if self.required is not None:
+            aim += f" (required: {show(self.required)})"
+        # As it is printed, or a row could contradict itself: ratios and milliseconds.
+        value = round(statistics.median(values), 4 if self.theirs is None else 3)
+        met = verdict(value, self.aim, self.required)
+        ours = seconds(statistics.median(self.ours))
+        cells = (self.what, ours, self.beside, takes, ratio, interval, fastest)
+        return "| " + " | ".join((*cells, str(len(values)), aim, met)) + " |"
+
+
+def table_head():
+    """The first two lines of the table of rows."""
+    return f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def header(what):
     """What was measured, on what."""
     where = environment()
     return f"{what}; {where['backend']}, {where['hardware']} ({where['versions']})\n"
+
+
+def rounds(ours, theirs, repeats, *, clock=time.perf_counter, warm=1, pause=0.0):
+    """Seconds of both, in rounds that go through both: noise then slows both.
+
+    `warm` calls come first, unmeasured, which compile and allocate. A pause before
+    each call lets another's threads, which spin a while after their work, go
+    to sleep where `clock` would count them.
+    """
+    for function in (theirs, ours) * warm:
+        function()
+    times = {ours: [], theirs: []}
+    for number in range(repeats):
+        # The order alternates too: whoever is second may find a warmer cache.
+        for function in (theirs, ours) if number % 2 else (ours, theirs):
+            time.sleep(pause)
+            start = clock()
+            function()
+            times[function].append(clock() - start)
+    return times[ours], times[theirs]
+
+
+def median_interval(values):
+    """A distribution-free 95 % interval of the median; `None` for fewer than six values."""
+    ordered = sorted(values)
+    cut = int(binom.ppf(0.025, len(ordered), 0.5))
+    return (ordered[cut - 1], ordered[-cut]) if cut else None
+
+
+def verdict(value, aim, required=None):
+    """Whether a value is at most what is aimed at, and if not, what is required."""
+    if aim is None:
+        return ""
+    if value <= aim:
+        return "yes"
+    return "no" if required is None or value > required else "no (required: yes)"
+
+
+def seconds(value):
+    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms"

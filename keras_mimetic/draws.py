@@ -33,10 +33,13 @@ TRUNCATED_MASS = 0.95449973610364158
 
 # Philox makes four 64-bit words per count of its counter: eight draws.
 _BLOCK = 8
-# How many draws one thread makes at a time: few enough for the cache, and enough
-# that threads rarely wait for one another between two NumPy calls. It
+# How many draws one thread makes at a time: few enough for the last level of cache, and
+# enough that threads rarely wait for one another between two NumPy calls. It
 # does not show in the result.
-_CHUNK = 1 << 17
+_CHUNK = 1 << 18
+# How many arrays of that length the steps from uniforms to normals need, so that
+# no step waits for fresh memory.
+_SCRATCH = 4
 
 # Coefficients of Giles's single-precision inverse error function, highest
 # power first: in w - 2.5 for w < 5, then in sqrt(w) - 3, w = -log(1 - x**2).
@@ -167,11 +170,11 @@ def draw_range(
     out = np.empty(stop - start, np.float32)
 
     def fill(begin: int) -> None:
-        end = min(begin + _CHUNK, stop)
-        values = transform(_symmetric_uniform(key, begin, end))
+        values = out[begin - start : min(begin + _CHUNK, stop) - start]
+        _symmetric_uniform(key, begin, values)
+        transform(values, np.empty((_SCRATCH, len(values)), np.float32))
         values *= scale
         values += shift
-        out[begin - start : end - start] = values
 
     chunks = range(start, stop, _CHUNK)
     threads = min(threads or processors(), len(chunks))
@@ -191,79 +194,90 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _symmetric_uniform(key: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Draws `start` to `stop` on the grid (2 k + 1) / 2**24 in (-1, 1).
+def _symmetric_uniform(key: np.ndarray, start: int, out: np.ndarray) -> None:
+    """Draws `start` and following on the grid (2 k + 1) / 2**24 in (-1, 1).
 
     Symmetric about zero, never zero, never +-1: nothing to guard against in
     what follows. Every step is exact in float32.
     """
     first = start // _BLOCK
-    blocks = -(-stop // _BLOCK) - first
+    blocks = -(-(start + len(out)) // _BLOCK) - first
     generator = np.random.Philox(key=key, counter=first)
     words = generator.random_raw(blocks * (_BLOCK // 2)).astype("<u8", copy=False)
-    signed = words.view("<i4")[start - first * _BLOCK :][: stop - start]
-    values = (signed >> 8).astype(np.float32)
-    values += np.float32(0.5)
-    values *= np.float32(2.0**-23)
-    return values
+    signed = words.view("<i4")[start - first * _BLOCK :][: len(out)]
+    signed >>= 8
+    out[:] = signed
+    out += np.float32(0.5)
+    out *= np.float32(2.0**-23)
 
 
-def _identity(x: np.ndarray) -> np.ndarray:
-    return x
+def _identity(x: np.ndarray, scratch: np.ndarray) -> None:
+    pass
 
 
-def _normal(x: np.ndarray) -> np.ndarray:
-    """Turns uniforms in (-1, 1) into unit normals: sqrt(2) erfinv(x)."""
-    w = _minus_log((np.float32(1) - x) * (np.float32(1) + x))
-    values = _polynomial(_ERFINV_CENTRE, w - np.float32(2.5))
-    tail = np.flatnonzero(w >= 5)
+def _normal(x: np.ndarray, scratch: np.ndarray) -> None:
+    """Turns uniforms in (-1, 1) into unit normals, sqrt(2) erfinv(x), in place."""
+    log, values, rest = scratch[0], scratch[1], scratch[2:]
+    np.subtract(np.float32(1), x, out=values)
+    np.add(np.float32(1), x, out=log)
+    values *= log
+    _log(values, log, rest)
+    np.subtract(np.float32(-2.5), log, out=rest[0])
+    _polynomial(_ERFINV_CENTRE, rest[0], values)
+    tail = np.flatnonzero(log <= -5)
     if tail.size:
-        values[tail] = _polynomial(_ERFINV_TAIL, np.sqrt(w[tail]) - np.float32(3))
-    values *= x
-    values *= np.float32(math.sqrt(2))
-    return values
+        root = np.sqrt(-log[tail]) - np.float32(3)
+        values[tail] = _polynomial(_ERFINV_TAIL, root, np.empty_like(root))
+    x *= values
+    x *= np.float32(math.sqrt(2))
 
 
-def _truncated_normal(x: np.ndarray) -> np.ndarray:
+def _truncated_normal(x: np.ndarray, scratch: np.ndarray) -> None:
     """The same, with |value| <= 2: the inverse of the middle of the range."""
     x *= np.float32(TRUNCATED_MASS)
-    values = _normal(x)
+    _normal(x, scratch)
     # The approximation's last bits may reach past the cut.
-    return np.clip(values, np.float32(-2), np.float32(2), out=values)
+    np.clip(x, np.float32(-2), np.float32(2), out=x)
 
 
-def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
+def _polynomial(coefficients: tuple[float, ...], x: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Horner's rule, in float32 throughout, highest power first."""
-    values = np.full_like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        values *= x
-        values += np.float32(coefficient)
-    return values
+    np.multiply(x, np.float32(coefficients[0]), out=out)
+    out += np.float32(coefficients[1])
+    for coefficient in coefficients[2:]:
+        out *= x
+        out += np.float32(coefficient)
+    return out
 
 
-def _minus_log(x: np.ndarray) -> np.ndarray:
-    """-log(x) for float32 x in (0, 1], without a library's logarithm.
+def _log(x: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    """log(x) for float32 x in (0, 1], which is lost, without a library's logarithm.
 
     `numpy.log` differs in the last bit from one processor to another. Here
     x = m * 2**k with m in [sqrt(1/2), sqrt(2)), read off the bits, and
     log(m) = 2 atanh(s), s = (m - 1) / (m + 1), by its series up to s**9.
     """
+    s, log_m = scratch
     sqrt_half = np.int32(0x3F3504F3)
-    bits = x.view(np.int32) - sqrt_half
-    exponent = (bits >> 23).astype(np.float32)
+    bits, exponent = x.view(np.int32), s.view(np.int32)
+    bits -= sqrt_half
+    np.right_shift(bits, 23, out=exponent)
+    out[:] = exponent
     bits &= np.int32(0x7FFFFF)
     bits += sqrt_half
-    m = bits.view(np.float32)
-    s = (m - np.float32(1)) / (m + np.float32(1))
-    log_m = _polynomial((2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0), s * s)
+    m = x
+    np.subtract(m, np.float32(1), out=s)
+    m += np.float32(1)
+    s /= m
+    square = np.multiply(s, s, out=x)
+    _polynomial((2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0), square, log_m)
     log_m *= s
-    exponent *= np.float32(math.log(2))
-    exponent += log_m
-    return np.negative(exponent, out=exponent)
+    out *= np.float32(math.log(2))
+    out += log_m
 
 
-# How uniforms in (-1, 1) become a distribution, and its standard deviation.
-_TRANSFORMS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], float]] = {
+# How uniforms in (-1, 1) become a distribution, in place, and its standard deviation.
+_TRANSFORMS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], None], float]] = {
     "uniform": (_identity, 1 / math.sqrt(3)),
     "truncated_normal": (_truncated_normal, TRUNCATED_STD),
     "untruncated_normal": (_normal, 1.0),

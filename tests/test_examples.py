@@ -458,20 +458,3 @@ def test_a_run_of_one_seed_has_no_interval():
     mean, half = report.paired_interval([0.5])
     assert mean == 0.5
     assert np.isnan(half)
-
-
-@pytest.mark.parametrize("script", ["draws.py", "mlp_block.py", "initialize.py"])
-def test_benchmarks_run(script):
-    small = {
-        "draws.py": ("--shape", "64", "64"),
-        "initialize.py": ("--width", "32", "--heads", "2", "--depth", "1"),
-        "mlp_block.py": ("--width", "8", "--depth", "1", "--tokens", "4", "--batch", "2"),
-    }[script]
-    finished = subprocess.run(
-        [sys.executable, f"benchmarks/{script}", "--repeats", "6", *small],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("\n|") >= 4

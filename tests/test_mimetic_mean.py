@@ -50,6 +50,14 @@ def test_defaults_are_glorot_uniform_moved_by_a_standard_deviation():
     assert 0.999 * limit < abs(values).max() <= limit * (1 + 1e-6)
 
 
+def test_every_weight_has_memory_of_its_own():
+    # On torch a tensor keeps the memory of the drawn array, and training writes to it.
+    initializer = MimeticMean(seed=3)
+    first, second = keras.Variable(initializer((4, 5))), keras.Variable(initializer((4, 5)))
+    first.assign_sub(keras.ops.ones((4, 5)))
+    np.testing.assert_array_equal(second, values_of(initializer, (4, 5)))
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_computed_in_float32_and_cast_last(dtype):
     if dtype == "float64" and keras.backend.backend() == "jax":

@@ -18,5 +18,11 @@ def check_float_dtype(dtype: Any) -> str:
 
 
 def as_tensor(values: np.ndarray, dtype: str) -> Any:
-    """float32 values as a tensor, rounded to `dtype` last."""
-    return keras.ops.cast(keras.ops.convert_to_tensor(values, dtype="float32"), dtype)
+    """Fresh float32 values, whose memory the tensor may keep, rounded to `dtype` last."""
+    tensor: Any = values
+    if keras.backend.backend() == "torch":
+        import torch
+
+        # Keras would copy them: a second array as large as the weight.
+        tensor = torch.from_numpy(values)
+    return keras.ops.cast(keras.ops.convert_to_tensor(tensor, dtype="float32"), dtype)

@@ -5,12 +5,13 @@ multiple of the identity, and over all heads a product W_V W_O near a negative
 one. Here both products are drawn first and factored afterwards.
 """
 
+import functools
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from keras_mimetic import draws
 
@@ -138,9 +139,17 @@ def same_norms(weights: tuple[np.ndarray, ...], seed: int) -> tuple[np.ndarray, 
     return tuple(controls)
 
 
-def _one_blas_thread() -> threadpool_limits:
+def _one_blas_thread() -> AbstractContextManager:
     """So that rounding does not depend on their number; more would not be faster."""
-    return threadpool_limits(1, user_api="blas")
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """To look for NumPy's and SciPy's BLAS takes milliseconds, and they stay loaded."""
+    import scipy.linalg  # noqa: F401  (loads SciPy's)
+
+    return ThreadpoolController()
 
 
 def _factors(
@@ -186,13 +195,16 @@ def _truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     decomposition. L R = U U^T A holds whatever the eigenvalues' errors, and the
     singular values are read off U^T A, so nothing is lost by the squaring.
     """
+    # Here, because it takes longer to import than the whole package.
+    from scipy.linalg import blas, eigh
+
     count = len(a)
     some: dict[str, Any] = {"driver": "evd"}
     if rank < count:
         some = {"driver": "evr", "subset_by_index": [count - rank, count - 1]}
-    # Transposed, it lies as LAPACK wants it, and is the same.
-    gram = (a @ a.T).T
-    _, vectors = scipy.linalg.eigh(gram, check_finite=False, overwrite_a=True, **some)
+    # Its upper triangle is enough, and what OpenBLAS reduces fastest.
+    gram = blas.ssyrk(1.0, a.T, trans=True)
+    _, vectors = eigh(gram, lower=False, check_finite=False, overwrite_a=True, **some)
     vectors = vectors[:, ::-1]
     # An eigenvector's sign is arbitrary: let its largest entry be positive.
     largest = np.abs(vectors).argmax(axis=0)

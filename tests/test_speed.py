@@ -1,0 +1,92 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import timing
+
+SMALL = (
+    *("--shape", 64, 64, "--width", 32, "--heads", 2, "--depth", 1),
+    *("--block", 8, 1, 4, 2, "--repeats", 2),
+)
+
+
+def run(*arguments):
+    finished = subprocess.run(
+        [sys.executable, "benchmarks/speed.py", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    header, table = finished.stdout.split("\n\n")
+    assert header.startswith("Speed; ")
+    columns, rule, *rows = (line.strip("| \n").split(" | ") for line in table.splitlines())
+    assert columns == list(timing.COLUMNS)
+    assert rule[0].count("---") == len(columns)
+    return [row[0] for row in rows]
+
+
+def test_the_table_has_a_row_for_each_comparison():
+    whats = run(*SMALL)
+    assert len(set(whats)) == len(whats) - 1  # attention is beside two
+    for part, rows in {
+        "MimeticMean": 3,
+        "attention weights": 2,
+        "`initialize`": 2,
+        "MimeticMLPBlock": 2,
+        "import keras_mimetic": 1,
+    }.items():
+        assert sum(part in what for what in whats) == rows
+    assert len(whats) == 10
+
+
+def test_parts_can_be_chosen():
+    assert len(run("--part", "draws", *SMALL)) == 3
+
+
+def test_verdicts_follow_from_the_numbers():
+    assert timing.verdict(1.3, None) == ""
+    assert timing.verdict(1.0, 1.0) == "yes"
+    assert timing.verdict(1.001, 1.0) == "no"
+    assert timing.verdict(0.09, 0.1, 0.2) == "yes"
+    assert timing.verdict(0.19, 0.1, 0.2) == "no (required: yes)"
+    assert timing.verdict(0.21, 0.1, 0.2) == "no"
+
+
+def test_a_row_by_hand():
+    # Ratios 1/2, 3/4, 1, 1, 1 and 2: their median is 1, that of ours 3, of theirs 3.5.
+    row = timing.Row("it", [1, 3, 3, 3, 4, 8], "other", [2, 4, 3, 3, 4, 4], aim=1.0)
+    assert str(row) == (
+        "| it | 3.00 s | other | 3.50 s | 1.000 | 0.500 to 2.000 | 0.500 | 6 | 1.000 | yes |"
+    )
+    # A ratio of 1.0004 is printed as 1.000, and is that.
+    assert str(timing.Row("it", [1.0004], "other", [1.0], aim=1.0)).endswith(" 1.000 | yes |")
+    # Nothing beside it: the aim is at the seconds themselves.
+    alone = timing.Row("it", [0.049, 0.051, 0.052], aim=0.05)
+    assert str(alone) == "| it | 51.0 ms |  |  |  |  |  | 3 | 50.0 ms | no |"
+
+
+def test_an_interval_needs_six_values_and_shrinks():
+    assert timing.median_interval(range(5)) is None
+    assert timing.median_interval(range(6)) == (0, 5)
+    # Order statistics 10 and 21 of 30: the tables of the sign test.
+    assert timing.median_interval(range(1, 31)) == (10, 21)
+
+
+def test_rounds_alternate_after_the_warm_calls():
+    calls = []
+    ours, theirs = timing.rounds(
+        lambda: calls.append("ours"), lambda: calls.append("theirs"), 3, warm=2
+    )
+    assert calls[:4] == ["theirs", "ours"] * 2
+    assert calls[4:] == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert len(ours) == len(theirs) == 3
+
+
+def test_seconds_have_readable_units():
+    assert [timing.seconds(value) for value in (0.0341, 1.5)] == ["34.1 ms", "1.50 s"]
