@@ -33,7 +33,7 @@ class Line:
         base: The row that it is compared with; `None` if it is that row.
         differences: To the base, in points, for the seeds that both have.
         p: Of a paired t test; 1 where there is nothing to test.
-        p_holm: Corrected by Holm's method for all rows of the table.
+        p_holm: Corrected by Holm's method for all rows of the table that have a p.
     """
 
     model: str
@@ -53,6 +53,8 @@ def main(argv=None):
     parser.add_argument("folder", type=pathlib.Path, help="with runs.csv and args.json")
     bases = "the row to compare with; of several the first that a model has"
     parser.add_argument("--base", nargs="+", default=["default"], help=bases)
+    rows = "also draw the curves of these rows, for the models that have them"
+    parser.add_argument("--curves", nargs="+", default=[], metavar="ROW", help=rows)
     parser.add_argument("--plan", type=options.positive(float), metavar="POINTS")
     args = parser.parse_args(argv)
     if not (args.folder / "runs.csv").is_file():
@@ -61,6 +63,13 @@ def main(argv=None):
     lines = judge(runs, args.base)
     print(table(runs, lines))
     print(f"Picture: {picture(runs, lines)}")
+    if args.curves:
+        chosen = {}
+        for name in args.curves:
+            for line in lines:
+                if line.row == name:
+                    chosen.setdefault(line.model, {})[name] = (line.rate, line.accuracies)
+        print(f"Curves: {report.curves(runs, chosen, headline(runs))}")
     if args.plan:
         print(plan(lines, args.plan))
 
@@ -79,7 +88,7 @@ def judge(runs, bases):
                 _compare(line, base)
         # The base first.
         lines += sorted(of_model, key=lambda line: line is not base)
-    compared = [line for line in lines if line.base]
+    compared = [line for line in lines if len(line.differences) > 1]
     for line, p in zip(compared, holm([line.p for line in compared]), strict=True):
         line.p_holm = p
     return lines

@@ -249,26 +249,38 @@ def difference(values, base):
 
 
 def picture(runs, models, inits, rates, seeds, title):
-    """Validation accuracy by epoch, a panel a model: thin for a seed, thick for their mean."""
+    """Validation accuracy by epoch, of each init at its best rate."""
+    chosen = {
+        model: {init: (best_rate(runs, model, init, rates, seeds), seeds) for init in inits}
+        for model in models
+    }
+    return curves(runs, chosen, title)
+
+
+def curves(runs, chosen, title):
+    """Validation accuracy by epoch, a panel a model: thin for a seed, thick for their mean.
+
+    Args:
+        chosen: By model and init the rate and the seeds whose runs are drawn.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    width = max(6.0, 4.5 * len(models))
-    figure, axes = plt.subplots(1, len(models), figsize=(width, 4.2), squeeze=False)
-    for axis, model in zip(axes[0], models, strict=True):
-        for number, init in enumerate(inits):
-            rate = best_rate(runs, model, init, rates, seeds)
-            curves = [
+    width = max(6.0, 4.5 * len(chosen))
+    figure, axes = plt.subplots(1, len(chosen), figsize=(width, 4.2), squeeze=False)
+    for axis, (model, inits) in zip(axes[0], chosen.items(), strict=True):
+        for number, (init, (rate, seeds)) in enumerate(inits.items()):
+            found = [
                 [100 * float(value) for value in row["curve"].split()]
                 for row in runs.find(model=model, init=init, learning_rate=rate)
                 if row["seed"] in seeds
             ]
-            epochs = range(1, len(curves[0]) + 1)
-            for curve in curves:
+            epochs = range(1, len(found[0]) + 1)
+            for curve in found:
                 axis.plot(epochs, curve, color=f"C{number}", alpha=0.3, linewidth=0.8)
-            mean = [statistics.fmean(point) for point in zip(*curves, strict=True)]
+            mean = [statistics.fmean(point) for point in zip(*found, strict=True)]
             axis.plot(
                 epochs, mean, "o-", markersize=3, color=f"C{number}", label=f"{init}, rate {rate:g}"
             )
