@@ -81,7 +81,9 @@ def main(argv=None):
     best = [(*row, report.best_rate(runs, *row, args.learning_rate, trial)) for row in rows]
     if rest := seeds[len(trial) :]:
         _run_missing([(*row, rate, seed) for seed in rest for *row, rate in best], runs, args)
-    print("\n" + verdict.table(runs, verdict.judge(runs, [args.base])))
+    table = verdict.table(runs, verdict.judge(runs, [args.base]))
+    report.write(runs.folder / "table.md", table)
+    print("\n" + table)
 
 
 def _run_missing(keys, runs, args):

@@ -53,6 +53,8 @@ def main(argv=None):
     parser.add_argument("folder", type=pathlib.Path, help="with runs.csv and args.json")
     bases = "the row to compare with; of several the first that a model has"
     parser.add_argument("--base", nargs="+", default=["default"], help=bases)
+    only = "print the table of these rows and the base alone, and write nothing"
+    parser.add_argument("--row", nargs="+", default=[], help=only)
     rows = "also draw the curves of these rows, for the models that have them"
     parser.add_argument("--curves", nargs="+", default=[], metavar="ROW", help=rows)
     parser.add_argument("--plan", type=options.positive(float), metavar="POINTS")
@@ -60,8 +62,11 @@ def main(argv=None):
     if not (args.folder / "runs.csv").is_file():
         parser.error(f"There is no {args.folder / 'runs.csv'}.")
     runs = report.Runs(args.folder)
-    lines = judge(runs, args.base)
+    lines = judge(runs, args.base, args.row)
     print(table(runs, lines))
+    if args.row:
+        return
+    report.write(runs.folder / "table.md", table(runs, lines))
     print(f"Picture: {picture(runs, lines)}")
     if args.curves:
         chosen = {}
@@ -74,10 +79,15 @@ def main(argv=None):
         print(plan(lines, args.plan))
 
 
-def judge(runs, bases):
-    """A `Line` for each row in the folder, model by model, in the order of their first runs."""
+def judge(runs, bases, only=()):
+    """A `Line` for each row in the folder, model by model, in the order of their first runs.
+
+    Or for those named in `only` and in `bases`.
+    """
     models = dict.fromkeys(run["model"] for run in runs.rows)
     names = dict.fromkeys(run["init"] for run in runs.rows)
+    if only:
+        names = [name for name in names if name in (*only, *bases)]
     lines = []
     for model in models:
         of_model = [_line(runs, model, row) for row in names if runs.find(model=model, init=row)]
@@ -130,7 +140,7 @@ def holm(p_values):
 
 
 def table(runs, lines):
-    """Markdown; also written to table.md in the folder."""
+    """Markdown."""
     text = [
         headline(runs),
         "",
@@ -150,9 +160,7 @@ def table(runs, lines):
         else:
             cells += [line.base or "", "", "", ""]
         text.append(f"| {' | '.join(cells)} | {len(line.differences or values)} |")
-    markdown = "\n".join(text) + "\n"
-    report.write(runs.folder / "table.md", markdown)
-    return markdown
+    return "\n".join(text) + "\n"
 
 
 def headline(runs):

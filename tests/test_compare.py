@@ -224,6 +224,7 @@ def test_a_verdict_is_of_pairs_at_the_rate_that_validation_chose(tmp_path):
     markdown = verdict.table(runs, verdict.judge(runs, ["default"]))
     assert "| vit | all | 0.2 | 33.00 ± 22.06 | default | +2.00 [-0.48, +4.48] |" in markdown
     assert "commit abc" in markdown
+    assert [line.row for line in verdict.judge(runs, ["default"], ["all"])] == ["default", "all"]
     assert verdict.picture(runs, [base, better, same]).stat().st_size > 1000
     assert "2 points take 5 seeds" in verdict.plan([base, better], 2)
 
