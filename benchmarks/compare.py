@@ -78,7 +78,7 @@ def main(argv=None):
     rows = [(m, r) for m, r in itertools.product(args.model, args.row) if applies(m, ROWS[r])]
     every = [(*row, rate) for row, rate in itertools.product(rows, args.learning_rate)]
     _run_missing([(*row, rate, seed) for seed in trial for *row, rate in every], runs, args)
-    best = [(*row, report.best_rate(runs, *row, args.learning_rate, trial)) for row in rows]
+    best = [(*row, verdict.best_rate(runs, *row)) for row in rows]
     if rest := seeds[len(trial) :]:
         _run_missing([(*row, rate, seed) for seed in rest for *row, rate in best], runs, args)
     table = verdict.table(runs, verdict.judge(runs, [args.base]))
@@ -179,6 +179,9 @@ def _compiled(model, key, row, images, args):
     kept.set_weights(model.get_weights())
     for variable in kept.optimizer.variables:
         variable.assign(keras.ops.zeros_like(variable))
+    # Of float16 training, and the one variable of an optimizer that does not start at 0.
+    if hasattr(kept.optimizer, "dynamic_scale"):
+        kept.optimizer.dynamic_scale.assign(kept.optimizer.initial_scale)
     return kept
 
 

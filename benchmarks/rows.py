@@ -91,10 +91,10 @@ BASELINES = {
     "spatial_fan_in": _spatial(depthwise={"gain": "fan_in"}),
     "query_key": Row(attention={"value_output": None}),
     "value_output": Row(attention={"query_key": None}),
-    # The package's defaults.
-    "mlp": Row(mlp={}),
-    "all": _spatial(mlp={}),
-    "all_half": _spatial(mlp={}, schedule=0.5),
+    # The package's defaults, on the draws of the other rows.
+    "mlp": Row(mlp=_bias("auto")),
+    "all": _spatial(mlp=_bias("auto")),
+    "all_half": _spatial(mlp=_bias("auto"), schedule=0.5),
     "orthogonal_bias-0.5": Row(kernel="orthogonal", mlp=_bias(-0.5)),
     "orthogonal_spatial_bias-0.5": _spatial(kernel="orthogonal", mlp=_bias(-0.5)),
     # Their parts: a mean alone, a hidden bias alone.

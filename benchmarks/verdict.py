@@ -32,8 +32,9 @@ class Line:
         accuracies: Test accuracy in percent, by seed.
         base: The row that it is compared with; `None` if it is that row.
         differences: To the base, in points, for the seeds that both have.
-        p: Of a paired t test; 1 where there is nothing to test.
-        p_holm: Corrected by Holm's method for all rows of the table that have a p.
+        tested: Whether there are enough of them for a test.
+        p: Of a paired t test.
+        p_holm: Corrected by Holm's method for all rows of the table that were tested.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Line:
     accuracies: dict[int, float]
     base: str | None = None
     differences: list[float] = dataclasses.field(default_factory=list)
+    tested: bool = False
     p: float = 1.0
     p_holm: float = 1.0
 
@@ -63,6 +65,8 @@ def main(argv=None):
         parser.error(f"There is no {args.folder / 'runs.csv'}.")
     runs = report.Runs(args.folder)
     lines = judge(runs, args.base, args.row)
+    if not any(line.base for line in lines):
+        parser.error(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
     print(table(runs, lines))
     if args.row:
         return
@@ -98,31 +102,37 @@ def judge(runs, bases, only=()):
                 _compare(line, base)
         # The base first.
         lines += sorted(of_model, key=lambda line: line is not base)
-    compared = [line for line in lines if len(line.differences) > 1]
+    compared = [line for line in lines if line.tested]
     for line, p in zip(compared, holm([line.p for line in compared]), strict=True):
         line.p_holm = p
     return lines
 
 
-def _line(runs, model, row):
+def best_rate(runs, model, row):
+    """The rate of the best validation accuracy, over the seeds that tried every rate of the row."""
     by_rate = {}
     for run in runs.find(model=model, init=row):
-        by_rate.setdefault(run["learning_rate"], {})[run["seed"]] = run
+        by_rate.setdefault(run["learning_rate"], {})[run["seed"]] = run["validation_accuracy"]
     trial = set.intersection(*(set(found) for found in by_rate.values()))
+    if not trial:
+        return max(by_rate, key=lambda rate: len(by_rate[rate]))
+    return max(by_rate, key=lambda rate: statistics.fmean(by_rate[rate][seed] for seed in trial))
 
-    def validation(rate):
-        return statistics.fmean(by_rate[rate][seed]["validation_accuracy"] for seed in trial)
 
-    rate = max(by_rate, key=validation) if trial else max(by_rate, key=lambda r: len(by_rate[r]))
-    found = sorted(by_rate[rate].items())
-    return Line(model, row, rate, {seed: 100 * run["test_accuracy"] for seed, run in found})
+def _line(runs, model, row):
+    rate = best_rate(runs, model, row)
+    found = runs.find(model=model, init=row, learning_rate=rate)
+    accuracies = {run["seed"]: 100 * run["test_accuracy"] for run in found}
+    return Line(model, row, rate, dict(sorted(accuracies.items())))
 
 
 def _compare(line, base):
     common = [seed for seed in line.accuracies if seed in base.accuracies]
     line.base = base.row
     line.differences = [line.accuracies[seed] - base.accuracies[seed] for seed in common]
-    if len(common) > 1 and any(line.differences):
+    # Differences that are all the same, as a coarse accuracy gives, have no spread to test with.
+    line.tested = len(common) > 1 and statistics.stdev(line.differences) > 1e-9
+    if line.tested:
         from scipy import stats
 
         line.p = float(stats.ttest_1samp(line.differences, 0).pvalue)
@@ -154,8 +164,7 @@ def table(runs, lines):
         cells = [line.model, line.row, f"{line.rate:g}", f"{statistics.fmean(values):.2f}{spread}"]
         if line.differences:
             difference = report.difference(line.differences, [0.0] * len(line.differences))
-            tested = len(line.differences) > 1
-            p_values = [f"{p:.2g}" if tested else "" for p in (line.p, line.p_holm)]
+            p_values = [f"{p:.2g}" if line.tested else "" for p in (line.p, line.p_holm)]
             cells += [line.base, difference, *p_values]
         else:
             cells += [line.base or "", "", "", ""]
@@ -214,16 +223,14 @@ def plan(lines, points):
     """The seeds that would show a difference of so many points, by model."""
     text = []
     for model in dict.fromkeys(line.model for line in lines):
-        spreads = [
-            statistics.stdev(line.differences)
-            for line in lines
-            if line.model == model and len(line.differences) > 1
-        ]
-        if spreads:
-            spread = statistics.median(spreads)
+        tested = [line for line in lines if line.model == model and line.tested]
+        if tested:
+            # Of few seeds each, the mean variance misleads less than the median deviation.
+            variance = statistics.fmean(statistics.variance(line.differences) for line in tested)
             text.append(
-                f"{model}: paired standard deviation {spread:.2f} points (median of "
-                f"{len(spreads)} rows); {points:g} points take {seeds_needed(spread, points)} seeds"
+                f"{model}: paired standard deviation {variance**0.5:.2f} points ({len(tested)} "
+                f"rows); {points:g} points take {seeds_needed(variance**0.5, points)} seeds "
+                "(power 0.8 at the 5 % level, before any correction)"
             )
     return "\n".join(text)
 

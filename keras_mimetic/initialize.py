@@ -1,6 +1,6 @@
 """Gives an existing model the structures of trained ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -33,9 +33,10 @@ def initialize(
     - `"mlp"`: a `Dense` or 1x1 convolution that expands, an activation (and
       dropout or normalization), one that contracts. Directly after a fresh
       LayerNormalization over the channels or a BatchNormalization, the bias of the
-      first starts at -0.5 standard deviations of the pre-activation; one without a
-      bias gets a mean of -1 standard deviation (see `MimeticMean`) if it was a
-      LayerNormalization. Others are left, unless the settings name strengths.
+      first, wherever it started, starts at -0.5 standard deviations of the
+      pre-activation; a first one without biases gets a mean of -1 standard
+      deviation (see `MimeticMean`) if it was a LayerNormalization. Others are left,
+      unless the settings name strengths.
     - `"attention"`: `keras.layers.MultiHeadAttention` and layers derived from
       it. Query and key, value and output kernels are drawn in pairs, as
       `MimeticMultiHeadAttention` does; without the identity in cross-attention.
@@ -131,14 +132,17 @@ def initialize(
     rows: list[Row] = []
     new: list[tuple[Any, np.ndarray]] = []
     for site in found.sites:
-        left = site.left or _frozen(site)
-        if left or not site.weights:
-            rows += _left(site, left)
+        if site.left or not site.weights:
+            rows += _left(site, site.weights.values(), site.left)
             continue
         entry, given = STRUCTURES[site.structure], settings[site.structure]
         weights = _draw(site, given, seed, control)
+        variables = [site.variable(role) for role in weights]
         if not weights:
-            rows += _left(site, entry.describe(site, "", given))
+            rows += _left(site, site.weights.values(), entry.describe(site, "", given))
+        elif not all(variable.trainable for variable in variables):
+            rows += _left(site, variables, "frozen (trainable=False)")
+            continue
         for role, values in weights.items():
             note = entry.describe(site, role, given)
             variable = site.variable(role)
@@ -194,12 +198,6 @@ def _check_model(model: Any, force: bool) -> None:
             )
 
 
-def _frozen(site: Site) -> str:
-    if site.weights and not all(variable.trainable for variable in site.weights.values()):
-        return "frozen (trainable=False)"
-    return ""
-
-
 def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dict[str, np.ndarray]:
     """New values of a site's variables, by role."""
     entry = STRUCTURES[site.structure]
@@ -228,10 +226,10 @@ def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
     return rounded
 
 
-def _left(site: Site, why: str) -> list[Row]:
+def _left(site: Site, variables: Iterable[Any], why: str) -> list[Row]:
     if not site.weights:
         return [Row(path_of(site.layer), site.place, site.structure, (), None, None, why)]
-    return [_row(site, variable, None, why) for variable in site.weights.values()]
+    return [_row(site, variable, None, why) for variable in variables]
 
 
 def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row:

@@ -105,7 +105,9 @@ def test_kernels_of_one_block_are_independent():
         # Without a bias, or without a free one, the mean moves the hidden units.
         ({"norm": "layer_norm", "use_bias": False}, -1, 0),
         ({"norm": "layer_norm", "bias_initializer": "ones"}, -1, 0),
-        ({"norm": "layer_norm", "hidden_bias": 0}, -1, 0),
+        # Which is not the same as one that shall start at zero.
+        ({"norm": "layer_norm", "hidden_bias": 0}, 0, 0),
+        ({"norm": "layer_norm", "bias_initializer": keras.initializers.Constant(0.0)}, 0, -0.5),
         ({"norm": "layer_norm", "mean": 0.3}, 0.3, -0.5),
         # What stands before the block is not known to it.
         ({}, 0, 0),

@@ -220,7 +220,7 @@ def test_vision_transformer():
     assert all("LayerNorm" in note for note in notes)
     # The head is an MLP, too, behind Flatten.
     (left,) = report.left
-    assert "neither norm" in left.note
+    assert "not directly after" in left.note
 
 
 def test_gpt_like_subclassed_model():

@@ -3,13 +3,14 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mimetic import draws
 from keras_mimetic._checks import check_choice, check_flag, check_integer, check_number
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start
+from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start, is_auto
 from keras_mimetic.structures.variance_scaling import scaled_std
 
 # As in Vision Transformers; Keras's own default, 1e-3, is large for them.
@@ -18,7 +19,7 @@ _NORM_EPSILON = 1e-6
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMLPBlock(keras.layers.Layer):
-    """The MLP of Transformers and ConvNeXts, its hidden units started below zero.
+    """The MLP of Transformers and ConvNeXts; behind its norm, hidden units start below zero.
 
     Computes `fc2(activation(fc1(x)))` on the last axis of `x`, if asked with
     `norm` first and `x` added last:
@@ -40,16 +41,17 @@ class MimeticMLPBlock(keras.layers.Layer):
         activation: Name of an activation or a callable, one that keeps the
             number of units; `None` is linear.
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see
-            `MimeticMean`). `"auto"` is 0, since a mean added nothing to a hidden
-            bias; -1 with `norm="layer_norm"` where there is no such bias
-            (`hidden_bias=0`, no biases, or others than zeros).
+            `MimeticMean`). `"auto"` is 0, since we found that a mean adds nothing to a
+            hidden bias; -1 with `norm="layer_norm"` where there is no bias that could
+            start below zero (`use_bias=False`, or biases other than zeros).
         hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
             pre-activation for inputs of unit variance: the bias is
             `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
             of `fc1`'s kernel, times `sqrt(1 + mean**2)` without `norm`. Trained
             networks have it negative (`keras_mimetic.measure` shows it). `"auto"` is
             -0.5 with `norm="layer_norm"`, and 0 without, where the scale of the
-            input is not known, or where the bias is not free. These constants are
+            input is not known, or where the bias is not free; so without `norm` the
+            block starts as Keras's own layers do. These constants are
             ours, not the paper's; the rows `bias-0.5`, `mean-1` and
             `mean-1_bias-0.5` of our comparisons decided them (`benchmarks/README.md`,
             "The mean of an MLP").
@@ -292,7 +294,10 @@ class MimeticMLPBlock(keras.layers.Layer):
         return mean, hidden_bias or 0.0
 
     def _biases_start_at_zero(self) -> bool:
-        return isinstance(self._bias_initializers[0], keras.initializers.Zeros)
+        initializer = self._bias_initializers[0]
+        if isinstance(initializer, keras.initializers.Constant):
+            return bool(np.all(np.asarray(initializer.value) == 0))
+        return isinstance(initializer, keras.initializers.Zeros)
 
     def _fc1_bias_initializer(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
         if not hidden_bias:
@@ -327,7 +332,7 @@ class MimeticMLPBlock(keras.layers.Layer):
 
 
 def _check_strength(name: str, value: Any) -> float | str:
-    if isinstance(value, str) and value == AUTO:
+    if is_auto(value):
         return AUTO
     return check_number(name, value, "'auto' or a finite number")
 

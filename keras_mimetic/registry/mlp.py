@@ -23,7 +23,7 @@ from keras_mimetic.registry.structure import (
 from keras_mimetic.sites import mlp as sites
 from keras_mimetic.sites.operations import is_projection
 from keras_mimetic.sites.site import Site, values_of
-from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start
+from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start, is_auto
 from keras_mimetic.structures.mean_shift import mean_shifted
 from keras_mimetic.structures.variance_scaling import scaled_std
 
@@ -41,12 +41,14 @@ def _draw(site: Site, settings: Settings, seed: int) -> Weights:
     shape = tuple(site.weights["kernel"].shape)
     mean, hidden_bias = _strengths(site, settings)
     weights = {}
-    if mean or not _is_auto(settings["mean"]):
+    if mean or not is_auto(settings["mean"]):
         weights["kernel"] = _kernel(shape, mean, seed)
         std = scaled_std(shape[-2], shape[-1], scale=1.0, mode="fan_avg")
     else:
-        # The matrix has nothing to gain, and keeps its own scale.
-        std = float(values_of(site.weights["kernel"]).std())
+        # The matrix has nothing to gain, and keeps its own scale (and mean).
+        values = values_of(site.weights["kernel"])
+        centred = site.facts["before"] == "layer_norm"
+        std = float(values.std() if centred else np.sqrt(np.mean(values**2)))
     if hidden_bias is not None and "bias" in site.around:
         # Behind a LayerNorm the mean moves nothing.
         moving = 0.0 if site.facts["before"] == "layer_norm" else mean
@@ -75,15 +77,11 @@ def _control(weights: Weights, seed: int) -> Weights:
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
     mean, hidden_bias = settings["mean"], settings["hidden_bias"]
-    if not _is_auto(mean):
+    if not is_auto(mean):
         mean = check_number("mean", mean, "'auto' or a finite number")
-    if hidden_bias is not None and not _is_auto(hidden_bias):
+    if hidden_bias is not None and not is_auto(hidden_bias):
         hidden_bias = check_number("hidden_bias", hidden_bias, "'auto', None or a finite number")
     return {"mean": mean, "hidden_bias": hidden_bias}
-
-
-def _is_auto(value: Any) -> bool:
-    return isinstance(value, str) and value == AUTO
 
 
 def _named(layer: Any, place: str) -> Site | None:
@@ -92,10 +90,14 @@ def _named(layer: Any, place: str) -> Site | None:
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
     mean, hidden_bias = _strengths(site, settings)
-    names = {"layer_norm": "LayerNorm", "batch_norm": "BatchNorm", "other": "neither norm"}
-    before = f"after {names[site.facts['before']]}"
+    names = {
+        "layer_norm": "after LayerNorm",
+        "batch_norm": "after BatchNorm",
+        "other": "not directly after a fresh LayerNorm or a BatchNorm",
+    }
+    before = names[site.facts["before"]]
     if not role:
-        return f"{before}, where we know of no mean or hidden bias that helps: name one"
+        return f"{before}: name a `mean` or `hidden_bias` if it shall have one"
     if role == "bias":
         return f"hidden bias {hidden_bias:+g} ({before})"
     note = f"mean {mean:+g} ({before})"

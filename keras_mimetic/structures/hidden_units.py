@@ -6,13 +6,19 @@ does it from the first step on, a mean behind a LayerNorm as soon as the norm's
 """
 
 import math
+from typing import Any
 
 AUTO = "auto"
 # Ours, by what stands before the MLP; benchmarks/README.md has the rows that decided
 # them: in standard deviations of the pre-activation,
 HIDDEN_BIASES = {"layer_norm": -0.5, "batch_norm": -0.5, "other": 0.0}
-# and of the matrix, where there is no bias to start from anything.
+# and of the matrix, where there is no bias that could start from anything.
 MEANS_WITHOUT_BIAS = {"layer_norm": -1.0, "batch_norm": 0.0, "other": 0.0}
+
+
+def is_auto(value: Any) -> bool:
+    """Whether a strength is left to us."""
+    return isinstance(value, str) and value == AUTO
 
 
 def auto_strengths(
@@ -21,8 +27,8 @@ def auto_strengths(
     """Mean and hidden bias, with `"auto"` resolved.
 
     Args:
-        mean: In standard deviations of the matrix, or `"auto"`: 0, unless only a mean
-            can move the hidden units, which it can behind a LayerNorm.
+        mean: In standard deviations of the matrix, or `"auto"`: 0, unless there is no
+            bias and the mean can do its work, as it can behind a LayerNorm.
         hidden_bias: In standard deviations of the pre-activation, `None` for a bias
             that is left as it is, or `"auto"`.
         before: `"layer_norm"`, `"batch_norm"` or `"other"`.
@@ -35,7 +41,7 @@ def auto_strengths(
     if isinstance(hidden_bias, str):
         hidden_bias = (HIDDEN_BIASES[before] if has_bias else 0.0) or None
     if isinstance(mean, str):
-        mean = 0.0 if hidden_bias else MEANS_WITHOUT_BIAS[before]
+        mean = 0.0 if has_bias else MEANS_WITHOUT_BIAS[before]
     return mean, hidden_bias
 
 
