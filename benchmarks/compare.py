@@ -178,7 +178,7 @@ def _compiled(model, key, row, images, args):
         return model
     kept.set_weights(model.get_weights())
     for variable in kept.optimizer.variables:
-        variable.assign(keras.ops.zeros_like(variable))
+        variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
     # Of float16 training, and the one variable of an optimizer that does not start at 0.
     if hasattr(kept.optimizer, "dynamic_scale"):
         kept.optimizer.dynamic_scale.assign(kept.optimizer.initial_scale)

@@ -231,7 +231,7 @@ def test_looking_inside_a_preset(tmp_path):
         hidden_dim=16,
         mlp_dim=64,
     )
-    keras_mimetic.initialize(backbone, seed=0)
+    keras_mimetic.initialize(backbone, {"mlp": {"mean": -1}}, seed=0)
     backbone.save_to_preset(str(tmp_path / "preset"))
     finished = look("--preset", tmp_path / "preset", "--output", tmp_path / "out")
     assert finished.returncode == 0, finished.stderr

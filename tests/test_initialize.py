@@ -507,7 +507,7 @@ def test_another_process_gives_the_same(tmp_path):
     subprocess.run([sys.executable, "-c", script, tests, str(path)], check=True)
     other = np.load(path)
     model = make()
-    weights = by_place(model, keras_mimetic.initialize(model, seed=7))
+    weights = by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=7))
     for key, values in weights.items():
         np.testing.assert_array_equal(values, other["|".join(key)])
 

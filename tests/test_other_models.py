@@ -40,7 +40,7 @@ def check_measured(model, report):
     assert places == {(row.structure, row.place) for row in report.rows}
     biases = {x.place: x.note.split()[2] for x in report.written if "hidden bias" in x.note}
     for row in measured.select(part="hidden_bias", figure="mean", note=""):
-        assert row.value == pytest.approx(float(biases[row.place]), abs=0.02)
+        assert row.value == pytest.approx(float(biases[row.place]), abs=0.05)
     for row in measured.select(part="query_key", figure="diagonal"):
         # In cross-attention there is no identity.
         cross = any(x.place == row.place and "cross" in x.note for x in report.written)
