@@ -592,7 +592,7 @@ def test_sharded_models():
         sys.path.insert(0, sys.argv[1])
         import test_initialize as t
         plain = t.make()
-        expected = t.by_place(plain, t.keras_mimetic.initialize(plain, seed=7))
+        expected = t.by_place(plain, t.keras_mimetic.initialize(plain, t.WITH_MEANS, seed=7))
         mesh = keras.distribution.DeviceMesh((1, 4), ("batch", "model"))
         layout = keras.distribution.LayoutMap(mesh)
         layout["dense.*kernel"] = ("model", None)
@@ -600,7 +600,7 @@ def test_sharded_models():
             keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
         )
         model = t.make()
-        weights = t.by_place(model, t.keras_mimetic.initialize(model, seed=7))
+        weights = t.by_place(model, t.keras_mimetic.initialize(model, t.WITH_MEANS, seed=7))
         t.all_equal(weights, expected)
         kernel = model.layers[5].kernel.value
         assert kernel.addressable_shards[0].data.shape == (2, 32), kernel.sharding
