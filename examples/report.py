@@ -287,7 +287,7 @@ def curves(runs, chosen, title):
         axis.set(title=model, xlabel="epoch", ylabel="validation accuracy %")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, fontsize=7 if len(inits) > 5 else None)
     figure.suptitle(textwrap.fill(title, int(17 * width)), fontsize=8)
     figure.tight_layout()
     path = runs.folder / "curves.png"
