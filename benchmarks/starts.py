@@ -14,6 +14,7 @@ import keras_mimetic
 from keras_mimetic.draws import draw, subseed
 from keras_mimetic.find import find_sites
 from keras_mimetic.layers import MimeticMLPBlock
+from keras_mimetic.structures.hidden_units import bias_start
 
 # Enough for the variance of a layer's outputs, which are many for each image.
 _LSUV_IMAGES = 256
@@ -97,7 +98,7 @@ def _blocks(model):
 def _start_biases(model, rules, hidden_bias):
     """As `initialize` does, behind kernels of whatever scale."""
     for _, values, bias in _first_matrices(model, rules) if hidden_bias else ():
-        start_at = hidden_bias * values.std() * values.shape[-2] ** 0.5
+        start_at = bias_start(hidden_bias, float(values.std()), values.shape[-2], mean=0.0)
         bias.assign(np.full(bias.shape, start_at, np.float32))
 
 
