@@ -121,6 +121,7 @@ ATTENTION = {
         f"qk_{noise:g}_{identity:g}": _spatial(attention={"query_key": (noise, identity)})
         for noise, identity in ((0.7, 0.0), (0.7, 0.35), (0.7, 1.4), (0.35, 0.35), (1.4, 1.4))
     },
+    "qk_0.7_0_bias-0.5": _spatial(attention={"query_key": (0.7, 0.0)}, mlp=_bias(-0.5)),
     **{
         f"vo_{noise:g}_{identity:g}": _spatial(attention={"value_output": (noise, identity)})
         for noise, identity in (
