@@ -18,7 +18,7 @@ import functools
 import itertools
 
 import keras
-import numpy as np
+from blocks import SinCosPositions, residual
 
 from keras_mimetic.draws import subseed
 from keras_mimetic.initializers import MimeticMean
@@ -36,18 +36,23 @@ def vit(
     width=64,
     depth=4,
     heads=2,
+    drop_path=0.0,
     kernel_initializer=glorot,
     block=MimeticMLPBlock,
     seed=0,
 ):
-    """A Vision Transformer with fixed sin-cos positions and average pooling."""
-    seeds = _sub_streams(seed)
-    inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
+    """A Vision Transformer with fixed sin-cos positions and average pooling.
+
+    `drop_path` is the last layer's probability of stochastic depth; it rises from 0.
+    """
+    seeds = sub_streams(seed)
+    inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     # Without it the embeddings of patches would be small beside those of places.
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = SinCosPositions()(x)
     x = keras.layers.Reshape((-1, width))(x)
-    for _ in range(depth):
+    for number in range(depth):
+        dropped = drop_path * number / max(1, depth - 1)
         y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
         # Keras's layer, with a random stream for each projection.
         y = MimeticMultiHeadAttention(
@@ -58,11 +63,12 @@ def vit(
             kernel_initializer=kernel_initializer(),
             seed=next(seeds),
         )(y, y)
-        x = keras.layers.Add()([x, y])
-        x = mlp(x, 4 * width, kernel_initializer, seeds, block, residual=True)
+        x = residual(x, y, dropped, subseed(seed, 0, number, 0))
+        y = mlp(x, 4 * width, kernel_initializer, seeds, block)
+        x = residual(x, y, dropped, subseed(seed, 0, number, 1))
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
-    return keras.Model(inputs, _head(x, classes, kernel_initializer(seed=next(seeds))), name="vit")
+    return keras.Model(inputs, head(x, classes, kernel_initializer(seed=next(seeds))), name="vit")
 
 
 def mixer(
@@ -77,8 +83,8 @@ def mixer(
     seed=0,
 ):
     """An MLP-Mixer: an MLP over the patches, then one over the channels."""
-    seeds = _sub_streams(seed)
-    inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
+    seeds = sub_streams(seed)
+    inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = keras.layers.Reshape((-1, width))(x)
     tokens = x.shape[1]
     mixing = functools.partial(mlp, kernel_initializer=kernel_initializer, seeds=seeds, block=block)
@@ -87,10 +93,10 @@ def mixer(
         y = keras.layers.Permute((2, 1))(y)
         y = mixing(y, 2 * tokens, norm=None, name=f"token_mlp_{number}")
         x = keras.layers.Add()([x, keras.layers.Permute((2, 1))(y)])
-        x = mixing(x, 4 * width, residual=True, name=f"channel_mlp_{number}")
+        x = keras.layers.Add()([x, mixing(x, 4 * width, name=f"channel_mlp_{number}")])
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
-    outputs = _head(x, classes, kernel_initializer(seed=next(seeds)))
+    outputs = head(x, classes, kernel_initializer(seed=next(seeds)))
     return keras.Model(inputs, outputs, name="mixer")
 
 
@@ -106,8 +112,8 @@ def convmixer(
     seed=0,
 ):
     """A ConvMixer. It has no MLP; its 1x1 convolutions stand in for one (see `RULES`)."""
-    seeds = _sub_streams(seed)
-    inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
+    seeds = sub_streams(seed)
+    inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = _activate_and_normalize(x)
     for block in range(depth):
         y = depthwise(x, kernel_size, kernel_initializer, seeds)
@@ -118,7 +124,7 @@ def convmixer(
         )(x)
         x = _activate_and_normalize(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    outputs = _head(x, classes, kernel_initializer(seed=next(seeds)))
+    outputs = head(x, classes, kernel_initializer(seed=next(seeds)))
     return keras.Model(inputs, outputs, name="convmixer")
 
 
@@ -139,8 +145,8 @@ def convnext(
 
     `norm` is `"layer_norm"`, as in the original, `"batch_norm"` or `None`.
     """
-    seeds = _sub_streams(seed)
-    inputs, x = _stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
+    seeds = sub_streams(seed)
+    inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     for _ in range(depth):
         y = depthwise(x, kernel_size, kernel_initializer, seeds)
@@ -151,7 +157,7 @@ def convnext(
         x = keras.layers.Add()([x, y])
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-    outputs = _head(x, classes, kernel_initializer(seed=next(seeds)))
+    outputs = head(x, classes, kernel_initializer(seed=next(seeds)))
     return keras.Model(inputs, outputs, name="convnext")
 
 
@@ -161,16 +167,13 @@ MODELS = {"convnext": convnext, "vit": vit, "convmixer": convmixer, "mixer": mix
 RULES = {"convmixer": {r"pointwise_\d+/": "mlp"}}
 
 
-def mlp(
-    x, hidden, kernel_initializer, seeds, block, *, norm="layer_norm", residual=False, name=None
-):
+def mlp(x, hidden, kernel_initializer, seeds, block, *, norm="layer_norm", name=None):
     """A norm and an MLP without structure, as wide as its input."""
     layer = block(
         hidden,
         mean=0,
         hidden_bias=0,
         norm=norm,
-        residual=residual,
         fc2_initializer=kernel_initializer(),
         seed=next(seeds),
         name=name,
@@ -187,32 +190,11 @@ def depthwise(x, kernel_size, kernel_initializer, seeds):
     return convolution(x)
 
 
-@keras.saving.register_keras_serializable(package="keras_mimetic_examples")
-class SinCosPositions(keras.layers.Layer):
-    """Adds fixed two-dimensional sin-cos position embeddings to a feature map.
-
-    A quarter of the channels each for sin and cos of row and column, at
-    wavelengths from 2 pi to 20,000 pi, as in MoCo v3's ViT (arXiv:2104.02057).
-    """
-
-    def build(self, input_shape):
-        _, rows, columns, width = input_shape
-        frequencies = 1e-4 ** np.linspace(0, 1, width // 4, endpoint=False)
-        row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-        angles = [np.multiply.outer(axis, frequencies) for axis in (row, column)]
-        table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=-1)
-        self.table = table.astype("float32")
-        self.built = True
-
-    def call(self, inputs):
-        return inputs + keras.ops.cast(self.table, inputs.dtype)
-
-
-def _sub_streams(seed):
+def sub_streams(seed):
     return (subseed(seed, number) for number in itertools.count())
 
 
-def _stem(image_shape, patch, width, initializer):
+def stem(image_shape, patch, width, initializer):
     """Images to a grid of patch embeddings."""
     inputs = keras.Input(image_shape, dtype="uint8")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
@@ -230,6 +212,6 @@ def _batch_norm(x):
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
 
-def _head(x, classes, initializer):
+def head(x, classes, initializer):
     # Logits in float32 also under mixed precision.
     return keras.layers.Dense(classes, kernel_initializer=initializer, dtype="float32")(x)

@@ -6,6 +6,8 @@ import math
 import keras
 
 PRECISION = {"no": "float32", "bfloat16": "mixed bfloat16", "float16": "mixed float16"}
+# What --jit is for Keras.
+JIT = {"auto": "auto", "on": True, "off": False}
 # What all runs of one folder have in common, besides the data.
 SETTINGS = ("epochs", "batch_size", "weight_decay", "augment", "mixed_precision", "jit")
 
@@ -34,9 +36,7 @@ def add_training(add, epochs):
     add("--epochs", type=positive(int), default=epochs, help="[%(default)s]")
     add("--batch-size", type=positive(int), help="[128; for digits 32]")
     add("--weight-decay", type=positive(float, zero=True), default=0.05, help="[%(default)s]")
-    add("--mixed-precision", choices=PRECISION, default="no", help=_choices(PRECISION))
-    jit = ("auto", "on", "off")
-    add("--jit", choices=jit, default="auto", help=_choices(jit))
+    add_jit(add)
     add(
         "--verbose",
         type=int,
@@ -44,6 +44,12 @@ def add_training(add, epochs):
         default=1,
         help="0, 1 or 2, as in Keras [%(default)s]",
     )
+
+
+def add_jit(add):
+    """Options of how a model is computed."""
+    add("--mixed-precision", choices=PRECISION, default="no", help=_choices(PRECISION))
+    add("--jit", choices=JIT, default="auto", help=_choices(JIT))
 
 
 def resolve(args):
@@ -87,11 +93,13 @@ def schedule(settings):
     )
 
 
-def positive(kind, zero=False):
+def positive(kind, zero=False, at_most=None):
     """A type of option: a finite number greater than 0 (or 0, if `zero`)."""
 
     def parse_positive(text):
         value = kind(text)
+        if at_most is not None and value > at_most:
+            raise argparse.ArgumentTypeError(f"must be {at_most} or less, not {text}")
         if not (0 < value < math.inf or (zero and value == 0)):
             at_least = "0 or more" if zero else "greater than 0"
             raise argparse.ArgumentTypeError(f"must be {at_least}, not {text}")

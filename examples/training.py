@@ -5,6 +5,7 @@ import sys
 
 import data
 import keras
+import options
 from models import MODELS, RULES
 
 import keras_mimetic
@@ -34,10 +35,13 @@ def build(model_name, init, seed, image_shape, classes):
     """A model of models.py with the initial weights that --init names."""
     patch = 4 if min(image_shape[:2]) >= 32 else 2
     model = MODELS[model_name](image_shape, classes, patch=patch, seed=subseed(seed, 0))
-    keras_mimetic.initialize(
-        model, seed=subseed(seed, 1), rules=RULES.get(model_name), **INITS[init]
-    )
+    start(model, init, seed, RULES.get(model_name))
     return model
+
+
+def start(model, init, seed, rules=None):
+    """Gives a fresh model the initial weights that --init names."""
+    keras_mimetic.initialize(model, seed=subseed(seed, 1), rules=rules, **INITS[init])
 
 
 def fit(model, images, args, *, rate, seed):
@@ -50,10 +54,10 @@ def compile_model(model, images, args, *, rate):
     """Gives a model its optimizer, for a peak rate, its loss and its metric."""
     steps = args.epochs * len(_batches(images, args, seed=0))
     model.compile(
-        optimizer=optimizer(rate, args.weight_decay, steps),
+        optimizer=adamw(rate, args.weight_decay, steps, warmup=max(1, steps // 10)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile={"auto": "auto", "on": True, "off": False}[args.jit],
+        jit_compile=options.JIT[args.jit],
     )
 
 
@@ -85,12 +89,13 @@ def evaluate(model, images):
     return float((logits.argmax(-1) == labels).mean())
 
 
-def optimizer(rate, weight_decay, steps):
-    """AdamW with linear warm-up and cosine decay; no decay on biases and norms."""
-    warmup = max(1, steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
-    )
-    adamw = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
-    adamw.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return adamw
+def adamw(rate, weight_decay, steps, *, warmup, **more):
+    """AdamW with linear warm-up and cosine decay; no decay on biases, norms and layer scales."""
+    if warmup:
+        rising = {"warmup_target": rate, "warmup_steps": warmup}
+        schedule = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), **rising)
+    else:
+        schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **more)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

@@ -1,0 +1,131 @@
+"""Checkpoints of a run: everything that training goes on from, as one file, whole or not there."""
+
+import errno
+import json
+import os
+import pathlib
+
+import keras
+import numpy as np
+
+NAME = "checkpoint.npz"
+
+
+class CheckpointError(Exception):
+    """A checkpoint could not be written or does not fit; says why and what there is."""
+
+
+def save(folder, model, state, settings, *, write=True):
+    """Writes the variables of a model and of its optimizer, with the state of the run.
+
+    The file of before is there until the new one is whole and on the disk.
+
+    Args:
+        folder: Of the run.
+        model: Compiled and trained. Its variables are weights, statistics and the
+            states of its random generators; its optimizer's are moments, averages of
+            the weights, gathered gradients, the step.
+        state: Anything that JSON can hold.
+        settings: What has to be equal where the run goes on.
+        write: Whether this process writes; of several that share a model, all take part.
+    """
+    values = [_to_numpy(variable) for _, variable in _variables(model)]
+    if not write:
+        return
+    about = {
+        "state": state,
+        "settings": settings,
+        "variables": [path for path, _ in _variables(model)],
+    }
+    arrays = {f"{number:05d}": value for number, value in enumerate(values)}
+    path = pathlib.Path(folder) / NAME
+    part = path.with_name(NAME + ".part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        size = sum(value.nbytes for value in values)
+        kept = "the one before is whole" if path.exists() else "there is none yet"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise CheckpointError(
+            f"The checkpoint {path} ({size / 1e6:.0f} MB) could not be written: "
+            f"{'no space left' if full else error}. {kept[0].upper() + kept[1:]}; make room and go "
+            "on with --resume."
+        ) from error
+
+
+def exists(folder):
+    """Whether there is a checkpoint in a folder."""
+    return (pathlib.Path(folder) / NAME).exists()
+
+
+def restore(folder, model, settings):
+    """Gives a compiled model the values of the checkpoint in a folder; the state of the run.
+
+    Raises:
+        CheckpointError: If it cannot be read, is of other settings, or of another model.
+            Nothing is written then.
+    """
+    path = pathlib.Path(folder) / NAME
+    variables = _variables(model)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            _check(path, about, settings, [variable_path for variable_path, _ in variables])
+            values = [file[f"{number:05d}"] for number in range(len(variables))]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise CheckpointError(f"The checkpoint {path} cannot be read: {error}") from error
+    for value, (variable_path, variable) in zip(values, variables, strict=True):
+        if tuple(value.shape) != tuple(variable.shape):
+            raise CheckpointError(
+                f"The checkpoint {path} is of another model: {variable_path} is {value.shape} "
+                f"there, {tuple(variable.shape)} now."
+            )
+    for value, (_, variable) in zip(values, variables, strict=True):
+        variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
+    return about["state"]
+
+
+def _check(path, about, settings, variables):
+    before = about["settings"]
+    different = [name for name in settings if before.get(name) != settings[name]]
+    if different:
+        listed = "; ".join(f"{n}: {before.get(n)!r} there, {settings[n]!r} now" for n in different)
+        raise CheckpointError(f"The checkpoint {path} is of another run ({listed}).")
+    if about["variables"] != variables:
+        raise CheckpointError(
+            f"The checkpoint {path} is of another model: it has {len(about['variables'])} "
+            f"variables, this one {len(variables)}, or their names differ."
+        )
+
+
+def _variables(model):
+    """Paths and variables, of the model first."""
+    return [(v.path, v) for v in (*model.variables, *model.optimizer.variables)]
+
+
+def _to_numpy(variable):
+    value = variable.value if hasattr(variable, "value") else variable
+    if keras.backend.backend() == "jax" and not (
+        value.is_fully_addressable or value.is_fully_replicated
+    ):
+        # Parts of it are on other hosts.
+        from jax.experimental import multihost_utils
+
+        return np.asarray(multihost_utils.process_allgather(value, tiled=True))
+    return keras.ops.convert_to_numpy(variable)
+
+
+def _sync_folder(folder):
+    """Makes the renaming in a folder last through a loss of power, where that can be done."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

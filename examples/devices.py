@@ -1,0 +1,143 @@
+"""More than one device or host, with the engines of Keras's backends.
+
+- JAX: `keras.distribution`, all devices of all hosts; parallel in data, or in the model too.
+- TensorFlow: `MirroredStrategy`, on one host. Keras 3 cannot train under
+  `MultiWorkerMirroredStrategy` (keras-team/keras#20585).
+- torch: Keras has no engine for `fit`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from typing import Any
+
+import keras
+from imagenet_data import ALONE, Host
+
+
+class DevicesError(Exception):
+    """The devices cannot be used as was asked; says what can."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a model is made and trained on.
+
+    Attributes:
+        text: For the reader.
+        replicas: Parts that a batch is shared between.
+        host: This process among those that train together.
+        scope: Makes contexts in which models are made and compiled.
+    """
+
+    text: str
+    replicas: int = 1
+    host: Host = ALONE
+    scope: Any = contextlib.nullcontext
+
+
+def add_options(add):
+    """Options that say which devices."""
+    add("--devices", type=int, help="how many of this host [all accelerators; one CPU]")
+    model_devices = "devices that share each layer's weights (JAX, ViT) [%(default)s]"
+    add("--model-devices", type=int, default=1, help=model_devices)
+    hosts = "JAX on several hosts: HOST:PORT of the first, their number, and which this is"
+    add("--hosts", nargs=3, metavar=("ADDRESS", "COUNT", "NUMBER"), help=hosts)
+
+
+def use(args, model_name):
+    """Makes the devices that the options name the ones that Keras uses."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return _jax(args, model_name)
+    if args.model_devices > 1 or args.hosts:
+        raise DevicesError(
+            "--model-devices and --hosts are for KERAS_BACKEND=jax. Received: "
+            f"KERAS_BACKEND={backend}"
+        )
+    if backend == "tensorflow":
+        return _tensorflow(args)
+    if args.devices and args.devices > 1:
+        raise DevicesError(
+            "Keras trains on one device with torch: use KERAS_BACKEND=jax or tensorflow for "
+            f"several. Received: --devices {args.devices}"
+        )
+    return Devices("one device")
+
+
+def _jax(args, model_name):
+    import jax
+
+    host = ALONE
+    if args.hosts:
+        address, count, number = args.hosts
+        host = Host(int(number), int(count))
+        keras.distribution.initialize(address, host.count, host.number)
+    found = keras.distribution.list_devices()
+    accelerated = jax.default_backend() != "cpu"
+    number = args.devices or (len(found) if accelerated or args.hosts else 1)
+    _check_number(number, len(found))
+    if args.model_devices > 1 and not model_name.startswith("vit"):
+        raise DevicesError(
+            f"--model-devices shares the weights of ViTs. Received: --model {model_name}"
+        )
+    if number % args.model_devices:
+        raise DevicesError(
+            f"--model-devices {args.model_devices} must divide the number of devices, {number}."
+        )
+    if number == 1:
+        return Devices("one device")
+    replicas = number // args.model_devices
+    mesh = keras.distribution.DeviceMesh(
+        (replicas, args.model_devices), ("batch", "model"), found[:number]
+    )
+    # Each host reads its own images.
+    keras.distribution.set_distribution(
+        keras.distribution.ModelParallel(
+            layout_map=_layout(mesh), batch_dim_name="batch", auto_shard_dataset=False
+        )
+        if args.model_devices > 1
+        else keras.distribution.DataParallel(devices=found[:number], auto_shard_dataset=False)
+    )
+    text = f"{number} devices, {host.count} hosts, each layer on {args.model_devices}"
+    return Devices(text, replicas, host)
+
+
+def _layout(mesh):
+    """Weights of a ViT's attention by the channels of heads, of its MLPs by hidden units."""
+    layout = keras.distribution.LayoutMap(mesh)
+    for pattern, axes in {
+        r".*(query|key|value)/kernel": (None, None, "model"),
+        r".*(query|key|value)/bias": (None, "model"),
+        r".*attention_output/kernel": (None, "model", None),
+        r".*fc1/kernel": (None, "model"),
+        r".*fc1/bias": ("model",),
+        r".*fc2/kernel": ("model", None),
+    }.items():
+        layout[pattern] = axes
+    return layout
+
+
+def _tensorflow(args):
+    import tensorflow as tf
+
+    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    if len(workers := config.get("cluster", {}).get("worker", [])) > 1:
+        raise DevicesError(
+            f"TF_CONFIG names {len(workers)} hosts, and Keras 3 does not train on several with "
+            "TensorFlow (keras-team/keras#20585): use KERAS_BACKEND=jax with --hosts."
+        )
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    accelerated = found[0].device_type != "CPU"
+    number = args.devices or (len(found) if accelerated else 1)
+    _check_number(number, len(found))
+    if number == 1:
+        return Devices("one device")
+    strategy = tf.distribute.MirroredStrategy([device.name for device in found[:number]])
+    return Devices(f"{number} devices, mirrored", number, scope=strategy.scope)
+
+
+def _check_number(number, found):
+    if not 1 <= number <= found:
+        raise DevicesError(f"--devices must be from 1 to {found}, which there are. Got: {number}")

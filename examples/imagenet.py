@@ -1,0 +1,232 @@
+"""Trains networks of the published sizes on ImageNet, from different initial weights.
+
+    python examples/imagenet.py --data-dir DIR --model vit_s16 --init all
+    python examples/imagenet.py --image-folder DIR --model convnext_tiny --preset full
+    python examples/imagenet.py --dataset synthetic --speed --mixed-precision bfloat16
+    KERAS_BACKEND=jax python examples/imagenet.py --data-dir DIR --hosts 10.0.0.1:1234 4 0
+
+The same file runs on every backend that KERAS_BACKEND names. After each epoch there are
+a checkpoint, the figures and the picture of the curves in the output folder; --resume goes
+on from the last whole epoch, and the finished run is the one that was never stopped.
+"""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import sys
+
+import checkpoint
+import devices
+import imagenet_data
+import imagenet_sources
+import keras
+import options
+import recipe as recipes
+import report
+import run_log
+import speed_alone
+from blocks import ImageBank
+from data import DatasetError
+from imagenet_models import MODEL_RULES, MODELS
+from training import INITS, INITS_HELP, start
+
+from keras_mimetic.draws import subseed
+
+_SYNTHETIC_CLASSES = 1000
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = functools.partial(parser.add_argument, metavar="")
+    sets = "a TFDS data set with images and labels, or synthetic, for speed alone [%(default)s]"
+    add("--dataset", default="imagenet2012", help=sets)
+    add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
+    parser.add_argument(
+        "--download", action="store_true", help="let TFDS prepare what is not there"
+    )
+    add("--image-folder", help="folder with train/ and val/, a folder a class, instead")
+    size = "images an epoch of --dataset synthetic [ImageNet's]"
+    add("--synthetic-images", type=options.positive(int), default=1_281_167, help=size)
+    buffer = "encoded images that TFDS's order is mixed over [%(default)s]"
+    add("--shuffle-buffer", type=options.positive(int), default=16_384, help=buffer)
+    add("--model", choices=MODELS, default="vit_s16", help=f"{', '.join(MODELS)} [%(default)s]")
+    add("--init", choices=INITS, default="all", help=f"{INITS_HELP} [%(default)s]")
+    add("--seed", type=int, default=0, help="[%(default)s]")
+    recipes.add_options(add)
+    options.add_jit(add)
+    devices.add_options(add)
+    flag = functools.partial(parser.add_argument, action="store_true")
+    flag("--resume", help="go on from the last whole epoch in the output folder, if there is one")
+    flag("--tensorboard", help="logs for TensorBoard, too (needs TensorFlow)")
+    flag("--speed", help="only print what data alone and steps alone take, and the recipe")
+    add("--verbose", type=int, choices=(0, 1, 2), default=1, help="as in Keras [%(default)s]")
+    add("--output", help="folder for the results [results/imagenet-MODEL-INIT-seedSEED-BACKEND]")
+    args = parser.parse_args(argv)
+    if args.seed < 0:
+        parser.error(f"argument --seed: must be 0 or more, not {args.seed}")
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    recipe = recipes.of(args)
+    used = devices.use(args, args.model)
+    if wrong := recipes.check(recipe, args.model, used.replicas):
+        raise recipes.RecipeError(wrong)
+    source = None if _is_synthetic(args) else _source(args)
+    settings = {
+        "data": "synthetic" if source is None else source.name,
+        "train_images": args.synthetic_images if source is None else source.train.count,
+        **{name: getattr(args, name) for name in ("model", "init", "seed", "mixed_precision")},
+        **dataclasses.asdict(recipe),
+        "backend": keras.backend.backend(),
+    }
+    print("\n".join(f"  {name}: {value}" for name, value in settings.items()))
+    options.set_precision(args)
+    keras.utils.set_random_seed(args.seed)
+    reader = source and imagenet_data.Reader(source, recipe, seed=args.seed, host=used.host)
+    make_batches = functools.partial(_batches, args, recipe, used, reader)
+    with used.scope():
+        network = build(args, recipe, source.classes if source else _SYNTHETIC_CLASSES)
+        model = network if source else _behind_bank(network, recipe)
+        steps = len(make_batches(0)[0]) // recipe.accumulate
+        recipes.compile_model(model, recipe, steps=steps, jit=args.jit)
+    if args.speed:
+        return speed_alone.show(model, make_batches(0)[0], recipe.batch_size // recipe.accumulate)
+    train(args, recipe, used, network, model, make_batches, reader, settings)
+    return None
+
+
+def _is_synthetic(args):
+    return args.dataset == "synthetic" and not args.image_folder
+
+
+def _source(args):
+    if args.image_folder:
+        return imagenet_sources.image_folder(args.image_folder)
+    return imagenet_sources.tfds(
+        args.dataset,
+        data_dir=args.data_dir,
+        download=args.download,
+        shuffle_buffer=args.shuffle_buffer,
+    )
+
+
+def build(args, recipe, classes):
+    """A network with the initial weights that --init names."""
+    network = MODELS[args.model](
+        (recipe.image_size, recipe.image_size, 3),
+        classes,
+        drop_path=recipe.drop_path,
+        seed=subseed(args.seed, 0),
+    )
+    start(network, args.init, args.seed, MODEL_RULES.get(args.model))
+    return network
+
+
+def _behind_bank(network, recipe):
+    numbers = keras.Input((), dtype="int32")
+    return keras.Model(numbers, network(ImageBank(recipe.image_size)(numbers)))
+
+
+def _batches(args, recipe, used, reader, epoch):
+    """Training batches from an epoch on, and those of validation."""
+    if reader:
+        return reader.training(epoch), reader.validation()
+    few = min(args.synthetic_images, 4 * recipe.batch_size)
+    make = functools.partial(
+        imagenet_data.synthetic,
+        recipe,
+        classes=_SYNTHETIC_CLASSES,
+        seed=args.seed,
+        host=used.host,
+    )
+    return make(images=args.synthetic_images, epoch=epoch), make(images=few)
+
+
+def train(args, recipe, used, network, model, make_batches, reader, settings):
+    """Trains to the last epoch, from the first or from the checkpoint's."""
+    folder = f"imagenet-{args.model}-{args.init}-seed{args.seed}-{settings['backend']}"
+    folder = pathlib.Path(args.output or f"results/{folder}")
+    if checkpoint.exists(folder) and not args.resume:
+        raise report.SettingsError(
+            f"{folder} holds a run: go on with --resume, or choose another --output."
+        )
+    first = used.host.number == 0
+    if first:
+        report.keep_settings(folder, settings)
+    model.optimizer.build(model.trainable_variables)
+    state = {"epoch": 0, "history": []}
+    if checkpoint.exists(folder):
+        state = checkpoint.restore(folder, model, settings)
+        print(f"Going on from the end of epoch {state['epoch']}.")
+    where = report.environment()
+    title = f"{settings['data']}, {args.model}, init {args.init}; {where['hardware']}"
+    log = run_log.RunLog(
+        folder,
+        title,
+        settings,
+        history=state["history"],
+        broken=reader.broken if reader else (),
+        write=first,
+    )
+    callbacks = [log]
+    if recipe.ema:
+        callbacks.append(keras.callbacks.SwapEMAWeights())
+    if args.tensorboard:
+        imagenet_sources.import_tensorflow()
+        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
+    training, validation = make_batches(state["epoch"])
+    print(f"{model.count_params():,} parameters on {used.text}; results in {folder}/")
+    try:
+        model.fit(
+            training,
+            shuffle=False,  # The batches are, as a function of seed and epoch.
+            epochs=recipe.epochs,
+            initial_epoch=state["epoch"],
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=args.verbose if first else 0,
+        )
+    except Exception as error:
+        if reader and reader.error:
+            raise reader.error from error
+        raise
+    if first:
+        _finish(folder, network, log)
+
+
+def _finish(folder, network, log):
+    """Saves the network and prints the last figures."""
+    part = folder / "model.part.keras"
+    network.save(part)
+    part.replace(folder / "model.keras")
+    row = log.history[-1]
+    print(
+        f"Validation after {row['epoch']} epochs: top-1 {100 * row['val_top1']:.2f} %, "
+        f"top-5 {100 * row['val_top5']:.2f} %, loss {row['val_loss']:.4f}"
+    )
+    if log.broken:
+        print(f"{len(log.broken)} images could not be decoded and were left out.")
+    print(f"Figures, picture, network: {folder}/history.csv, curves.png, model.keras")
+
+
+ERRORS = (
+    checkpoint.CheckpointError,
+    DatasetError,
+    devices.DevicesError,
+    recipes.RecipeError,
+    report.SettingsError,
+    run_log.DivergedError,
+)
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ERRORS as error:
+        sys.exit(f"imagenet.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("imagenet.py: Interrupted; --resume goes on from the last whole epoch.")

@@ -1,0 +1,222 @@
+"""Batches for `fit` from the sources of imagenet_sources.py, or made up.
+
+Order and augmentation are functions of (seed, epoch, index), so that a run that is
+resumed at an epoch sees what an uninterrupted one sees, on every backend. tf.data
+reads, decodes and augments, on the CPU and in threads: TFDS's usual files have no
+random access, which Grain would need, and TFDS reads them with TensorFlow anyway.
+"""
+
+import dataclasses
+import functools
+import sys
+
+import imagenet_sources
+import keras
+import numpy as np
+from data import DatasetError
+
+from keras_mimetic.draws import subseed
+
+# Of what an epoch draws, by its number in the sub-streams of a seed.
+_ORDER, _AUGMENT, _MIX = range(3)
+# An epoch goes on with its own images where some are broken, but not for ever.
+_PASSES = 2
+_PREFETCH = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """One of the processes that train a model together: it reads every `count`-th image."""
+
+    number: int = 0
+    count: int = 1
+
+
+ALONE = Host()
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches in the order in which an epoch's iterator gives them.
+
+    Keras asks for them by number; 0 starts the iterator.
+
+    Args:
+        steps: Batches an epoch.
+        start: `start(epoch)` is an iterator over one epoch's batches.
+        epoch: The first epoch.
+    """
+
+    def __init__(self, steps, start, epoch=0):
+        super().__init__()
+        self._steps, self._start, self._epoch = steps, start, epoch
+        self._batches, self._next = None, None
+
+    def __len__(self):
+        return self._steps
+
+    def __getitem__(self, index):
+        if index == 0:
+            self._batches, self._next = self._start(self._epoch), 0
+        if index != self._next:
+            raise IndexError(f"Batches come in order. Expected: {self._next}. Received: {index}")
+        self._next += 1
+        return next(self._batches)
+
+    def on_epoch_end(self):
+        self._epoch += 1
+
+
+def synthetic(recipe, *, images, classes, seed, epoch=0, host=ALONE):
+    """`Batches` (numbers of images int32, labels float32) for a model behind an `ImageBank`."""
+    batch = recipe.batch_size // recipe.accumulate // host.count
+    steps = images // recipe.batch_size * recipe.accumulate
+
+    def start(epoch):
+        order = np.random.default_rng([seed, epoch, host.number]).permutation(steps * batch)
+        order = order + host.number * len(order)
+        for numbers in np.split(order.astype(np.int32), steps):
+            yield numbers, keras.utils.to_categorical(numbers % classes, classes)
+
+    return Batches(steps, start, epoch)
+
+
+class Reader:
+    """Makes batches of a source's images, as a recipe says.
+
+    Args:
+        source: Of imagenet_sources.py.
+        recipe: A `recipe.Recipe`.
+        seed: Of order and augmentation.
+        host: This process among several.
+
+    Attributes:
+        broken: Names of images that could not be decoded, as they were met. An epoch
+            of training has further images in their place; validation ends without them.
+        error: What made it stop, or `None`: some backends hide that behind errors of theirs.
+    """
+
+    def __init__(self, source, recipe, *, seed, host=ALONE):
+        # It needs TensorFlow, which a source has found to be there.
+        import augment
+
+        if source.train.count < recipe.batch_size:
+            raise DatasetError(
+                f"{source.name} has {source.train.count} training images, less than a batch of "
+                f"{recipe.batch_size}: choose a smaller --batch-size."
+            )
+        self.source, self.recipe, self.seed, self.host = source, recipe, seed, host
+        self.broken, self.error = [], None
+        self._augment = augment
+        self._operations = [
+            augment.RandAugment(recipe.rand_augment, recipe.magnitude),
+            augment.Erase(recipe.erase),
+        ]
+        self._mix = augment.Mix(recipe.mixup, recipe.cutmix)
+        # Traced once, not at each epoch: what differs between epochs is their seed.
+        tf = imagenet_sources.import_tensorflow()
+        self._train_image = tf.function(self._train_image, autograph=False)
+        self._mixed = tf.function(self._mixed, autograph=False)
+
+    def training(self, epoch=0):
+        """`Batches` (images uint8, labels float32), first those of `epoch`."""
+        recipe = self.recipe
+        steps = self.source.train.count // recipe.batch_size * recipe.accumulate
+        batch = recipe.batch_size // recipe.accumulate // self.host.count
+        return Batches(steps, functools.partial(self._train_epoch, steps, batch), epoch)
+
+    def validation(self):
+        """`Batches` (images uint8, labels float32, weights); weight 0 is for what fills up."""
+        batch = self.recipe.batch_size // self.recipe.accumulate // self.host.count
+        steps = -(-self.source.validation.count // (batch * self.host.count))
+        return Batches(steps, lambda epoch: self._validation_epoch(steps, batch))
+
+    def _train_epoch(self, steps, batch, epoch):
+        import tensorflow as tf
+
+        split, kinds = self.source.train, (_ORDER, _AUGMENT, _MIX)
+        order, augment, mix = (subseed(self.seed, epoch, kind) % 2**31 for kind in kinds)
+        augment, mix = tf.constant(augment), tf.constant(mix)
+        images = self._decoded(
+            split.read(order).repeat(_PASSES),
+            lambda place, encoded: self._train_image(augment, place, encoded),
+        )
+        batches = images.batch(batch, drop_remainder=True).enumerate()
+        batches = batches.map(
+            lambda number, whole: self._mixed(mix, number, whole),
+            tf.data.AUTOTUNE,
+            deterministic=True,
+        ).take(steps)
+        expected = self.host.number
+        for place, *arrays in batches.prefetch(_PREFETCH).as_numpy_iterator():
+            expected = self._note_gaps(split, order, place, expected)
+            yield tuple(arrays)
+        # Only reached where too many images were broken: nobody asks for a batch beyond.
+        self.error = DatasetError(
+            f"Most training images of {self.source.name} could not be decoded, the first of them "
+            f"{', '.join(self.broken[:3])}."
+        )
+        raise self.error
+
+    def _validation_epoch(self, steps, batch):
+        split = self.source.validation
+        images = self._decoded(split.read(None), self._validation_image)
+        expected = self.host.number
+        for place, *arrays in images.batch(batch).prefetch(_PREFETCH).as_numpy_iterator():
+            expected = self._note_gaps(split, None, place, expected)
+            yield tuple(_filled(array, batch) for array in (*arrays, np.ones(len(place), "f")))
+        self._note_gaps(split, None, np.arange(0), expected, last=split.count)
+        size = self.recipe.image_size
+        nothing = np.zeros((0, size, size, 3), np.uint8), np.zeros((0, self.source.classes), "f")
+        while True:
+            yield tuple(_filled(array, batch) for array in (*nothing, np.zeros(0, "f")))
+
+    def _decoded(self, images, decode):
+        """(Place in the epoch, image, labels) of this host's images that can be decoded."""
+        import tensorflow as tf
+
+        own = images.enumerate().shard(self.host.count, self.host.number)
+        return own.map(decode, tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+
+    def _train_image(self, seed, place, encoded):
+        import tensorflow as tf
+
+        own = self._augment.image_seed(seed, tf.cast(place, tf.int32))
+        crop, *seeds = (
+            self._augment.image_seed(own, use) for use in range(1 + len(self._operations))
+        )
+        _, jpeg, label = encoded
+        image = self._augment.decode_random_crop(jpeg, self.recipe.image_size, crop)
+        for operation, seed in zip(self._operations, seeds, strict=True):
+            image = operation(image, seed)
+        return place, image, tf.one_hot(label, self.source.classes)
+
+    def _mixed(self, seed, number, batch):
+        import tensorflow as tf
+
+        place, images, labels = batch
+        # Hosts have images of their own, but batches of equal numbers.
+        number = tf.cast(number, tf.int32) * self.host.count + self.host.number
+        return place, *self._mix(images, labels, self._augment.image_seed(seed, number))
+
+    def _validation_image(self, place, encoded):
+        import tensorflow as tf
+
+        _, jpeg, label = encoded
+        image = self._augment.decode_center(jpeg, self.recipe.image_size)
+        return place, image, tf.one_hot(label, self.source.classes)
+
+    def _note_gaps(self, split, order, place, expected, last=None):
+        """Notes images from `expected` on that are missing in `place`; where the next is."""
+        step = self.host.count
+        last = place[-1] + step if last is None else last
+        for missing in np.setdiff1d(np.arange(expected, last, step), place):
+            name = split.name(order, missing % split.count)
+            if name not in self.broken:
+                self.broken.append(name)
+                print(f"\nLeft out, it cannot be decoded: {name}", file=sys.stderr)
+        return last
+
+
+def _filled(array, count):
+    """With zeros at its end, `count` entries."""
+    return np.concatenate([array, np.zeros((count - len(array), *array.shape[1:]), array.dtype)])

@@ -1,0 +1,175 @@
+"""Where imagenet.py reads encoded images from: TFDS, or folders of files."""
+
+import collections
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from data import DatasetError
+
+_SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Encoded images of one split.
+
+    Attributes:
+        count: How many there are.
+        read: `read(seed)` is a tf.data set of (name, encoded image, label) in an order
+            that is a function of the seed, or for `None` in that of the files.
+    """
+
+    count: int
+    read: Callable[[int | None], Any]
+
+    def name(self, seed, index):
+        """The name of the image with this index in `read(seed)`."""
+        name, _, _ = next(self.read(seed).skip(index).take(1).as_numpy_iterator())
+        return name.decode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Two splits with the same classes."""
+
+    name: str
+    classes: int
+    train: Split
+    validation: Split
+
+
+def import_tensorflow():
+    """TensorFlow, which reads and decodes here; accelerators are for Keras's backend."""
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise DatasetError(
+            "Images are read and decoded by TensorFlow, which is not installed: in a clone of this "
+            "package, pip install '.[tfds]'. (--dataset synthetic needs no TensorFlow.)"
+        ) from error
+    if keras.backend.backend() != "tensorflow":
+        tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def tfds(name, *, data_dir=None, download=False, shuffle_buffer=16_384):
+    """A data set of TFDS with the features image and label, such as "imagenet2012".
+
+    Its files are read in random order, sixteen at a time, and `shuffle_buffer`
+    encoded images are mixed (for ImageNet some 110 kB each).
+    """
+    tf = import_tensorflow()
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise DatasetError(
+            f"The data set '{name}' is read by tensorflow-datasets, and {error.name} is not "
+            "installed: in a clone of this package, pip install '.[tfds]'"
+        ) from error
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=data_dir)
+        if download:
+            builder.download_and_prepare()
+        splits = builder.info.splits
+        classes = builder.info.features["label"].num_classes
+        counts = {split: splits[split].num_examples for split in ("train", "validation")}
+        reads = {split: functools.partial(_read_tfds, builder, split) for split in counts}
+        reads["validation"](None)  # Says now if the files cannot be read.
+    except Exception as error:
+        raise DatasetError(
+            f"TFDS could not load '{name}' from {data_dir or 'its default folder'}: give the "
+            "folder that has it, as TFRecord files, with --data-dir, or let TFDS prepare it with "
+            f"--download. ({type(error).__name__}: {error})"
+        ) from error
+
+    def train(seed):
+        return reads["train"](seed).shuffle(
+            min(shuffle_buffer, counts["train"]), seed=seed, reshuffle_each_iteration=False
+        )
+
+    tf.get_logger().setLevel("ERROR")
+    return Source(
+        name,
+        classes,
+        Split(counts["train"], train),
+        Split(counts["validation"], reads["validation"]),
+    )
+
+
+def _read_tfds(builder, split, seed):
+    import tensorflow as tf
+    import tensorflow_datasets
+
+    options = tf.data.Options()
+    options.deterministic = True
+    config = tensorflow_datasets.ReadConfig(
+        options=options,
+        shuffle_seed=seed,
+        shuffle_reshuffle_each_iteration=False,
+        try_autocache=False,
+        add_tfds_id=True,
+    )
+    examples = builder.as_dataset(
+        split=split,
+        shuffle_files=seed is not None,
+        decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+        read_config=config,
+    )
+    return examples.map(lambda example: (example["tfds_id"], example["image"], example["label"]))
+
+
+def image_folder(folder):
+    """Folders train/ and val/ with a folder of JPEG or PNG files for each class."""
+    import_tensorflow()
+    folder = pathlib.Path(folder)
+    listed = {split: _list(folder / split) for split in ("train", "val")}
+    classes = list(listed["train"])
+    if classes != list(listed["val"]):
+        different = sorted({*classes} ^ {*listed["val"]})
+        raise DatasetError(
+            f"{folder}/train and {folder}/val must have the same folders, one a class. Only in one "
+            f"of them: {', '.join(different[:5])}{' ...' if len(different) > 5 else ''}."
+        )
+    splits = []
+    for files in listed.values():
+        counts = [len(of_class) for of_class in files.values()]
+        labels = np.repeat(np.arange(len(classes)), counts)
+        paths = np.array([str(path) for of_class in files.values() for path in of_class])
+        splits.append(Split(len(paths), functools.partial(_read_files, paths, labels)))
+    return Source(folder.name, len(classes), *splits)
+
+
+def _list(folder):
+    """Files by class, both sorted by name."""
+    if not folder.is_dir():
+        raise DatasetError(
+            f"There is no folder {folder}. --image-folder must have folders train/ and val/ with a "
+            "folder of images for each class."
+        )
+    files = collections.OrderedDict()
+    for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
+        found = sorted(path for path in of_class.iterdir() if path.suffix.lower() in _SUFFIXES)
+        if not found:
+            raise DatasetError(
+                f"The class folder {of_class} has no images ({', '.join(_SUFFIXES)})."
+            )
+        files[of_class.name] = found
+    if not files:
+        raise DatasetError(f"{folder} has no folders: there must be one for each class.")
+    return files
+
+
+def _read_files(paths, labels, seed):
+    import tensorflow as tf
+
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(len(paths))
+        paths, labels = paths[order], labels[order]
+    files = tf.data.Dataset.from_tensor_slices((paths, labels))
+    read = lambda path, label: (path, tf.io.read_file(path), label)  # noqa: E731
+    return files.map(read, tf.data.AUTOTUNE, deterministic=True)
