@@ -156,13 +156,18 @@ class RandAugment:
         chosen = tf.random.stateless_uniform(
             (self.count,), (seed, 0), 0, len(self._operations), dtype=tf.int32
         )
-        for number in range(self.count):
+
+        def operate(number, image):
             own = image_seed(seed, number + 1)
             branches = [
                 functools.partial(self._apply, operation, image, own)
                 for operation in self._operations
             ]
-            image = tf.ensure_shape(tf.switch_case(chosen[number], branches), image.shape)
+            return number + 1, tf.ensure_shape(tf.switch_case(chosen[number], branches), shape)
+
+        # A loop in the graph, which with all operations in it once is large enough.
+        shape = image.shape
+        _, image = tf.while_loop(lambda number, _: number < self.count, operate, (0, image))
         return _to_bytes(image)
 
     def _apply(self, operation, image, seed):

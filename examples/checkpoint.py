@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
@@ -23,20 +24,18 @@ def save(folder, model, state, settings, *, write=True):
     Args:
         folder: Of the run.
         model: Compiled and trained. Its variables are weights, statistics and the
-            states of its random generators; its optimizer's are moments, averages of
+            states of its random generators (layers need seeds of their own: without one,
+            torch draws from its global generator); its optimizer's are moments, averages of
             the weights, gathered gradients, the step.
         state: Anything that JSON can hold.
         settings: What has to be equal where the run goes on.
         write: Whether this process writes; of several that share a model, all take part.
     """
-    values = [_to_numpy(variable) for _, variable in _variables(model)]
+    values = [_to_numpy(variable) for variable in _variables(model)]
     if not write:
         return
-    about = {
-        "state": state,
-        "settings": settings,
-        "variables": [path for path, _ in _variables(model)],
-    }
+    # Order and shapes tell variables apart; their paths count the models of a process.
+    about = {"state": state, "settings": settings, "shapes": [value.shape for value in values]}
     arrays = {f"{number:05d}": value for number, value in enumerate(values)}
     path = pathlib.Path(folder) / NAME
     part = path.with_name(NAME + ".part")
@@ -74,19 +73,13 @@ def restore(folder, model, settings):
     path = pathlib.Path(folder) / NAME
     variables = _variables(model)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
-            _check(path, about, settings, [variable_path for variable_path, _ in variables])
+            _check(path, about, settings, variables)
             values = [file[f"{number:05d}"] for number in range(len(variables))]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read: {error}") from error
-    for value, (variable_path, variable) in zip(values, variables, strict=True):
-        if tuple(value.shape) != tuple(variable.shape):
-            raise CheckpointError(
-                f"The checkpoint {path} is of another model: {variable_path} is {value.shape} "
-                f"there, {tuple(variable.shape)} now."
-            )
-    for value, (_, variable) in zip(values, variables, strict=True):
+    for value, variable in zip(values, variables, strict=True):
         variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
     return about["state"]
 
@@ -97,16 +90,23 @@ def _check(path, about, settings, variables):
     if different:
         listed = "; ".join(f"{n}: {before.get(n)!r} there, {settings[n]!r} now" for n in different)
         raise CheckpointError(f"The checkpoint {path} is of another run ({listed}).")
-    if about["variables"] != variables:
+    shapes = [tuple(shape) for shape in about["shapes"]]
+    if len(shapes) != len(variables):
         raise CheckpointError(
-            f"The checkpoint {path} is of another model: it has {len(about['variables'])} "
-            f"variables, this one {len(variables)}, or their names differ."
+            f"The checkpoint {path} is of another model: it has {len(shapes)} variables, this one "
+            f"{len(variables)}."
         )
+    for shape, variable in zip(shapes, variables, strict=True):
+        if shape != tuple(variable.shape):
+            raise CheckpointError(
+                f"The checkpoint {path} is of another model: {variable.path} is {shape} there, "
+                f"{tuple(variable.shape)} now."
+            )
 
 
 def _variables(model):
-    """Paths and variables, of the model first."""
-    return [(v.path, v) for v in (*model.variables, *model.optimizer.variables)]
+    """Those of the model, then those of its optimizer."""
+    return [*model.variables, *model.optimizer.variables]
 
 
 def _to_numpy(variable):

@@ -46,18 +46,18 @@ def add_options(add):
     add("--hosts", nargs=3, metavar=("ADDRESS", "COUNT", "NUMBER"), help=hosts)
 
 
-def use(args, model_name):
+def use(args, recipe):
     """Makes the devices that the options name the ones that Keras uses."""
     backend = keras.backend.backend()
     if backend == "jax":
-        return _jax(args, model_name)
+        return _jax(args)
     if args.model_devices > 1 or args.hosts:
         raise DevicesError(
             "--model-devices and --hosts are for KERAS_BACKEND=jax. Received: "
             f"KERAS_BACKEND={backend}"
         )
     if backend == "tensorflow":
-        return _tensorflow(args)
+        return _tensorflow(args, recipe)
     if args.devices and args.devices > 1:
         raise DevicesError(
             "Keras trains on one device with torch: use KERAS_BACKEND=jax or tensorflow for "
@@ -66,25 +66,29 @@ def use(args, model_name):
     return Devices("one device")
 
 
-def _jax(args, model_name):
+def _jax(args):
     import jax
 
     host = ALONE
     if args.hosts:
-        address, count, number = args.hosts
-        host = Host(int(number), int(count))
-        keras.distribution.initialize(address, host.count, host.number)
+        host = _host(args.hosts)
+        keras.distribution.initialize(args.hosts[0], host.count, host.number)
     found = keras.distribution.list_devices()
     accelerated = jax.default_backend() != "cpu"
     number = args.devices or (len(found) if accelerated or args.hosts else 1)
     _check_number(number, len(found))
-    if args.model_devices > 1 and not model_name.startswith("vit"):
+    if args.model_devices > 1 and not args.model.startswith("vit"):
         raise DevicesError(
-            f"--model-devices shares the weights of ViTs. Received: --model {model_name}"
+            f"--model-devices shares the weights of ViTs. Received: --model {args.model}"
         )
     if number % args.model_devices:
         raise DevicesError(
             f"--model-devices {args.model_devices} must divide the number of devices, {number}."
+        )
+    if jax.local_device_count() % args.model_devices:
+        raise DevicesError(
+            f"--model-devices {args.model_devices} must divide the number of devices of each host, "
+            f"{jax.local_device_count()}: hosts share no layer."
         )
     if number == 1:
         return Devices("one device")
@@ -100,8 +104,22 @@ def _jax(args, model_name):
         if args.model_devices > 1
         else keras.distribution.DataParallel(devices=found[:number], auto_shard_dataset=False)
     )
-    text = f"{number} devices, {host.count} hosts, each layer on {args.model_devices}"
+    text = f"{number} devices"
+    if host.count > 1:
+        text += f" of {host.count} hosts"
+    if args.model_devices > 1:
+        text += f", each layer on {args.model_devices}"
     return Devices(text, replicas, host)
+
+
+def _host(hosts):
+    _, *numbers = hosts
+    if not all(text.isdecimal() for text in numbers) or not int(numbers[1]) < int(numbers[0]):
+        raise DevicesError(
+            "--hosts must be HOST:PORT, the number of hosts and that of this one, from 0. "
+            f"Received: {' '.join(hosts)}"
+        )
+    return Host(int(numbers[1]), int(numbers[0]))
 
 
 def _layout(mesh):
@@ -119,7 +137,7 @@ def _layout(mesh):
     return layout
 
 
-def _tensorflow(args):
+def _tensorflow(args, recipe):
     import tensorflow as tf
 
     config = json.loads(os.environ.get("TF_CONFIG") or "{}")
@@ -134,6 +152,13 @@ def _tensorflow(args):
     _check_number(number, len(found))
     if number == 1:
         return Devices("one device")
+    if recipe.clip or recipe.accumulate > 1:
+        # It clips what each device has before it sums that, and cannot gather at all.
+        raise DevicesError(
+            "On several devices Keras neither clips whole gradients nor accumulates them with "
+            "TensorFlow: give --clip 0 --accumulate 1, or use KERAS_BACKEND=jax. Received: "
+            f"--clip {recipe.clip:g} --accumulate {recipe.accumulate}"
+        )
     strategy = tf.distribute.MirroredStrategy([device.name for device in found[:number]])
     return Devices(f"{number} devices, mirrored", number, scope=strategy.scope)
 

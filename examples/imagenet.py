@@ -73,7 +73,7 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     recipe = recipes.of(args)
-    used = devices.use(args, args.model)
+    used = devices.use(args, recipe)
     if wrong := recipes.check(recipe, args.model, used.replicas):
         raise recipes.RecipeError(wrong)
     source = None if _is_synthetic(args) else _source(args)
@@ -94,6 +94,7 @@ def main(argv=None):
         model = network if source else _behind_bank(network, recipe)
         steps = len(make_batches(0)[0]) // recipe.accumulate
         recipes.compile_model(model, recipe, steps=steps, jit=args.jit)
+        model.optimizer.build(model.trainable_variables)
     if args.speed:
         return speed_alone.show(model, make_batches(0)[0], recipe.batch_size // recipe.accumulate)
     train(args, recipe, used, network, model, make_batches, reader, settings)
@@ -158,7 +159,6 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
     first = used.host.number == 0
     if first:
         report.keep_settings(folder, settings)
-    model.optimizer.build(model.trainable_variables)
     state = {"epoch": 0, "history": []}
     if checkpoint.exists(folder):
         state = checkpoint.restore(folder, model, settings)

@@ -68,13 +68,13 @@ class Batches(keras.utils.PyDataset):
 
 def synthetic(recipe, *, images, classes, seed, epoch=0, host=ALONE):
     """`Batches` (numbers of images int32, labels float32) for a model behind an `ImageBank`."""
+    _check_count("The synthetic data set", images, recipe)
     batch = recipe.batch_size // recipe.accumulate // host.count
     steps = images // recipe.batch_size * recipe.accumulate
 
     def start(epoch):
-        order = np.random.default_rng([seed, epoch, host.number]).permutation(steps * batch)
-        order = order + host.number * len(order)
-        for numbers in np.split(order.astype(np.int32), steps):
+        order = np.random.default_rng([seed, epoch]).permutation(steps * batch * host.count)
+        for numbers in order.astype(np.int32).reshape(steps, host.count, batch)[:, host.number]:
             yield numbers, keras.utils.to_categorical(numbers % classes, classes)
 
     return Batches(steps, start, epoch)
@@ -99,11 +99,7 @@ class Reader:
         # It needs TensorFlow, which a source has found to be there.
         import augment
 
-        if source.train.count < recipe.batch_size:
-            raise DatasetError(
-                f"{source.name} has {source.train.count} training images, less than a batch of "
-                f"{recipe.batch_size}: choose a smaller --batch-size."
-            )
+        _check_count(source.name, source.train.count, recipe)
         self.source, self.recipe, self.seed, self.host = source, recipe, seed, host
         self.broken, self.error = [], None
         self._augment = augment
@@ -215,6 +211,14 @@ class Reader:
                 self.broken.append(name)
                 print(f"\nLeft out, it cannot be decoded: {name}", file=sys.stderr)
         return last
+
+
+def _check_count(name, images, recipe):
+    if images < recipe.batch_size:
+        raise DatasetError(
+            f"{name} has {images} training images, less than a batch of {recipe.batch_size}: "
+            "choose a smaller --batch-size."
+        )
 
 
 def _filled(array, count):

@@ -125,8 +125,6 @@ def compile_model(model, recipe, *, steps, jit="auto"):
     more = {}
     if recipe.clip:
         more["global_clipnorm"] = recipe.clip
-    if recipe.accumulate > 1:
-        more["gradient_accumulation_steps"] = recipe.accumulate
     if recipe.ema:
         # Keras averages after each part of a batch.
         more.update(use_ema=True, ema_momentum=recipe.ema ** (1 / recipe.accumulate))
@@ -136,6 +134,7 @@ def compile_model(model, recipe, *, steps, jit="auto"):
             recipe.weight_decay,
             recipe.epochs * steps,
             warmup=round(recipe.warmup_epochs * steps),
+            accumulate=recipe.accumulate,
             **more,
         ),
         loss=keras.losses.CategoricalCrossentropy(
@@ -144,7 +143,7 @@ def compile_model(model, recipe, *, steps, jit="auto"):
         # Weighted, so that what fills up the last batch of validation does not count.
         weighted_metrics=[
             keras.metrics.CategoricalAccuracy(name="top1"),
-            keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"),
+            keras.metrics.TopKCategoricalAccuracy(min(5, model.output_shape[-1]), name="top5"),
         ],
         jit_compile=options.JIT[jit],
     )

@@ -1,6 +1,5 @@
 """What limits training: the data or the steps, each measured alone."""
 
-import itertools
 import time
 
 import keras
@@ -38,8 +37,8 @@ def show(model, batches, batch_size, seconds=10.0):
 
 
 def _take(batches, count):
-    for index in itertools.islice(range(len(batches)), count):
-        batches[index]
+    for number in range(count):
+        batches[number % len(batches)]
 
 
 def _rate(work, seconds):

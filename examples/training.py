@@ -89,13 +89,44 @@ def evaluate(model, images):
     return float((logits.argmax(-1) == labels).mean())
 
 
-def adamw(rate, weight_decay, steps, *, warmup, **more):
-    """AdamW with linear warm-up and cosine decay; no decay on biases, norms and layer scales."""
+@keras.saving.register_keras_serializable(package="keras_mimetic_examples")
+class PerUpdate(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule over updates of the weights, where Keras counts the parts of batches."""
+
+    def __init__(self, schedule, parts):
+        super().__init__()
+        self.schedule, self.parts = schedule, parts
+
+    def __call__(self, step):
+        return self.schedule(keras.ops.floor_divide(step, self.parts))
+
+    def get_config(self):
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "parts": self.parts}
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["parts"])
+
+
+def adamw(rate, weight_decay, steps, *, warmup, accumulate=1, **more):
+    """AdamW with linear warm-up and cosine decay; no decay on biases, norms and layer scales.
+
+    Args:
+        rate: The peak.
+        steps: Updates of the weights, all in all.
+        warmup: Those in which the rate rises from 0.
+        accumulate: Parts of a batch, whose gradients are gathered for one update.
+    """
     if warmup:
         rising = {"warmup_target": rate, "warmup_steps": warmup}
         schedule = keras.optimizers.schedules.CosineDecay(0.0, max(1, steps - warmup), **rising)
     else:
         schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
+    if accumulate > 1:
+        schedule = PerUpdate(schedule, accumulate)
+        more["gradient_accumulation_steps"] = accumulate
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **more)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
