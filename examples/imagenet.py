@@ -13,6 +13,7 @@ on from the last whole epoch, and the finished run is the one that was never sto
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import pathlib
 import sys
 
@@ -73,6 +74,8 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     recipe = recipes.of(args)
+    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise recipes.RecipeError("--tensorboard needs pip install tensorboard tensorflow")
     used = devices.use(args, recipe)
     if wrong := recipes.check(recipe, args.model, used.replicas):
         raise recipes.RecipeError(wrong)
@@ -177,7 +180,6 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
     if recipe.ema:
         callbacks.append(keras.callbacks.SwapEMAWeights())
     if args.tensorboard:
-        imagenet_sources.import_tensorflow()
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
     training, validation = make_batches(state["epoch"])
     print(f"{model.count_params():,} parameters on {used.text}; results in {folder}/")
