@@ -121,6 +121,12 @@ ATTENTION = {
         f"qk_{noise:g}_{identity:g}": _spatial(attention={"query_key": (noise, identity)})
         for noise, identity in ((0.7, 0.0), (0.7, 0.35), (0.7, 1.4), (0.35, 0.35), (1.4, 1.4))
     },
+    # On all that `initialize` does by default: other strengths, or nothing for query and key.
+    "all_vo_0.4_-0.8": _spatial(attention={"value_output": (0.4, -0.8)}, mlp=_bias("auto")),
+    "all_no_qk": _spatial(attention={"query_key": None}, mlp=_bias("auto")),
+    "all_no_qk_vo_0.4_-0.8": _spatial(
+        attention={"query_key": None, "value_output": (0.4, -0.8)}, mlp=_bias("auto")
+    ),
     "qk_0.7_0_bias-0.5": _spatial(attention={"query_key": (0.7, 0.0)}, mlp=_bias(-0.5)),
     **{
         f"vo_{noise:g}_{identity:g}": _spatial(attention={"value_output": (noise, identity)})
