@@ -133,22 +133,22 @@ class RandAugment:
         make = keras.layers
         layers = [
             (make.AutoContrast, {}),
-            (make.Equalization, {}),
             (make.RandomRotation, {"factor": _TURN * strength, **geometry}),
             (make.RandomShear, {"x_factor": shear, **geometry}),
             (make.RandomShear, {"y_factor": shear, **geometry}),
             (make.RandomTranslation, {"height_factor": shift, "width_factor": 0.0, **geometry}),
             (make.RandomTranslation, {"height_factor": 0.0, "width_factor": shift, **geometry}),
             (make.RandomBrightness, {"factor": _BRIGHTEN * strength}),
-            (make.RandomContrast, {"factor": enhance}),
+            (make.RandomContrast, {"factor": (enhance, enhance)}),
             (make.RandomColorDegeneration, {"factor": enhance}),
             (make.RandomSharpness, {"factor": sharpness}),
-            (make.RandomPosterization, {"factor": 8 - round(_BITS * strength)}),
+            # It draws below the second number.
+            (make.RandomPosterization, {"factor": (8 - round(_BITS * strength), 9)}),
         ]
         self._operations = [placed(layer, self._place, **settings) for layer, settings in layers]
         # Keras's draws a threshold from all below the one that it is given.
         threshold = 256 * (1 - strength)
-        self._operations.append(lambda x: tf.where(x < threshold, x, 255 - x))
+        self._operations += [lambda x: tf.where(x < threshold, x, 255 - x), _equalize]
 
     def __call__(self, image, seed):
         """A uint8 image (height, width, 3) of the same shape."""
@@ -173,6 +173,21 @@ class RandAugment:
     def _apply(self, operation, image, seed):
         self._place.start(seed)
         return operation(image)
+
+
+def _equalize(image):
+    """Each channel's greys at equal distances of rank; Keras's layer is very slow with JAX."""
+    pixels = tf.cast(image, tf.int32)
+
+    def spread(channel):
+        counts = tf.math.bincount(channel, minlength=256, maxlength=256)
+        ranks = tf.cast(tf.cumsum(counts) - counts, tf.float32)
+        most = tf.reduce_max(tf.where(counts > 0, ranks, 0.0))
+        return tf.gather(tf.math.divide_no_nan(255 * ranks, most), channel)
+
+    equalized = tf.stack([spread(pixels[..., number]) for number in range(3)], -1)
+    # One grey alone has no rank to be spread by.
+    return tf.where(tf.reduce_max(equalized, (0, 1)) > 0, equalized, image)
 
 
 class Erase:

@@ -13,6 +13,8 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
+import options
 from imagenet_data import ALONE, Host
 
 
@@ -39,9 +41,10 @@ class Devices:
 
 def add_options(add):
     """Options that say which devices."""
-    add("--devices", type=int, help="how many of this host [all accelerators; one CPU]")
+    number = "how many of this host [all accelerators; one CPU]"
+    add("--devices", type=options.positive(int), help=number)
     model_devices = "devices that share each layer's weights (JAX, ViT) [%(default)s]"
-    add("--model-devices", type=int, default=1, help=model_devices)
+    add("--model-devices", type=options.positive(int), default=1, help=model_devices)
     hosts = "JAX on several hosts: HOST:PORT of the first, their number, and which this is"
     add("--hosts", nargs=3, metavar=("ADDRESS", "COUNT", "NUMBER"), help=hosts)
 
@@ -71,6 +74,8 @@ def _jax(args):
 
     host = ALONE
     if args.hosts:
+        if args.devices:
+            raise DevicesError("Of several --hosts all devices are used: leave --devices out.")
         host = _host(args.hosts)
         keras.distribution.initialize(args.hosts[0], host.count, host.number)
     found = keras.distribution.list_devices()
@@ -163,6 +168,20 @@ def _tensorflow(args, recipe):
     return Devices(f"{number} devices, mirrored", number, scope=strategy.scope)
 
 
+def check_agreement(host, epoch):
+    """Sees to it that hosts go on from the same epoch: they have to share the output folder."""
+    if host.count == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    epochs = multihost_utils.process_allgather(np.asarray(epoch))
+    if len({*epochs.tolist()}) > 1:
+        raise DevicesError(
+            f"The hosts would go on from the epochs {epochs.tolist()}: they must share the folder "
+            "of --output."
+        )
+
+
 def _check_number(number, found):
-    if not 1 <= number <= found:
+    if number > found:
         raise DevicesError(f"--devices must be from 1 to {found}, which there are. Got: {number}")

@@ -57,7 +57,7 @@ def parse(argv=None):
     add("--init", choices=INITS, default="all", help=f"{INITS_HELP} [%(default)s]")
     add("--seed", type=int, default=0, help="[%(default)s]")
     recipes.add_options(add)
-    options.add_jit(add)
+    options.add_computation(add)
     devices.add_options(add)
     flag = functools.partial(parser.add_argument, action="store_true")
     flag("--resume", help="go on from the last whole epoch in the output folder, if there is one")
@@ -74,15 +74,19 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     recipe = recipes.of(args)
-    if args.tensorboard and not importlib.util.find_spec("tensorboard"):
-        raise recipes.RecipeError("--tensorboard needs pip install tensorboard tensorflow")
+    for name in ("matplotlib", *(("tensorboard", "tensorflow") if args.tensorboard else ())):
+        if not importlib.util.find_spec(name):
+            raise recipes.RecipeError(f"{name} is not installed: pip install {name}")
     used = devices.use(args, recipe)
     if wrong := recipes.check(recipe, args.model, used.replicas):
         raise recipes.RecipeError(wrong)
     source = None if _is_synthetic(args) else _source(args)
     settings = {
         "data": "synthetic" if source is None else source.name,
+        "version": args.synthetic_images if source is None else source.version,
         "train_images": args.synthetic_images if source is None else source.train.count,
+        "shuffle_buffer": args.shuffle_buffer,
+        "hosts": used.host.count,
         **{name: getattr(args, name) for name in ("model", "init", "seed", "mixed_precision")},
         **dataclasses.asdict(recipe),
         "backend": keras.backend.backend(),
@@ -166,6 +170,7 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
     if checkpoint.exists(folder):
         state = checkpoint.restore(folder, model, settings)
         print(f"Going on from the end of epoch {state['epoch']}.")
+    devices.check_agreement(used.host, state["epoch"])
     where = report.environment()
     title = f"{settings['data']}, {args.model}, init {args.init}; {where['hardware']}"
     log = run_log.RunLog(
@@ -176,12 +181,12 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
         broken=reader.broken if reader else (),
         write=first,
     )
-    callbacks = [log]
+    training, validation = make_batches(state["epoch"])
+    callbacks = [imagenet_data.Epochs(training), log]
     if recipe.ema:
         callbacks.append(keras.callbacks.SwapEMAWeights())
-    if args.tensorboard:
+    if args.tensorboard and first:
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
-    training, validation = make_batches(state["epoch"])
     print(f"{model.count_params():,} parameters on {used.text}; results in {folder}/")
     try:
         model.fit(
@@ -204,15 +209,18 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
 def _finish(folder, network, log):
     """Saves the network and prints the last figures."""
     part = folder / "model.part.keras"
-    network.save(part)
-    part.replace(folder / "model.keras")
+    try:
+        network.save(part)
+        part.replace(folder / "model.keras")
+    finally:
+        part.unlink(missing_ok=True)
     row = log.history[-1]
     print(
         f"Validation after {row['epoch']} epochs: top-1 {100 * row['val_top1']:.2f} %, "
-        f"top-5 {100 * row['val_top5']:.2f} %, loss {row['val_loss']:.4f}"
+        f"top-5 {100 * row['val_top5']:.2f} %, cross-entropy {row['val_cross_entropy']:.4f}"
     )
-    if log.broken:
-        print(f"{len(log.broken)} images could not be decoded and were left out.")
+    if row["left_out"]:
+        print(f"{row['left_out']} images of each epoch could not be decoded and were left out.")
     print(f"Figures, picture, network: {folder}/history.csv, curves.png, model.keras")
 
 
@@ -223,6 +231,7 @@ ERRORS = (
     recipes.RecipeError,
     report.SettingsError,
     run_log.DivergedError,
+    OSError,  # A full disk, above all; its text names the file.
 )
 
 if __name__ == "__main__":

@@ -43,12 +43,13 @@ class Batches(keras.utils.PyDataset):
     Args:
         steps: Batches an epoch.
         start: `start(epoch)` is an iterator over one epoch's batches.
-        epoch: The first epoch.
+        epoch: The one whose batches they are; `Epochs` sets it in training.
     """
 
     def __init__(self, steps, start, epoch=0):
         super().__init__()
-        self._steps, self._start, self._epoch = steps, start, epoch
+        self.epoch = epoch
+        self._steps, self._start = steps, start
         self._batches, self._next = None, None
 
     def __len__(self):
@@ -56,14 +57,22 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         if index == 0:
-            self._batches, self._next = self._start(self._epoch), 0
+            self._batches, self._next = self._start(self.epoch), 0
         if index != self._next:
             raise IndexError(f"Batches come in order. Expected: {self._next}. Received: {index}")
         self._next += 1
         return next(self._batches)
 
-    def on_epoch_end(self):
-        self._epoch += 1
+
+class Epochs(keras.callbacks.Callback):
+    """Tells `Batches` which epoch it is, whatever Keras does between two of them."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._batches.epoch = epoch
 
 
 def synthetic(recipe, *, images, classes, seed, epoch=0, host=ALONE):
@@ -90,8 +99,8 @@ class Reader:
         host: This process among several.
 
     Attributes:
-        broken: Names of images that could not be decoded, as they were met. An epoch
-            of training has further images in their place; validation ends without them.
+        broken: Images that could not be read or decoded, each time that one is met. An
+            epoch of training has further images in their place; validation ends without.
         error: What made it stop, or `None`: some backends hide that behind errors of theirs.
     """
 
@@ -103,9 +112,12 @@ class Reader:
         self.source, self.recipe, self.seed, self.host = source, recipe, seed, host
         self.broken, self.error = [], None
         self._augment = augment
+        # `None` for what the recipe has not, and would be a large graph all the same.
         self._operations = [
-            augment.RandAugment(recipe.rand_augment, recipe.magnitude),
-            augment.Erase(recipe.erase),
+            augment.RandAugment(recipe.rand_augment, recipe.magnitude)
+            if recipe.rand_augment
+            else None,
+            augment.Erase(recipe.erase) if recipe.erase else None,
         ]
         self._mix = augment.Mix(recipe.mixup, recipe.cutmix)
         # Traced once, not at each epoch: what differs between epochs is their seed.
@@ -156,11 +168,14 @@ class Reader:
     def _validation_epoch(self, steps, batch):
         split = self.source.validation
         images = self._decoded(split.read(None), self._validation_image)
+        batches = images.batch(batch).prefetch(_PREFETCH).as_numpy_iterator()
         expected = self.host.number
-        for place, *arrays in images.batch(batch).prefetch(_PREFETCH).as_numpy_iterator():
-            expected = self._note_gaps(split, None, place, expected)
+        for number, (place, *arrays) in enumerate(batches, start=1):
+            # Nobody asks for more after the last one.
+            last = split.count if number == steps else None
+            expected = self._note_gaps(split, None, place, expected, last)
             yield tuple(_filled(array, batch) for array in (*arrays, np.ones(len(place), "f")))
-        self._note_gaps(split, None, np.arange(0), expected, last=split.count)
+        self._note_gaps(split, None, np.arange(0), expected, split.count)
         size = self.recipe.image_size
         nothing = np.zeros((0, size, size, 3), np.uint8), np.zeros((0, self.source.classes), "f")
         while True:
@@ -180,10 +195,11 @@ class Reader:
         crop, *seeds = (
             self._augment.image_seed(own, use) for use in range(1 + len(self._operations))
         )
-        _, jpeg, label = encoded
+        opened, label = encoded
+        jpeg = self.source.train.open(opened)
         image = self._augment.decode_random_crop(jpeg, self.recipe.image_size, crop)
-        for operation, seed in zip(self._operations, seeds, strict=True):
-            image = operation(image, seed)
+        for operation, drawn in zip(self._operations, seeds, strict=True):
+            image = operation(image, drawn) if operation else image
         return place, image, tf.one_hot(label, self.source.classes)
 
     def _mixed(self, seed, number, batch):
@@ -197,7 +213,8 @@ class Reader:
     def _validation_image(self, place, encoded):
         import tensorflow as tf
 
-        _, jpeg, label = encoded
+        opened, label = encoded
+        jpeg = self.source.validation.open(opened)
         image = self._augment.decode_center(jpeg, self.recipe.image_size)
         return place, image, tf.one_hot(label, self.source.classes)
 
@@ -208,8 +225,8 @@ class Reader:
         for missing in np.setdiff1d(np.arange(expected, last, step), place):
             name = split.name(order, missing % split.count)
             if name not in self.broken:
-                self.broken.append(name)
                 print(f"\nLeft out, it cannot be decoded: {name}", file=sys.stderr)
+            self.broken.append(name)
         return last
 
 

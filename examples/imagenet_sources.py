@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,24 +21,24 @@ class Split:
 
     Attributes:
         count: How many there are.
-        read: `read(seed)` is a tf.data set of (name, encoded image, label) in an order
-            that is a function of the seed, or for `None` in that of the files.
+        read: `read(seed)` is a tf.data set of (what `open` takes, label) in an order that is
+            a function of the seed, or for `None` in that of the files.
+        open: Makes an encoded image of what `read` gives, in a graph.
+        name: `name(seed, index)` says which image has this index in `read(seed)`.
     """
 
     count: int
     read: Callable[[int | None], Any]
-
-    def name(self, seed, index):
-        """The name of the image with this index in `read(seed)`."""
-        name, _, _ = next(self.read(seed).skip(index).take(1).as_numpy_iterator())
-        return name.decode()
+    open: Callable[[Any], Any]
+    name: Callable[[int | None, int], str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Two splits with the same classes."""
+    """Two splits with the same classes; `version` is equal for equal images."""
 
     name: str
+    version: str
     classes: int
     train: Split
     validation: Split
@@ -63,7 +64,7 @@ def tfds(name, *, data_dir=None, download=False, shuffle_buffer=16_384):
     Its files are read in random order, sixteen at a time, and `shuffle_buffer`
     encoded images are mixed (for ImageNet some 110 kB each).
     """
-    tf = import_tensorflow()
+    import_tensorflow()
     try:
         import tensorflow_datasets
     except ImportError as error:
@@ -92,12 +93,21 @@ def tfds(name, *, data_dir=None, download=False, shuffle_buffer=16_384):
             min(shuffle_buffer, counts["train"]), seed=seed, reshuffle_each_iteration=False
         )
 
-    tf.get_logger().setLevel("ERROR")
+    def split(which, read):
+        # To know its identity one would have to read all before it.
+        return Split(
+            counts[which],
+            read,
+            lambda encoded: encoded,
+            lambda seed, index: f"number {index} of {which}, shuffle seed {seed}",
+        )
+
     return Source(
         name,
+        builder.info.full_name,
         classes,
-        Split(counts["train"], train),
-        Split(counts["validation"], reads["validation"]),
+        split("train", train),
+        split("validation", reads["validation"]),
     )
 
 
@@ -112,7 +122,6 @@ def _read_tfds(builder, split, seed):
         shuffle_seed=seed,
         shuffle_reshuffle_each_iteration=False,
         try_autocache=False,
-        add_tfds_id=True,
     )
     examples = builder.as_dataset(
         split=split,
@@ -120,12 +129,12 @@ def _read_tfds(builder, split, seed):
         decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
         read_config=config,
     )
-    return examples.map(lambda example: (example["tfds_id"], example["image"], example["label"]))
+    return examples.map(lambda example: (example["image"], example["label"]))
 
 
 def image_folder(folder):
     """Folders train/ and val/ with a folder of JPEG or PNG files for each class."""
-    import_tensorflow()
+    tf = import_tensorflow()
     folder = pathlib.Path(folder)
     listed = {split: _list(folder / split) for split in ("train", "val")}
     classes = list(listed["train"])
@@ -135,13 +144,19 @@ def image_folder(folder):
             f"{folder}/train and {folder}/val must have the same folders, one a class. Only in one "
             f"of them: {', '.join(different[:5])}{' ...' if len(different) > 5 else ''}."
         )
-    splits = []
+    splits, version = [], 0
     for files in listed.values():
         counts = [len(of_class) for of_class in files.values()]
         labels = np.repeat(np.arange(len(classes)), counts)
-        paths = np.array([str(path) for of_class in files.values() for path in of_class])
-        splits.append(Split(len(paths), functools.partial(_read_files, paths, labels)))
-    return Source(folder.name, len(classes), *splits)
+        paths = [path for of_class in files.values() for path in of_class]
+        version = zlib.crc32(
+            "\n".join(f"{p.parent.name}/{p.name}" for p in paths).encode(), version
+        )
+        paths = np.array([str(path) for path in paths])
+        read = functools.partial(_read_files, paths, labels)
+        name = functools.partial(_path, paths)
+        splits.append(Split(len(paths), read, tf.io.read_file, name))
+    return Source(folder.name, f"files {version:08x}", len(classes), *splits)
 
 
 def _list(folder):
@@ -167,9 +182,13 @@ def _list(folder):
 def _read_files(paths, labels, seed):
     import tensorflow as tf
 
-    if seed is not None:
-        order = np.random.default_rng(seed).permutation(len(paths))
-        paths, labels = paths[order], labels[order]
-    files = tf.data.Dataset.from_tensor_slices((paths, labels))
-    read = lambda path, label: (path, tf.io.read_file(path), label)  # noqa: E731
-    return files.map(read, tf.data.AUTOTUNE, deterministic=True)
+    order = _order(len(paths), seed)
+    return tf.data.Dataset.from_tensor_slices((paths[order], labels[order]))
+
+
+def _path(paths, seed, index):
+    return str(paths[_order(len(paths), seed)[index]])
+
+
+def _order(count, seed):
+    return np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)

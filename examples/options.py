@@ -36,7 +36,7 @@ def add_training(add, epochs):
     add("--epochs", type=positive(int), default=epochs, help="[%(default)s]")
     add("--batch-size", type=positive(int), help="[128; for digits 32]")
     add("--weight-decay", type=positive(float, zero=True), default=0.05, help="[%(default)s]")
-    add_jit(add)
+    add_computation(add)
     add(
         "--verbose",
         type=int,
@@ -46,7 +46,7 @@ def add_training(add, epochs):
     )
 
 
-def add_jit(add):
+def add_computation(add):
     """Options of how a model is computed."""
     add("--mixed-precision", choices=PRECISION, default="no", help=_choices(PRECISION))
     add("--jit", choices=JIT, default="auto", help=_choices(JIT))

@@ -21,7 +21,8 @@ class Recipe:
         clip: Largest global norm of the gradient; 0 is none.
         smoothing: Of labels.
         ema: Part that an average of the weights keeps at each step of the optimizer;
-            with it the averages are validated and end in the model. 0 is none.
+            with it the averages are validated and end in the model (beside a BatchNorm's
+            statistics, which are those of the weights themselves). 0 is none.
         drop_path: Probability of stochastic depth in the last layer, rising from 0.
         image_size: Of both sides, in pixels, a multiple of 32 (for ConvMixer of 14).
         rand_augment: RandAugment's operations an image; 0 is none.
@@ -53,8 +54,8 @@ class RecipeError(Exception):
     """The recipe cannot be carried out; says what to change."""
 
 
-# Ours. "full" has the values of DeiT (arXiv:2012.12877) at ConvNeXt's length and without
-# repeated augmentation; "short" is for comparing initial weights.
+# "full" is near DeiT's (arXiv:2012.12877), without repeated augmentation; its warm-up and
+# average are ConvNeXt's (arXiv:2201.03545), the clipping is ours. "short" is ours.
 PRESETS = {
     "short": Recipe(
         epochs=50,
@@ -142,6 +143,8 @@ def compile_model(model, recipe, *, steps, jit="auto"):
         ),
         # Weighted, so that what fills up the last batch of validation does not count.
         weighted_metrics=[
+            # Keras's mean of losses divides by all, and this is without smoothing.
+            keras.metrics.CategoricalCrossentropy(name="cross_entropy", from_logits=True),
             keras.metrics.CategoricalAccuracy(name="top1"),
             keras.metrics.TopKCategoricalAccuracy(min(5, model.output_shape[-1]), name="top5"),
         ],

@@ -22,7 +22,7 @@ class RunLog(keras.callbacks.Callback):
         title: Of the picture.
         settings: What has to be equal where the run goes on.
         history: A row for each epoch before.
-        broken: Names of images that could not be decoded, as they are met.
+        broken: A list that grows by the images that cannot be decoded, as they are met.
         write: Whether this process writes, of several that share the model.
     """
 
@@ -36,22 +36,23 @@ class RunLog(keras.callbacks.Callback):
             self._show()
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.history:
+        if self.history and self.writes:
             self._print_time_left()
-        self._began = time.perf_counter()
+        self._began, self._before = time.perf_counter(), len(self.broken)
 
     def on_epoch_end(self, epoch, logs=None):
         figures = {name: float(value) for name, value in logs.items()}
-        if not math.isfinite(figures["loss"]):
-            kept = f"the checkpoint is that of epoch {epoch}" if epoch else "there is no checkpoint"
-            raise DivergedError(
-                f"The loss became {figures['loss']} in epoch {epoch + 1}; {kept}. Try a smaller "
-                "--learning-rate, a longer warm-up or --clip."
-            )
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                kept = f"the checkpoint is that of epoch {epoch}" if epoch else "there is none yet"
+                raise DivergedError(
+                    f"The {name} became {value} in epoch {epoch + 1}, which is not saved; {kept}. "
+                    "Try a smaller --learning-rate, a longer warm-up or --clip."
+                )
         row = {"epoch": epoch + 1, **figures}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         row["seconds"] = round(time.perf_counter() - self._began, 2)
-        row["broken"] = len(self.broken)
+        row["left_out"] = len(self.broken) - self._before
         state = {"epoch": epoch + 1, "history": [*self.history, row]}
         checkpoint.save(self.folder, self.model, state, self.settings, write=self.writes)
         self.history.append(row)
@@ -79,7 +80,10 @@ def draw(path, history, title):
 
     epochs = [row["epoch"] for row in history]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
-    panels = ((left, "loss", ("loss",), 1), (right, "accuracy %", ("top1", "top5"), 100))
+    panels = (
+        (left, "cross-entropy", ("cross_entropy",), 1),
+        (right, "accuracy %", ("top1", "top5"), 100),
+    )
     for axis, label, names, scale in panels:
         for color, name in enumerate(names):
             for kind, line in (("", "--"), ("val_", "-")):

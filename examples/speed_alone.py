@@ -1,5 +1,7 @@
 """What limits training: the data or the steps, each measured alone."""
 
+import collections
+import itertools
 import time
 
 import keras
@@ -26,24 +28,26 @@ def show(model, batches, batch_size, seconds=10.0):
         model: Compiled; it is trained by this.
         batches: Of training.
         batch_size: Images each.
-        seconds: About how long each is measured, after a start.
+        seconds: How long each takes at the most, about, beside its start.
     """
-    data = _rate(lambda count: _take(batches, count), seconds)
-    batch = batches[0]
+    endless = _endless(batches)
+    batch = next(endless)
+    data = _rate(lambda count: collections.deque(itertools.islice(endless, count), 0), seconds)
     steps = _rate(lambda count: model.fit(_Repeated(batch, count), verbose=0), seconds)
     print(f"data alone: {data * batch_size:,.0f} images/s")
     print(f"steps alone: {steps * batch_size:,.0f} images/s (batches of {batch_size})")
     print("The smaller one limits training; they share the processor, if steps use it.")
 
 
-def _take(batches, count):
-    for number in range(count):
-        batches[number % len(batches)]
+def _endless(batches):
+    while True:
+        for number in range(len(batches)):
+            yield batches[number]
 
 
 def _rate(work, seconds):
-    """How many a second, from a run that takes about so long. Its start is not counted."""
-    work(1)
+    """How many a second, from a run of at least a quarter of that time, behind a short one."""
+    work(4)
     count, elapsed = 1, 0.0
     while elapsed < seconds / 4:
         count *= 2

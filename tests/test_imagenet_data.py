@@ -56,7 +56,7 @@ def folder(tmp_path):
 
 
 def read(batches, epoch=0):
-    batches._epoch = epoch
+    batches.epoch = epoch
     return [batches[index] for index in range(len(batches))]
 
 
@@ -68,16 +68,18 @@ def test_image_folder(folder):
     source = imagenet_sources.image_folder(folder)
     assert (source.classes, source.train.count, source.validation.count) == (2, 24, 10)
     files = list(source.train.read(None).as_numpy_iterator())
-    assert [pathlib.Path(name.decode()).parent.name for name, _, _ in files] == (
+    assert [pathlib.Path(name.decode()).parent.name for name, _ in files] == (
         ["cat"] * 12 + ["dog"] * 12
     )
-    assert [label for _, _, label in files] == [0] * 12 + [1] * 12
+    assert [label for _, label in files] == [0] * 12 + [1] * 12
     orders = [
-        [name for name, _, _ in source.train.read(seed).as_numpy_iterator()] for seed in (1, 1, 2)
+        [name for name, _ in source.train.read(seed).as_numpy_iterator()] for seed in (1, 1, 2)
     ]
     assert orders[0] == orders[1] != orders[2]
-    assert sorted(orders[2]) == [name for name, _, _ in files]
+    assert sorted(orders[2]) == [name for name, _ in files]
     assert source.train.name(1, 5).encode() == orders[0][5]
+    (folder / "train" / "dog" / "11.JPEG").rename(folder / "train" / "dog" / "12.JPEG")
+    assert imagenet_sources.image_folder(folder).version != source.version
 
 
 def test_folders_that_are_not_as_they_should_be(folder):
@@ -151,19 +153,24 @@ def test_validation_is_whole_and_filled_up_with_weight_0(folder):
 
 
 def test_broken_images_are_left_out_and_named(folder, capsys):
-    lost = [folder / "train" / "dog" / "07.JPEG", folder / "val" / "cat" / "01.JPEG"]
+    (folder / "val" / "dog" / "05.JPEG").write_bytes(encoded(99))
+    lost = [
+        folder / "train" / "dog" / "07.JPEG",
+        folder / "val" / "cat" / "01.JPEG",
+        folder / "val" / "dog" / "05.JPEG",  # the last of all
+    ]
     for path in lost:
         path.write_bytes(path.read_bytes()[:200])
-    (folder / "val" / "dog" / "04.JPEG").write_bytes(b"no image")
+    lost[-1].write_bytes(b"no image")
     reader = imagenet_data.Reader(imagenet_sources.image_folder(folder), HOW, seed=0)
     for epoch in range(2):
         images, _ = whole(read(reader.training(), epoch))
         assert len(images) == 24  # One of them twice.
     _, _, weights = whole(read(reader.validation()))
-    assert weights.sum() == 8
-    names = {*map(str, lost), str(folder / "val" / "dog" / "04.JPEG")}
-    assert {*reader.broken} == names
-    assert len(reader.broken) == 3
+    assert weights.sum() == 9
+    # The first epoch, the second, validation.
+    assert sorted(reader.broken[:2]) == [str(lost[0])] * 2
+    assert sorted(reader.broken[2:]) == sorted(map(str, lost[1:]))
     assert capsys.readouterr().err.count("Left out, it cannot be decoded") == 3
 
 
@@ -208,9 +215,51 @@ def test_rand_augment_is_a_function_of_the_seed_and_stronger_with_magnitude():
         results = [draw(image, tf.constant(seed)).numpy() for seed in range(30)]
         np.testing.assert_array_equal(draw(image, tf.constant(7)).numpy(), results[7])
         changes.append(np.mean([abs(r.astype(int) - image.numpy()).mean() for r in results]))
-    # Contrast and equalization have no strength.
     assert changes[0] < changes[1] < changes[2]
     assert len({result.tobytes() for result in results}) > 20
+
+
+# What each operation can do to a ramp of greys from 0 to 255 at full strength.
+def test_operations_do_nothing_at_magnitude_0_and_enough_at_10():
+    random = np.random.default_rng(0)
+    image = random.integers(40, 200, (32, 32, 3)).astype("float32")
+    # Two have no strength: the contrast of an image, and the ranks of its greys.
+    without_strength = ("AutoContrast", "_equalize")
+
+    def results(magnitude):
+        augmentation = augment.RandAugment(1, magnitude)
+        for operation in augmentation._operations:
+            name = type(operation).__mro__[1].__name__
+            name = getattr(operation, "__name__", name)
+            draw = tf.function(augmentation._apply, autograph=False)
+            yield (
+                name,
+                [draw(operation, tf.constant(image), tf.constant(s)).numpy() for s in range(12)],
+            )
+
+    for name, drawn in results(0):
+        if name not in without_strength:
+            for result in drawn:
+                np.testing.assert_allclose(result, image, atol=1.01, err_msg=name)
+    for name, drawn in results(10):
+        changes = [abs(np.clip(result, 0, 255) - image).mean() for result in drawn]
+        assert max(changes) > 7, (name, changes)
+        if name == "RandomContrast":
+            spreads = [result.std() / image.std() for result in drawn]
+            assert min(spreads) < 0.7
+            assert max(spreads) > 1.15
+        if name == "RandomPosterization":
+            assert {16, 8, 4} & {int(np.gcd.reduce(result.astype(int).ravel())) for result in drawn}
+
+
+def test_equalization_spreads_the_ranks_of_greys():
+    grey = np.arange(64).repeat(16).reshape(32, 32)
+    image = np.stack([grey, 3 * grey, np.full_like(grey, 7)], -1).astype("float32")
+    equal = augment._equalize(tf.constant(image)).numpy()
+    expected = np.arange(64).repeat(16).reshape(32, 32) * 255 / 63
+    np.testing.assert_allclose(equal[..., 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(equal[..., 1], expected, rtol=1e-5)
+    np.testing.assert_array_equal(equal[..., 2], 7)  # One grey stays.
 
 
 def test_erasing():
@@ -243,7 +292,7 @@ def test_a_broken_image_does_not_stop_a_run(folder, tmp_path, capsys):
     logs = () if importlib.util.find_spec("tensorboard") is None else ("--tensorboard",)
     imagenet.main([str(x) for x in (*given, *logs, "--output", tmp_path / "out")])
     printed = capsys.readouterr().out
-    assert "1 images could not be decoded and were left out." in printed
+    assert "1 images of each epoch could not be decoded and were left out." in printed
     assert (tmp_path / "out" / "history.csv").read_text().splitlines()[-1].endswith(",1")
     assert bool(list((tmp_path / "out").rglob("events*"))) == bool(logs)
 
@@ -280,8 +329,9 @@ def test_imagenet_through_tfds(tmp_path):
     assert written.returncode == 0, written.stderr
     source = imagenet_sources.tfds("imagenet2012", data_dir=tmp_path)
     assert (source.classes, source.train.count, source.validation.count) == (1000, 40, 20)
+    assert source.version == "imagenet2012/5.1.0"
     orders = [
-        [name for name, _, _ in source.train.read(seed).as_numpy_iterator()] for seed in (1, 1, 2)
+        [image for image, _ in source.train.read(seed).as_numpy_iterator()] for seed in (1, 1, 2)
     ]
     assert orders[0] == orders[1] != orders[2]
     assert len({*orders[0]}) == 40
