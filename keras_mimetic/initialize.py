@@ -84,8 +84,8 @@ def initialize(
             deviations of the pre-activation (see `MimeticMLPBlock`), is where its bias
             starts; `hidden_bias=None` leaves biases. For "attention" they are
             `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
-            paper's recipe), pairs (noise, identity), of which one may be `None` to
-            leave that pair; for "depthwise" `gain="keras"` (ours; see `MimeticDepthwise`) and
+            paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
+            which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours; see `MimeticDepthwise`) and
             `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9` (a reconstruction;
             see `sigma_at_depth`).
         seed: Integer >= 0; `None` takes one from Python's `random`, which

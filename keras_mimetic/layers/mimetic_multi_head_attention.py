@@ -49,11 +49,12 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             nearest to `noise Z + identity I`, the entries of Z independent
             normals of variance 1 / width. `None` leaves both projections to
             `kernel_initializer`. The default, (0.7, 0.7), is the one that
-            accounts of the paper's recipe give, as is the next.
+            accounts of the paper's recipe give, as is the next. It decided
+            little in our trials (`all_no_qk` in `benchmarks/README.md`).
         value_output: The same for the product of value and output weights, over
             all heads together (of rank `num_heads * value_dim` if that is less
-            than the width); by default (0.4, -0.4). Needs an `output_shape` of
-            one axis.
+            than the width); by default (0.4, -0.4), which has all of the gain
+            there (row `value_output`). Needs an `output_shape` of one axis.
         kernel_initializer: For projections that are not paired: those of a pair
             that is `None`, and a gate's. One without a seed of its own draws
             from `seed`, each projection differently, and equally on every
