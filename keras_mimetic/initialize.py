@@ -85,9 +85,9 @@ def initialize(
             starts; `hidden_bias=None` leaves biases. For "attention" they are
             `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
             paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
-            which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours; see `MimeticDepthwise`) and
-            `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9` (a reconstruction;
-            see `sigma_at_depth`).
+            which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours;
+            see `MimeticDepthwise`) and `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9`
+            (a reconstruction; see `sigma_at_depth`).
         seed: Integer >= 0; `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` sets.
         rules: A dict from regular expressions to a structure's name or `None`,
