@@ -81,12 +81,13 @@ _AT_MOST = {"smoothing": 1, "ema": 1, "drop_path": 1, "magnitude": 10, "mixup": 
 
 
 def add_options(add):
-    """--preset, and an option for each value of a recipe."""
+    """--preset, and an option for each value of a recipe, which `Recipe` explains."""
     add("--preset", choices=PRESETS, default="short", help=f"{', '.join(PRESETS)} [%(default)s]")
     for field in dataclasses.fields(Recipe):
         least = field.name not in _POSITIVE
         kind = options.positive(field.type, zero=least, at_most=_AT_MOST.get(field.name))
-        add("--" + field.name.replace("_", "-"), type=kind, help="[of the preset]")
+        values = (f"{name} {getattr(preset, field.name):g}" for name, preset in PRESETS.items())
+        add("--" + field.name.replace("_", "-"), type=kind, help=f"[{', '.join(values)}]")
 
 
 def of(args):
