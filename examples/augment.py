@@ -1,7 +1,7 @@
 """Augmentation in tf.data graphs: each image's draws are functions of its own seed.
 
-Crops are TensorFlow's, everything else is made of Keras's preprocessing layers, which
-work in tf.data graphs on every backend. These draw from a state that they keep, so that
+Crops are TensorFlow's; nearly everything else is made of Keras's preprocessing layers,
+which work in tf.data graphs on every backend. These draw from a state that they keep, so that
 what an image gets would depend on what was drawn before it, on another thread perhaps;
 here they draw from `Place` instead, and a run that is resumed sees the same images.
 """

@@ -8,6 +8,7 @@ import zipfile
 
 import keras
 import numpy as np
+import report
 
 NAME = "checkpoint.npz"
 
@@ -85,10 +86,7 @@ def restore(folder, model, settings):
 
 
 def _check(path, about, settings, variables):
-    before = about["settings"]
-    different = [name for name in settings if before.get(name) != settings[name]]
-    if different:
-        listed = "; ".join(f"{n}: {before.get(n)!r} there, {settings[n]!r} now" for n in different)
+    if listed := report.different_settings(about["settings"], settings):
         raise CheckpointError(f"The checkpoint {path} is of another run ({listed}).")
     shapes = [tuple(shape) for shape in about["shapes"]]
     if len(shapes) != len(variables):

@@ -93,17 +93,21 @@ def keep_settings(folder, settings):
     path = folder / "args.json"
     if path.exists():
         before = json.loads(path.read_text())["settings"]
-        different = [k for k in settings if before.get(k) != settings[k]]
-        if different:
-            listed = "; ".join(
-                f"{k}: {before.get(k)!r} there, {settings[k]!r} now" for k in different
-            )
+        if listed := different_settings(before, settings):
             raise SettingsError(
                 f"{folder} holds runs with other settings ({listed}). "
                 "Choose another --output, or remove that folder."
             )
     folder.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps({"settings": settings, **environment()}, indent=2) + "\n")
+
+
+def different_settings(before, settings):
+    """What differs between the settings of a folder or file and those of now, as text."""
+    different = [name for name in settings if before.get(name) != settings[name]]
+    return "; ".join(
+        f"{name}: {before.get(name)!r} there, {settings[name]!r} now" for name in different
+    )
 
 
 class Runs:
