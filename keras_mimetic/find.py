@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_mimetic.layers import MimeticStateSpace
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.sites import Site, places, sublayers, trace
 from keras_mimetic.sites.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE
@@ -112,8 +113,10 @@ def check_names(structures: Any) -> tuple[str, ...]:
     return names
 
 
+# Their weights count as theirs, not as those of the layers within.
+_WHOLE = (keras.layers.MultiHeadAttention, MimeticStateSpace)
 _OF_INTEREST = (
-    keras.layers.MultiHeadAttention,
+    *_WHOLE,
     keras.layers.Dense,
     keras.layers.EinsumDense,
     *CONVOLUTIONS,
@@ -186,11 +189,11 @@ def path_of(layer: Any) -> str:
 
 
 def _owners(layers: list[Any]) -> list[tuple[str, Any]]:
-    """Each variable's path with the layer that it belongs to, its attention layer if any."""
+    """Each variable's path with the layer that it belongs to, or the whole one around it."""
     owners: dict[int, tuple[str, Any]] = {}
     for layer in layers:
         for variable in layer.variables:
             owner = owners.get(id(variable), (None, None))[1]
-            if not isinstance(owner, keras.layers.MultiHeadAttention):
+            if not isinstance(owner, _WHOLE):
                 owners[id(variable)] = (variable.path, layer)
     return list(owners.values())

@@ -17,7 +17,7 @@ from keras_mimetic.sites import Site, sublayers, values_of
 
 def initialize(
     model: Any,
-    structures: Any = ("mlp", "attention", "depthwise"),
+    structures: Any = ("mlp", "attention", "depthwise", "state_space"),
     seed: int | None = None,
     rules: Any = None,
     control: bool = False,
@@ -43,6 +43,8 @@ def initialize(
     - `"depthwise"`: depthwise convolutions. Filters are drawn as `MimeticDepthwise`
       does, with a sigma that grows over the network (`sigma_at_depth`); also those
       of `SeparableConv*D`, and of `Conv*D` with a group for each input channel.
+    - `"state_space"`: `MimeticStateSpace`, drawn as that layer does: decays, steps and
+      the input's projection.
 
     Nothing else is touched: no other bias, no normalization, no frozen layer
     (`trainable=False`).
@@ -87,7 +89,10 @@ def initialize(
             paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
             which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours;
             see `MimeticDepthwise`) and `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9`
-            (a reconstruction; see `sigma_at_depth`).
+            (a reconstruction; see `sigma_at_depth`); for "state_space" `a_log=-8`, `step=1`
+            (from accounts of the paper's recipe), `correlation=0.9` (ours) and
+            `convolution=None` (ours, or "identity"; see `MimeticStateSpace`): `None` leaves what
+            is a weight of its own, and draws the projection as Mamba-2 does.
         seed: Integer >= 0; `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` sets.
         rules: A dict from regular expressions to a structure's name or `None`,
@@ -99,7 +104,8 @@ def initialize(
             taken for self-attention and an MLP for one without a norm before it.
         control: Writes weights without structure but with the same norms
             instead, for comparisons. For kernels of "mlp" these are the same draws
-            with mean 0, scaled up; for biases independent normals.
+            with mean 0, scaled up; for biases independent normals. Decays and steps of
+            "state_space" have no such twin and become Mamba-2's own.
         dry_run: Only reports what would be written.
         force: Writes into a trained model, too. Trained is a model whose Keras
             optimizer has taken steps; weights that were loaded cannot be told

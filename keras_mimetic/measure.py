@@ -23,7 +23,7 @@ _FRESH_SEED = 0
 
 def measure(
     model: Any,
-    structures: Any = ("mlp", "attention", "depthwise"),
+    structures: Any = ("mlp", "attention", "depthwise", "state_space"),
     rules: Any = None,
     inputs: Any = None,
 ) -> Measurements:
@@ -34,7 +34,7 @@ def measure(
     and standard deviation over 10 to 100 draws of independent normals (Keras's
     uniform ones give the same). All figures are of the weights alone, no data is
     needed, and the model is left as it is. They are these; all but `noise`,
-    `identity` and sigma do not depend on the scale of the weights.
+    `identity`, sigma, decays and steps do not depend on the scale of the weights.
 
     `"mlp"`, for each of its two matrices (parts `"first"`, `"second"`):
 
@@ -75,6 +75,21 @@ def measure(
       best sigma, for noise (sigma near 0) or filters that are smooth and no more.
       Where it is higher than `quality`, they are not centred as the closed form is.
 
+    `"state_space"`, of every head (part `"decay"`):
+
+    - `a_log`, `step`: logarithm of the decay, and the step where the projection adds
+      nothing; absolute, and not compared with fresh weights;
+    - `memory`: the number of places after which 1/e of the state is left, with them;
+
+    of every group of heads (part `"state"`, the group's number as `head`):
+
+    - `correlation`: of the weights of c with those of b (their cosine);
+    - `diagonal`: of W_c W_b^T, as for "attention";
+
+    and of the convolution (part `"convolution"`):
+
+    - `present`: the part of the filters' energy that is in their last taps.
+
     Figures are NaN where they are not defined, as the mean of a matrix of zeros.
 
     Examples:
@@ -86,7 +101,8 @@ def measure(
 
     Args:
         model: A built Keras model or layer. With LoRA, the merged weights count.
-        structures: Names of structures, `"mlp"`, `"attention"`, `"depthwise"`.
+        structures: Names of structures, `"mlp"`, `"attention"`, `"depthwise"`,
+            `"state_space"`.
         rules: What the finder cannot know, as for `initialize`.
         inputs: The same.
 
@@ -101,9 +117,9 @@ def measure(
         ValueError: for a value that is not allowed; for a model that is not
             built, has no weights or is quantized.
 
-    Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention` and
-    `MimeticDepthwise`, which look at trained weights like this; the definitions
-    of these figures are ours.
+    Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention`,
+    `MimeticDepthwise` and `MimeticStateSpace`, which look at trained weights like
+    this; the definitions of these figures are ours.
     """
     if isinstance(structures, Mapping):
         raise TypeError(

@@ -81,7 +81,8 @@ class Measurements:
         left: What was not measured, each with `path`, `place`, `structure`, `reason`.
         images: By (structure, place, name), matrices to be looked at: `"query_key"`,
             W_Q W_K^T averaged over the heads, and `"value_output"`, W_V W_O summed
-            over them, of the first 64 channels; `"covariance"` of filters and, of
+            over them, of the first 64 channels; so `"state"`, W_c W_b^T of the first group
+            of state-space heads; `"covariance"` of filters and, of
             filters with one or two axes, `"variance"` by pixel.
     """
 
@@ -117,7 +118,9 @@ class Measurements:
         "attention" noise and identity of both products, where it is
         self-attention. Strengths of opposite signs cancel. Of "depthwise" the curve
         of sigma over depth, fitted to the layers that the closed form explains
-        better than it does fresh weights (by 4 deviations). A structure is left
+        better than it does fresh weights (by 4 deviations). Of "state_space" `a_log`, `step`
+        and `correlation`, and the identity for the convolution where most of its energy
+        is in the last taps. A structure is left
         out where none of its figures is there, and so are places with a note.
         """
         return copy.deepcopy({name: dict(values) for name, values in self._settings.items()})

@@ -22,10 +22,10 @@ def mimic(
     """Initializes a model with the strengths of structures measured in a trained one.
 
     These are the mean of MLPs' first matrices and their hidden bias, noise and
-    identity of the products of attention weights, and the curve of sigma over
-    depth of depthwise convolutions: `measure(trained).settings()`, which says
-    how each is read. The two models may differ in width and depth; no single
-    weight is copied. It is
+    identity of the products of attention weights, the curve of sigma over
+    depth of depthwise convolutions, and decay, step and correlation of state spaces:
+    `measure(trained).settings()`, which says how each is read. The two models may
+    differ in width and depth; no single weight is copied. It is
     `initialize(model, structures=measure(trained).settings(), ...)`.
 
     Every MLP and every head gets the same strengths, the medians. Noise and
@@ -78,8 +78,8 @@ def mimic(
     settings = measured.settings()
     if not settings:
         raise ValueError(
-            "Argument `trained` must have MLPs, self-attention or depthwise convolutions whose "
-            f"structure can be read. Received: {measured}"
+            "Argument `trained` must have MLPs, self-attention, depthwise convolutions or state "
+            f"spaces whose structure can be read. Received: {measured}"
         )
     return initialize(
         model,

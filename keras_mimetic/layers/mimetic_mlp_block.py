@@ -10,6 +10,7 @@ from keras_mimetic._checks import check_choice, check_flag, check_integer, check
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
+from keras_mimetic.layers.quantized import check_float_policy, policies_of, without_policies
 from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start, is_auto
 from keras_mimetic.structures.variance_scaling import scaled_std
 
@@ -134,7 +135,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.seed = None if seed is None else draws.check_seed(seed)
-        self._check_dtype()
+        check_float_policy(self)
 
         root = resolve_seed(self.seed)
         # Kernels of fc1 and fc2, the two dropouts, biases of fc1 and fc2.
@@ -151,20 +152,6 @@ class MimeticMLPBlock(keras.layers.Layer):
         self._dropout2: Any = None
         self._policies: dict[str, Any] = {}
         self.supports_masking = True
-
-    def _check_dtype(self) -> None:
-        policy = self.dtype_policy
-        if not keras.backend.is_float_dtype(policy.compute_dtype):
-            raise ValueError(
-                "Argument `dtype` must be a floating type or a policy that computes in one. "
-                f"Received: dtype={policy.name!r}"
-            )
-        if policy.quantization_mode is not None:
-            raise ValueError(
-                "Argument `dtype` must not be a quantized policy: build the block in a floating "
-                "type and quantize its layers, as `Model.quantize` does. "
-                f"Received: dtype={policy.name!r}"
-            )
 
     def _check_hidden_bias(self) -> None:
         if self.hidden_bias in (0, AUTO):
@@ -245,7 +232,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         return (*input_shape[:-1], output_dim)
 
     def get_config(self) -> dict[str, Any]:
-        config = {
+        return {
             **super().get_config(),
             "hidden_dim": self.hidden_dim,
             "output_dim": self.output_dim,
@@ -261,26 +248,14 @@ class MimeticMLPBlock(keras.layers.Layer):
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
             "seed": self.seed,
+            **policies_of(self, ("fc1", "fc2")),
         }
-        policies = self._policies
-        if self.built:
-            policies = {layer.name: layer.dtype_policy for layer in (self.fc1, self.fc2)}
-        quantized = {
-            name: keras.dtype_policies.serialize(policy)
-            for name, policy in policies.items()
-            if policy.quantization_mode is not None
-        }
-        return {**config, "quantized": quantized} if quantized else config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MimeticMLPBlock":
-        # A sublayer that was quantized has a policy of its own, which is no
-        # argument of the block's but must be there when it is built again.
-        quantized = config.get("quantized", {})
-        layer = super().from_config({k: v for k, v in config.items() if k != "quantized"})
-        layer._policies = {
-            name: keras.dtype_policies.get(policy) for name, policy in quantized.items()
-        }
+        config, policies = without_policies(config)
+        layer = super().from_config(config)
+        layer._policies = policies
         return layer
 
     def _strengths(self) -> tuple[float, float]:

@@ -8,8 +8,14 @@ finder of `sites/` knows the places where it goes, a file there too.
 from keras_mimetic.registry.attention import ATTENTION
 from keras_mimetic.registry.depthwise import DEPTHWISE
 from keras_mimetic.registry.mlp import MLP
+from keras_mimetic.registry.state_space import STATE_SPACE
 from keras_mimetic.registry.structure import Structure
 
-STRUCTURES: dict[str, Structure] = {"mlp": MLP, "attention": ATTENTION, "depthwise": DEPTHWISE}
+STRUCTURES: dict[str, Structure] = {
+    "mlp": MLP,
+    "attention": ATTENTION,
+    "depthwise": DEPTHWISE,
+    "state_space": STATE_SPACE,
+}
 
 __all__ = ["STRUCTURES", "Structure"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_mimetic.layers.mimetic_state_space import MimeticStateSpace
 from keras_mimetic.sites.arguments import arguments_of
 from keras_mimetic.sites.untouched import sublayers, untouched
 
@@ -201,6 +202,7 @@ _PLAIN = (
     keras.layers.GroupNormalization,
     keras.layers.Dropout,
     keras.layers.InputLayer,
+    MimeticStateSpace,
 )
 
 

@@ -1,0 +1,367 @@
+"""What a selective state space costs, against the length of the sequence: time and memory.
+
+    KERAS_BACKEND=torch python benchmarks/state_space.py --output lengths.csv --picture lengths.png
+    KERAS_BACKEND=jax python benchmarks/state_space.py --part time --lengths 256 1024 4096
+
+Of `MimeticStateSpace`, forward and a training step: the gradients of the mean square of the
+outputs. It stands beside the recurrence as it is written, `layer.step` place by place,
+and on torch beside `Mamba2Mixer` of Hugging Face's transformers (its PyTorch code, unless its
+kernels for GPUs are installed) in each of the chunk sizes asked for, of which tables and
+picture have the better. All have the same weights, and outputs that are equal to 1e-4, which
+is checked first. JAX and TensorFlow compile.
+
+Prints a Markdown table a part for this backend. Times are medians of the wall clock, ratios
+the median of ours / beside over rounds that alternate between the two, with its 95 % interval.
+Memory is what the first call adds to the peak of a fresh process; on JAX and TensorFlow
+this call compiles too, and what a GPU has is not in it. Let nothing else use the machine.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import gc
+import itertools
+import pathlib
+import statistics
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+from keras import ops
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+
+from options import positive
+from report import environment, write_rows
+from speed import wait
+from state_space_layers import (
+    FORWARD,
+    GROUPS,
+    KINDS,
+    OURS,
+    TRANSFORMERS,
+    functions,
+    is_run,
+    layers,
+)
+from timing import header, median_interval, rounds, seconds
+
+PARTS = TIME, MEMORY = ("time", "memory")
+# Below, what does not grow with the length hides what does.
+SHORTEST_FITTED = 1024
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = functools.partial(parser.add_argument, type=positive(int))
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="[both]")
+    others = GROUPS[1:]
+    parser.add_argument("--beside", nargs="*", choices=others, default=others, help="[both]")
+    lengths = [2**power for power in range(8, 14)]
+    add("--lengths", nargs="+", default=lengths, help="of the sequence %(default)s")
+    for name, default, what in (
+        ("width", 256, "channels of the input"),
+        ("state-dim", 64, "channels of b and c"),
+        ("head-dim", 64, "channels of x in each head"),
+        ("batch", 1, "sequences"),
+        ("repeats", 11, "rounds of each comparison"),
+    ):
+        add(f"--{name}", default=default, help=f"{what} [%(default)s]")
+    add("--their-chunks", nargs="+", default=[64, 256], help="of transformers %(default)s")
+    add("--output", type=pathlib.Path, help="FILE.csv for every figure")
+    add("--picture", type=pathlib.Path, help="FILE.png")
+    # What a fresh process is asked for: the memory of this layer, kind and length.
+    add("--memory", type=str, nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    if args.memory:
+        print(memory_here(*args.memory, args))
+        return
+    names, note = layers(args)
+    sizes = f"width {args.width}, state_dim {args.state_dim}, head_dim {args.head_dim}"
+    title = header(f"State space, {sizes}, batch {args.batch}, {note}")
+    print(title)
+
+    cases = itertools.product(names, KINDS, args.lengths)
+    results = [Result(*case) for case in cases if is_run(*case)]
+    for part in args.part:
+        measure, columns, cells = {
+            TIME: (add_times, TIME_COLUMNS, time_cells),
+            MEMORY: (add_memory, MEMORY_COLUMNS, memory_cells),
+        }[part]
+        print(table_head(columns))
+        for length in args.lengths:
+            measure([result for result in results if result.length == length], args)
+            print(table_row(length, cells(results, length, args)), flush=True)
+        print(f"\n{growth(results, part)}\n", flush=True)
+
+    if args.output:
+        write_rows(args.output, [result.row() for result in results])
+    if args.picture:
+        draw(args.picture, results, args.part, title.strip())
+
+
+@dataclasses.dataclass
+class Result:
+    """Of one layer, kind and length: seconds of each round, of ours in the same rounds, MiB."""
+
+    layer: str
+    kind: str
+    length: int
+    seconds: list[float] | None = None
+    ours: list[float] | None = None
+    mib: float | None = None
+
+    @property
+    def time(self):
+        return statistics.median(self.seconds)
+
+    @property
+    def ratios(self):
+        return [a / b for a, b in zip(self.ours, self.seconds, strict=True)]
+
+    def row(self):
+        """For the CSV file."""
+        row = dict.fromkeys(("layer", "kind", "length", "seconds", "ratio", "low", "high", "mib"))
+        row.update(layer=self.layer, kind=self.kind, length=self.length, mib=self.mib)
+        if self.seconds:
+            row["seconds"] = self.time
+        if self.ours:
+            row["ratio"] = statistics.median(self.ratios)
+            row["low"], row["high"] = median_interval(self.ratios) or (None, None)
+        # Of each round.
+        row["all_seconds"] = " ".join(f"{value:.6g}" for value in self.seconds or ())
+        row["all_seconds_of_ours"] = " ".join(f"{value:.6g}" for value in self.ours or ())
+        return {**row, **environment()}
+
+
+def inputs(length, args):
+    values = np.random.default_rng(0).normal(size=(args.batch, length, args.width))
+    return ops.convert_to_tensor(values.astype("float32"))
+
+
+# Time.
+
+
+def add_times(results, args):
+    """Adds the times of results of one length."""
+    x = inputs(results[0].length, args)
+    made = {result.layer: functions(result.layer, args) for result in results}
+    check_equal(made, x)
+    for kind in KINDS:
+        ours, *others = (result for result in results if result.kind == kind)
+        call = functools.partial(to_the_end, made[OURS][kind], x)
+        for other in others:
+            theirs = functools.partial(to_the_end, made[other.layer][kind], x)
+            other.ours, other.seconds = rounds(call, theirs, args.repeats)
+        if others:
+            ours.seconds = [value for other in others for value in other.ours]
+        else:
+            ours.seconds, _ = rounds(call, bool, args.repeats)
+
+
+def to_the_end(function, x):
+    for tensor in keras.tree.flatten(function(x)):
+        wait(tensor)
+
+
+def check_equal(made, x):
+    """Whether all outputs are those of ours."""
+
+    def outputs(name):
+        values = made[name][FORWARD](x)
+        if isinstance(values, list):
+            return np.stack([ops.convert_to_numpy(value) for value in values], axis=1)
+        return ops.convert_to_numpy(values)
+
+    ours = outputs(OURS)
+    for name in made:
+        np.testing.assert_allclose(outputs(name), ours, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+# Memory.
+
+
+def add_memory(results, args):
+    """Adds the memory of each result, two processes at a time."""
+
+    def in_fresh_process(result):
+        options = ("width", "state_dim", "head_dim", "batch")
+        sizes = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in options]
+        memory = ("--memory", result.layer, result.kind, str(result.length))
+        command = [sys.executable, __file__, *sizes, *memory]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        if finished.returncode:
+            raise RuntimeError(finished.stderr)
+        return float(finished.stdout.split()[-1])
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for result, mib in zip(results, pool.map(in_fresh_process, results), strict=True):
+            result.mib = mib
+
+
+def memory_here(name, kind, length, args):
+    """MiB that a call adds to the peak of this process."""
+    function = functions(name, args)[kind]
+    # What is loaded and allocated once, whatever the length.
+    to_the_end(function, inputs(8, args))
+    x = inputs(int(length), args)
+    gc.collect()
+    before = peak(forget=True)
+    to_the_end(function, x)
+    return peak() - before
+
+
+def peak(forget=False):
+    """The largest resident set of this process so far, in MiB, or its present one.
+
+    On Linux not `ru_maxrss`, which begins with the peak of the process that started this one,
+    here often larger, and cannot forget the peak of the imports.
+    """
+    process = pathlib.Path("/proc/self")
+    if forget:
+        with contextlib.suppress(OSError):
+            (process / "clear_refs").write_text("5")
+    with contextlib.suppress(OSError):
+        for line in (process / "status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / 2 ** (20 if sys.platform == "darwin" else 10)
+
+
+# Tables.
+
+TIME_COLUMNS = (
+    *("length", *(f"ours, {kind}" for kind in KINDS)),
+    *(f"µs a token, {kind}" for kind in KINDS),
+    *(f"ratio to {group}, {kind}" for group in GROUPS[1:] for kind in KINDS),
+)
+MEMORY_COLUMNS = ("length", *(f"{group}, {kind}, MiB" for group in GROUPS for kind in KINDS))
+
+
+def table_head(columns):
+    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+
+
+def table_row(length, cells):
+    return f"| {' | '.join((str(length), *cells))} |"
+
+
+def time_cells(results, length, args):
+    ours = [best(results, OURS, kind, length, TIME).time for kind in KINDS]
+    yield from map(seconds, ours)
+    yield from (f"{1e6 * value / (args.batch * length):.3g}" for value in ours)
+    for group in GROUPS[1:]:
+        for kind in KINDS:
+            yield ratio_cell(best(results, group, kind, length, TIME))
+
+
+def ratio_cell(result):
+    if result is None:
+        return ""
+    cell = f"{statistics.median(result.ratios):.3f}"
+    if bounds := median_interval(result.ratios):
+        cell += " ({:.3f} to {:.3f})".format(*bounds)
+    if result.layer.startswith(TRANSFORMERS):
+        cell += f", chunks of {result.layer.split()[-1]}"
+    return cell
+
+
+def memory_cells(results, length, args):
+    for group in GROUPS:
+        for kind in KINDS:
+            result = best(results, group, kind, length, MEMORY)
+            yield "" if result is None else f"{result.mib:.1f}"
+
+
+def best(results, group, kind, length, part):
+    """The result of a group, of its better chunk size if it has several; `None` if none was run."""
+    found = [
+        result
+        for result in results
+        if (result.layer.split()[0], result.kind, result.length) == (group, kind, length)
+    ]
+    if part == MEMORY:
+        return min(found, key=lambda result: result.mib, default=None)
+    if group == OURS:
+        return found[0]
+    # By the ratio, since each was timed in other rounds.
+    return max(found, key=lambda result: statistics.median(result.ratios), default=None)
+
+
+def curve(results, group, kind, part):
+    """Lengths, and medians of seconds or MiB."""
+    lengths = sorted({result.length for result in results})
+    found = [best(results, group, kind, length, part) for length in lengths]
+    found = [result for result in found if result is not None]
+    values = [result.time if part == TIME else result.mib for result in found]
+    return [result.length for result in found], values
+
+
+def growth(results, part):
+    """A line that says with which power of the length ours grows."""
+    powers = []
+    for kind in KINDS:
+        lengths, value = exponent(*curve(results, OURS, kind, part))
+        shown = "not fitted" if value is None else f"{value:.2f}"
+        powers.append(f"{kind} {shown}")
+    over = f"{lengths[0]} to {lengths[-1]}"
+    return f"Exponent of the {part} of ours over lengths {over} (1 is linear): {', '.join(powers)}."
+
+
+def exponent(lengths, values):
+    """The lengths that are fitted, all if not two are long, and their least-squares slope."""
+    pairs = list(zip(lengths, values, strict=True))
+    long = [pair for pair in pairs if pair[0] >= SHORTEST_FITTED]
+    fitted, values = zip(*(long if len(long) > 1 else pairs), strict=True)
+    if len(fitted) < 2 or min(values) <= 0:
+        return fitted, None
+    return fitted, float(np.polyfit(np.log(fitted), np.log(values), 1)[0])
+
+
+# Picture.
+
+
+def draw(path, results, parts, title):
+    """Time and memory against the length, a line a layer and kind."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(parts), figsize=(5 * len(parts), 4.4), squeeze=False)
+    for axis, part in zip(axes[0], parts, strict=True):
+        for color, group in enumerate(GROUPS):
+            for kind, line in zip(KINDS, ("o--", "o-"), strict=True):
+                lengths, values = curve(results, group, kind, part)
+                if lengths:
+                    style = {"color": f"C{color}", "markersize": 3, "label": f"{group}, {kind}"}
+                    axis.plot(lengths, values, line, **style)
+        ticks = sorted({result.length for result in results})
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        label = {TIME: "seconds", MEMORY: "MiB"}[part]
+        axis.set(title=part, xlabel="length", ylabel=label, xticks=ticks)
+        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.suptitle(textwrap.fill(title, 80 * len(parts)), fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Teaches small state-space networks to recall, from different initial weights.
+
+    python examples/recall.py                         # both tasks, CPU, some 12 minutes
+    python examples/recall.py --task recall --init mamba2 decay mimetic recipe
+    KERAS_BACKEND=jax python examples/recall.py --length 32 --width 128 --epochs 40
+
+"mamba2" is that layer's own start, "mimetic" that of `MimeticStateSpace`, "recipe" that with the
+identity for the convolution, and the others are single parts. How well the first does depends much
+on the learning rate, so that all are given the same rates and each is judged at its best
+one, chosen on validation sequences. Comparisons are paired: for one seed all have the same
+sequences and every weight that they do not replace.
+"""
+
+import argparse
+import functools
+import itertools
+import statistics
+import sys
+import time
+
+import keras
+import options
+import report
+from recall_tasks import TASKS, Training, make
+
+from keras_mimetic.draws import subseed
+from keras_mimetic.layers import MimeticStateSpace
+from keras_mimetic.structures.state_space import A_LOG, CORRELATION, STEP
+
+# Arguments of the layer: `None` is Mamba-2's own.
+_OWN = {"a_log": None, "step": None, "correlation": None, "convolution": None}
+_DECAY = {"a_log": A_LOG, "step": STEP}
+INITS = {
+    "mamba2": _OWN,
+    "decay": {**_OWN, **_DECAY},
+    "correlation": {**_OWN, "correlation": CORRELATION},
+    "convolution": {**_OWN, "convolution": "identity"},
+    "mimetic": {},
+    "recipe": {**_DECAY, "correlation": CORRELATION, "convolution": "identity"},
+}
+# Of sequences that are judged: validation chooses the rate, test is reported.
+_VALIDATION, _TEST, _COUNT = 1, 2, 512
+SETTINGS = ("length", "width", "depth", "state_dim", "epochs", "steps", "batch_size")
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = functools.partial(parser.add_argument, metavar="")
+    whole = options.positive(int)
+    tasks = f"{' and '.join(TASKS)} (see recall_tasks.py) [both]"
+    add("--task", nargs="+", choices=TASKS, default=list(TASKS), help=tasks)
+    inits = f"{', '.join(INITS)} [mamba2 mimetic]; differences are to the first"
+    add("--init", nargs="+", choices=INITS, default=["mamba2", "mimetic"], help=inits)
+    add("--seeds", type=whole, default=5, help="paired seeds, from 0 [%(default)s]")
+    rates = [1e-3, 3e-3, 1e-2]
+    add(
+        "--learning-rate",
+        nargs="+",
+        type=options.positive(float),
+        default=rates,
+        help="peak rates, for each init the same %(default)s",
+    )
+    add("--length", type=whole, default=16, help="the longest in training [%(default)s]")
+    for name, default in (("width", 64), ("depth", 2), ("state-dim", 32)):
+        add(f"--{name}", type=whole, default=default, help="of the network [%(default)s]")
+    add("--epochs", type=whole, default=10, help="[%(default)s]")
+    add("--steps", type=whole, default=30, help="batches an epoch [%(default)s]")
+    add("--batch-size", type=whole, default=32, help="[%(default)s]")
+    options.add_computation(add)
+    add("--output", help="folder for the results [results/recall-BACKEND]")
+    args = parser.parse_args(argv)
+    for name in ("task", "init", "learning_rate"):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    for task in args.task:
+        if 2 * args.length > TASKS[task][2]:
+            parser.error(
+                f"argument --length: twice it must be {TASKS[task][2]} or less for {task}, "
+                f"not {2 * args.length}"
+            )
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    settings = {name: getattr(args, name) for name in (*SETTINGS, "mixed_precision", "jit")}
+    settings["backend"] = keras.backend.backend()
+    output = args.output or f"results/recall-{settings['backend']}"
+    runs = report.Runs(output, settings, columns=("twice_accuracy",))
+    options.set_precision(args)
+    todo = list(itertools.product(args.task, range(args.seeds), args.learning_rate, args.init))
+    for number, (task, seed, rate, init) in enumerate(todo, start=1):
+        key = dict(zip(report.KEY, (task, init, rate, seed), strict=True))
+        label = f"[{number}/{len(todo)}] {task}, init {init}, rate {rate:g}, seed {seed}"
+        if runs.find(**key):
+            print(f"{label}: done before")
+            continue
+        results = train(task, init, rate, seed, args)
+        runs.add({**key, **results, **report.environment()})
+        print(f"{label}: {100 * results['test_accuracy']:.1f} %", flush=True)
+    title = (
+        f"trained on lengths to {args.length}, {args.epochs * args.steps} steps of "
+        f"{args.batch_size}, width {args.width}, depth {args.depth}; {report.where(runs.rows)}"
+    )
+    print("\n" + table(runs, args, title))
+    print(f"Runs, table and settings: {runs.folder}/\nPicture: {picture(runs, args, title)}")
+
+
+def build(task, init, seed, args):
+    """Token by token the answer: embedding, state spaces with residuals, a projection."""
+    keras.utils.set_random_seed(seed)
+    tokens = keras.Input((None,), dtype="int32")
+    count = TASKS[task][1]
+    x = keras.layers.Embedding(count, args.width)(tokens)
+    for number in range(args.depth):
+        mixed = MimeticStateSpace(
+            args.state_dim, head_dim=args.width // 2, seed=subseed(seed, number), **INITS[init]
+        )(keras.layers.RMSNormalization()(x))
+        x = keras.layers.Add()((x, mixed))
+    logits = keras.layers.Dense(count)(keras.layers.RMSNormalization()(x))
+    return keras.Model(tokens, logits)
+
+
+def train(task, init, rate, seed, args):
+    """One run: the results' columns of its row."""
+    model = build(task, init, seed, args)
+    updates = args.epochs * args.steps
+    rising = {"warmup_target": rate, "warmup_steps": max(1, updates // 10)}
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, updates - updates // 10, **rising)
+    model.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=0.01, global_clipnorm=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=["accuracy"],
+        jit_compile=options.JIT[args.jit],
+    )
+    start = time.perf_counter()
+    history = model.fit(
+        Training(task, args.length, args.batch_size, args.steps, seed),
+        validation_data=make(task, args.length, _COUNT, _VALIDATION),
+        validation_batch_size=128,
+        epochs=args.epochs,
+        verbose=0,
+    ).history["val_accuracy"]
+    seconds = time.perf_counter() - start
+    accuracy, twice = (evaluate(model, task, part * args.length) for part in (1, 2))
+    keras.backend.clear_session()
+    return {
+        "validation_accuracy": history[-1],
+        "test_accuracy": accuracy,
+        "twice_accuracy": twice,
+        "seconds": round(seconds, 2),
+        "curve": " ".join(f"{value:.4f}" for value in history),
+    }
+
+
+def evaluate(model, task, length):
+    """Part of what had to be recalled that was."""
+    tokens, answers, weights = make(task, length, _COUNT, _TEST)
+    is_right = model.predict(tokens, batch_size=128, verbose=0).argmax(-1) == answers
+    return float((is_right * weights).sum() / weights.sum())
+
+
+def accuracies(runs, task, init, rate, seeds, column):
+    """In percent, by seed."""
+    rows = runs.find(model=task, init=init, learning_rate=rate)
+    by_seed = {row["seed"]: 100 * float(row[column]) for row in rows}
+    return [by_seed[seed] for seed in seeds]
+
+
+_LENGTHS = {"test_accuracy": 1, "twice_accuracy": 2}
+
+
+def table(runs, args, title):
+    """Accuracy at the longest length and at twice that, each init at its best rate."""
+    first, seeds = args.init[0], range(args.seeds)
+    heads = [
+        f"length {part * args.length}: accuracy %, mean ± SD | difference to {first} [95 %]"
+        for part in _LENGTHS.values()
+    ]
+    lines = [title, "", f"| task | init | best rate | {' | '.join(heads)} | n |"]
+    lines.append("|---" * 8 + "|")
+    for task, init in itertools.product(args.task, args.init):
+        rate, base = (
+            report.best_rate(runs, task, which, args.learning_rate, seeds)
+            for which in (init, first)
+        )
+        cells = [task, init, f"{rate:g}"]
+        for column in _LENGTHS:
+            values = accuracies(runs, task, init, rate, seeds, column)
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.1f}{spread}")
+            others = accuracies(runs, task, first, base, seeds, column)
+            cells.append("" if init == first else report.difference(values, others))
+        lines.append(f"| {' | '.join((*cells, str(args.seeds)))} |")
+    text = "\n".join(lines) + "\n"
+    report.write(runs.folder / "table.md", text)
+    return text
+
+
+def picture(runs, args, title):
+    """Accuracy by learning rate: dots for seeds, lines for their mean."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(args.task), figsize=(5 * len(args.task), 4.2), squeeze=False)
+    seeds, rates = range(args.seeds), sorted(args.learning_rate)
+    for axis, task in zip(axes[0], args.task, strict=True):
+        for (number, init), (column, part) in itertools.product(
+            enumerate(args.init), _LENGTHS.items()
+        ):
+            values = [accuracies(runs, task, init, rate, seeds, column) for rate in rates]
+            label, line = f"{init}, length {part * args.length}", "--" if part > 1 else "-"
+            means = [statistics.fmean(of_rate) for of_rate in values]
+            axis.plot(rates, means, line, color=f"C{number}", label=label)
+            if part == 1:
+                for rate, of_rate in zip(rates, values, strict=True):
+                    axis.plot([rate] * len(of_rate), of_rate, ".", color=f"C{number}", alpha=0.5)
+        axis.set(title=task, xscale="log", xlabel="learning rate", ylabel="accuracy %")
+        axis.set_ylim(0, 102)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, fontsize=8)
+    figure.suptitle(title.replace("; ", "\n"), fontsize=8)
+    figure.tight_layout()
+    path = runs.folder / "rates.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except report.SettingsError as error:
+        sys.exit(f"recall.py: {error}")

@@ -1,0 +1,162 @@
+"""The recurrence of a selective state space, all places at once or one by one.
+
+    H_t = exp(decay step_t) H_(t-1) + step_t x_t b_t^T        y_t = H_t c_t
+
+for each head, H a matrix (head_dim, state_dim), `decay` < 0. Heads come in groups
+that share b and c. Arguments of both functions are all of one floating type.
+
+Reference:
+
+- Dao and Gu, 2024, "Transformers are SSMs" (arXiv:2405.21060): the form in chunks.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+# Logarithms of what is left that are as good as none. Sums of larger ones would lose
+# the digits of the small ones after them; of these a chunk of 64 loses the fifth at most.
+_FORGOTTEN = {"float32": -20.0, "float64": -45.0}
+
+
+def scan_in_chunks(
+    x: Any, step: Any, decay: Any, b: Any, c: Any, state: Any, chunk: int
+) -> tuple[Any, Any]:
+    """All places at once, in time and memory linear in the length.
+
+    Within a chunk it is a product with a matrix (chunk, chunk), as in attention;
+    from chunk to chunk the state is handed on.
+
+    Args:
+        x: Of shape (batch, length, heads, head_dim).
+        step: (batch, length, heads), >= 0; where it is 0, the state stays as it is.
+        decay: (heads,), < 0.
+        b: (batch, length, groups, state_dim).
+        c: The same.
+        state: H before the first place, (batch, heads, head_dim, state_dim).
+        chunk: Places a chunk.
+
+    Returns:
+        y, of the shape of x, and H after the last place.
+    """
+    batch, length, heads, head_dim = ops.shape(x)
+    groups, state_dim = b.shape[-2:]
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    in_group = heads // groups
+    count = -(-length // chunk)
+    if isinstance(length, int):
+        # One, if there is no place at all; and none longer than the sequence.
+        count, chunk = max(1, count), min(chunk, max(1, length))
+    # What fills up the last chunk has steps of 0, which change no state.
+    missing = count * chunk - length
+
+    def chunked(values: Any, *shape: int) -> Any:
+        return ops.reshape(_filled(values, missing), (batch, count, chunk, groups, *shape))
+
+    # (batch, count, groups, chunk, in_group, head_dim): what each place writes.
+    writes = chunked(x * step[..., None], in_group, head_dim)
+    writes = ops.transpose(writes, (0, 1, 3, 2, 4, 5))
+    b, c = (ops.transpose(chunked(z, state_dim), (0, 1, 3, 2, 4)) for z in (b, c))
+    # (batch, count, groups, in_group, chunk): logarithm of what is left since the
+    # chunk's beginning.
+    left = chunked(ops.maximum(step * decay, _FORGOTTEN[dtype]), in_group)
+    left = ops.cumsum(ops.transpose(left, (0, 1, 3, 4, 2)), axis=-1)
+
+    # Within chunks: (..., in_group, chunk, chunk) weights of places for later ones.
+    place = ops.arange(chunk)
+    is_later = place[:, None] >= place[None, :]
+    decays = ops.exp(ops.where(is_later, left[..., :, None] - left[..., None, :], -float("inf")))
+    alike = ops.matmul(c, ops.swapaxes(b, -1, -2))
+    within = ops.matmul(
+        ops.expand_dims(alike, 3) * decays, ops.transpose(writes, (0, 1, 2, 4, 3, 5))
+    )
+
+    # What each chunk adds to the state, (batch, count, groups, in_group head_dim, state_dim).
+    until_end = ops.swapaxes(ops.exp(left[..., -1:] - left), -1, -2)
+    flat = (batch, count, groups, chunk, in_group * head_dim)
+    adds = ops.matmul(ops.swapaxes(ops.reshape(writes * until_end[..., None], flat), -1, -2), b)
+    adds = ops.reshape(adds, (batch, count, heads, head_dim, state_dim))
+    at_end = ops.reshape(left[..., -1], (batch, count, heads, 1, 1))
+    before, state = _hand_on(adds, at_end, state)
+
+    # What the state before a chunk gives to its places.
+    before = ops.reshape(before, (batch, count, groups, in_group * head_dim, state_dim))
+    across = ops.matmul(c, ops.swapaxes(before, -1, -2))
+    across = ops.reshape(across, (batch, count, groups, chunk, in_group, head_dim))
+    across = across * ops.swapaxes(ops.exp(left), -1, -2)[..., None]
+
+    y = ops.transpose(within, (0, 1, 4, 2, 3, 5)) + ops.transpose(across, (0, 1, 3, 2, 4, 5))
+    y = ops.reshape(y, (batch, count * chunk, heads, head_dim))
+    return y[:, :length], state
+
+
+def _hand_on(adds: Any, left: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
+    """The state before each chunk, and after the last: by halves, pairs of chunks as one.
+
+    Not by Keras's scans: on torch the gradient of `scan` takes a time that grows with the
+    square of the number of chunks, and on TensorFlow XLA does not compile all of either.
+
+    Args:
+        adds: What each chunk adds, (batch, count, heads, head_dim, state_dim).
+        left: Logarithm of what it leaves, (batch, count, heads, 1, 1).
+        state: Before the first.
+        halvings: Done before.
+    """
+    batch, count = ops.shape(adds)[:2]
+    if isinstance(count, int):
+        if count == 1:
+            return state[:, None], state * ops.exp(left[:, 0]) + adds[:, 0]
+    elif halvings == _HALVINGS:
+        return _hand_on_at_once(adds, left, state)
+    half = (count + 1) // 2
+    # One more, if their number is odd, that leaves all and adds nothing.
+    pairs = (
+        ops.reshape(_filled(z, count % 2), (batch, half, 2, *z.shape[2:])) for z in (adds, left)
+    )
+    (add1, add2), (left1, left2) = (ops.unstack(z, 2, axis=2) for z in pairs)
+    added = add1 * ops.exp(left2) + add2
+    before, state = _hand_on(added, left1 + left2, state, halvings + 1)
+    between = before * ops.exp(left1) + add1
+    both = ops.reshape(ops.stack((before, between), axis=2), (batch, 2 * half, *adds.shape[2:]))
+    return both[:, :count], state
+
+
+# Where their number is not known, as in TensorFlow's graphs, it cannot be halved to 1.
+# After so many halvings there are few enough, up to sequences of some 100,000 places.
+_HALVINGS = 4
+
+
+def _hand_on_at_once(adds: Any, left: Any, state: Any) -> tuple[Any, Any]:
+    """The same by a matrix (count, count)."""
+    batch, count = ops.shape(adds)[:2]
+    heads, *matrix = adds.shape[2:]
+    # The state before one more is that after the last.
+    adds, left = _filled(adds, 1), _filled(left, 1)
+    left = ops.transpose(left[..., 0, 0], (0, 2, 1))
+    after = ops.cumsum(left, axis=-1)
+    place = ops.arange(count + 1)
+    is_later = place[:, None] > place[None, :]
+    between = (after - left)[..., :, None] - after[..., None, :]
+    decays = ops.exp(ops.where(is_later, between, -float("inf")))
+    flat = ops.reshape(ops.transpose(adds, (0, 2, 1, 3, 4)), (batch, heads, count + 1, -1))
+    states = ops.reshape(ops.matmul(decays, flat), (batch, heads, count + 1, *matrix))
+    states = states + ops.exp(after - left)[..., None, None] * state[:, :, None]
+    states = ops.transpose(states, (0, 2, 1, 3, 4))
+    return states[:, :count], states[:, count]
+
+
+def _filled(values: Any, missing: Any) -> Any:
+    """With so many zeros at the end of the second axis."""
+    if isinstance(missing, int) and not missing:
+        return values
+    return ops.pad(values, [[0, missing if axis == 1 else 0] for axis in range(len(values.shape))])
+
+
+def scan_one(x: Any, step: Any, decay: Any, b: Any, c: Any, state: Any) -> tuple[Any, Any]:
+    """The next place: arguments of `scan_in_chunks` without their axis of length."""
+    in_group = x.shape[-2] // b.shape[-2]
+    b, c = (ops.repeat(z, in_group, axis=-2)[..., None, :] for z in (b, c))
+    keeps = ops.exp(step * decay)[..., None, None]
+    state = state * keeps + (x * step[..., None])[..., None] * b
+    return ops.sum(state * c, axis=-1), state
