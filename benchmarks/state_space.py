@@ -23,6 +23,7 @@ import dataclasses
 import functools
 import gc
 import itertools
+import os
 import pathlib
 import statistics
 import subprocess
@@ -193,13 +194,16 @@ def check_equal(made, x):
 
 def add_memory(results, args):
     """Adds the memory of each result, two processes at a time."""
+    # glibc gives back at once what is larger. By default it keeps much, and other blocks in each
+    # run: the naive training step took twice as much in some runs as in others.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
 
     def in_fresh_process(result):
         options = ("width", "state_dim", "head_dim", "batch")
         sizes = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in options]
         memory = ("--memory", result.layer, result.kind, str(result.length))
         command = [sys.executable, __file__, *sizes, *memory]
-        finished = subprocess.run(command, capture_output=True, text=True)
+        finished = subprocess.run(command, env=env, capture_output=True, text=True)
         if finished.returncode:
             raise RuntimeError(finished.stderr)
         return float(finished.stdout.split()[-1])

@@ -205,7 +205,9 @@ def picture(runs, args, title):
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(args.task), figsize=(5 * len(args.task), 4.2), squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(args.task), figsize=(5 * len(args.task), 4.4), squeeze=False, layout="constrained"
+    )
     seeds, rates = range(args.seeds), sorted(args.learning_rate)
     for axis, task in zip(axes[0], args.task, strict=True):
         for (number, init), (column, part) in itertools.product(
@@ -219,11 +221,13 @@ def picture(runs, args, title):
                 for rate, of_rate in zip(rates, values, strict=True):
                     axis.plot([rate] * len(of_rate), of_rate, ".", color=f"C{number}", alpha=0.5)
         axis.set(title=task, xscale="log", xlabel="learning rate", ylabel="accuracy %")
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axis.set_xticks([], minor=True)
         axis.set_ylim(0, 102)
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.suptitle(title.replace("; ", "\n"), fontsize=8)
-    figure.tight_layout()
     path = runs.folder / "rates.png"
     figure.savefig(path, dpi=120)
     plt.close(figure)

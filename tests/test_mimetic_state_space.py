@@ -161,7 +161,6 @@ def float32_policy():
     [
         ({}, 8),
         ({**OWN, "num_groups": 2, "use_bias": True, "chunk_size": 2}, 10),
-        ({"expand": 1, "conv_width": 1, "chunk_size": 1}, 8),
     ],
 )
 def test_keras_layer_test(arguments, weights):
@@ -241,15 +240,14 @@ def test_layer_is_what_its_docstring_says(start, length):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"num_groups": 2, "use_bias": True},
-        {"conv_width": 1, "chunk_size": 1},
+        {"num_groups": 2, "use_bias": True, "conv_width": 1, "chunk_size": 1},
         {"conv_width": 7, "expand": 1, "head_dim": 16},
         {"state_dim": 1, "head_dim": 1, "num_groups": 16},
     ],
 )
 def test_settings_are_what_its_docstring_says(arguments):
     layer = stirred(**{**OWN, "chunk_size": 4, **arguments})
-    x = data(2, 10, WIDTH)
+    x = data(2, 5, WIDTH)
     outputs, state = layer(x, return_state=True)
     expected, after = by_hand(layer, x)
     close(outputs, expected)
@@ -293,26 +291,30 @@ class PlaceByPlace(keras.layers.Layer):
         return by_steps(self.layer, inputs)[0]
 
 
-@starts
-def test_gradients_are_those_of_the_steps(start):
-    def moved(layer, wrap):
+def test_gradients_are_those_of_the_steps():
+    def gradients(layer, wrap):
         # A Dense layer in front: its kernel gets what goes back to the inputs.
         front = keras.layers.Dense(WIDTH, kernel_initializer="identity")
         model = keras.Sequential([keras.Input((5, WIDTH)), front, wrap(layer)])
         model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=BACKEND == "tensorflow")
         weights = (*front.weights, *layer.weights)
-        before = [array(weight) for weight in weights]
-        model.train_on_batch(data(2, 5, WIDTH), data(2, 5, WIDTH, seed=1))
-        return [array(weight) - old for weight, old in zip(weights, before, strict=True)]
+        for start in STARTS.values():
+            moved = stirred(**settings, **start)
+            before = [np.eye(WIDTH), np.zeros(WIDTH), *map(array, moved.weights)]
+            for weight, value in zip(weights, before, strict=True):
+                weight.assign(value)
+            model.train_on_batch(data(2, 5, WIDTH), data(2, 5, WIDTH, seed=1))
+            yield [array(weight) - old for weight, old in zip(weights, before, strict=True)]
 
-    settings = {"num_groups": 2, "use_bias": True, **STARTS[start]}
-    expected = moved(stirred(**settings), PlaceByPlace)
-    assert all(np.isfinite(gradient).all() for gradient in expected)
+    settings = {"num_groups": 2, "use_bias": True}
+    expected = list(gradients(built(**settings), PlaceByPlace))
+    assert all(np.isfinite(gradient).all() for start in expected for gradient in start)
     for chunk in (2, 64):
-        found = moved(stirred(chunk_size=chunk, **settings), lambda layer: layer)
+        found = gradients(built(chunk_size=chunk, **settings), lambda layer: layer)
         for mine, theirs in zip(found, expected, strict=True):
-            # Rounding of the weights that were moved, besides.
-            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-4 * abs(theirs).max() + 1e-6)
+            for a, b in zip(mine, theirs, strict=True):
+                # Rounding of the weights that were moved, besides.
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * abs(b).max() + 1e-6)
 
 
 @starts
@@ -331,8 +333,9 @@ def test_is_causal(start):
 # States.
 
 
-@starts
-@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize(
+    ("start", "trace"), [*((start, False) for start in STARTS), ("mimetic", True)]
+)
 def test_steps_are_the_call(start, trace):
     layer = stirred(chunk_size=4, **STARTS[start])
     x = data(2, 5, WIDTH)
@@ -776,6 +779,15 @@ def test_every_argument_is_in_the_config(arguments):
     config = MimeticStateSpace(**arguments).get_config()
     assert set(config) - set(arguments) == {"name", "trainable", "dtype"}
     assert {name: config[name] for name in arguments} == arguments
+
+
+def test_defaults():
+    config = MimeticStateSpace().get_config()
+    assert {name: config[name] for name in MIMETIC} == {**MIMETIC, "convolution": None}
+    numbers = ("state_dim", "head_dim", "expand", "num_groups", "conv_width", "chunk_size")
+    assert [config[name] for name in numbers] == [128, 64, 2, 1, 4, 64]
+    assert config["use_bias"] is False
+    assert config["seed"] is None
 
 
 def test_ways_of_use():

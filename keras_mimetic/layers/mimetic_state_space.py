@@ -37,10 +37,10 @@ class MimeticStateSpace(keras.layers.Layer):
     length; `step` makes place after place, at a cost that does not grow.
 
     Mamba-2 itself starts with a strong decay and small steps, and forgets soon. This
-    layer starts with hardly any decay, steps of 1, a convolution that hands on the
-    present and c like b, and so remembers what it saw from the first step of
-    training. Each of these is an argument; with `None` for all four the layer starts
-    as Mamba-2.
+    layer starts with hardly any decay, steps of 1 and c like b, and so remembers what
+    it saw from the first step of training. The recipe has a convolution that hands on
+    the present besides. Each of these is an argument; with `None` for all four the
+    layer starts as Mamba-2.
 
     Examples:
 
@@ -70,11 +70,14 @@ class MimeticStateSpace(keras.layers.Layer):
             Mamba-2's own: logarithms uniform between those of 0.001 and 0.1, and
             columns like the others.
         correlation: Of the weights of c with those of b, in [-1, 1], without a
-            unit. The default is ours (row `all` of `examples/recall.py`): accounts say
-            only that their product is near the identity and that they are not equal.
-            `None` is Mamba-2's own, 0.
+            unit. The default is ours: accounts say only that their product is near the
+            identity and that they are not equal. It decided little in our trials
+            (`mimetic` beside `decay` in `benchmarks/README.md`). `None` is Mamba-2's
+            own, 0.
         convolution: `"identity"`, or `None` for Mamba-2's own: weights and
-            biases uniform between -1/sqrt(conv_width) and that.
+            biases uniform between -1/sqrt(conv_width) and that. Accounts of the recipe
+            have the identity; in our trials it did harm (row `recipe`), since a
+            layer no longer sees a token with the one before it.
         use_bias: Whether the two projections have biases, which start at zero.
         chunk_size: Places that are computed together. It changes the speed alone,
             and results by rounding.

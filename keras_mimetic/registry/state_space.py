@@ -1,4 +1,4 @@
-"""State space: hardly any decay, steps of 1, c like b, convolutions that hand on the present."""
+"""State space: hardly any decay, steps of 1, c like b; convolutions that hand on the present."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -16,7 +16,7 @@ from keras_mimetic import draws
 A_LOG = -8.0
 STEP = 1.0
 # Ours: accounts say that the product of the two projections is near the identity and
-# that they are not equal. `examples/recall.py` decided it.
+# that they are not equal.
 CORRELATION = 0.9
 
 # Mamba-2's own ranges, of its reference implementation.
