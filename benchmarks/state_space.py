@@ -345,7 +345,8 @@ def draw(path, results, parts, title):
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(parts), figsize=(5 * len(parts), 4.4), squeeze=False)
+    size = (5 * len(parts), 4.6)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, layout="constrained")
     for axis, part in zip(axes[0], parts, strict=True):
         for color, group in enumerate(GROUPS):
             for kind, line in zip(KINDS, ("o--", "o-"), strict=True):
@@ -360,9 +361,9 @@ def draw(path, results, parts, title):
         axis.set(title=part, xlabel="length", ylabel=label, xticks=ticks)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(textwrap.fill(title, 80 * len(parts)), fontsize=7)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
