@@ -13,7 +13,6 @@ hidden biases alone; structured attention and convolutions are draws of their ow
 
 import argparse
 import functools
-import itertools
 import sys
 import time
 
@@ -67,15 +66,9 @@ def main(argv=None):
     runs = report.Runs(output, options.settings(args, images))
     options.set_precision(args)
 
-    todo = list(itertools.product(args.model, range(args.seeds), args.learning_rate, args.init))
-    for number, (model, seed, rate, init) in enumerate(todo, start=1):
-        key = dict(zip(report.KEY, (model, init, rate, seed), strict=True))
-        label = f"[{number}/{len(todo)}] {model}, init {init}, rate {rate:g}, seed {seed}"
-        if runs.find(**key):
-            print(f"{label}: done before")
-            continue
+    for label, key in runs.missing(args.model, args.init, args.learning_rate, args.seeds):
         print(label)
-        results = train(model, init, rate, seed, images, args)
+        results = train(*key.values(), images, args)
         runs.add({**key, **results, **report.environment()})
 
     title = options.headline(args, images, report.where(runs.rows))

@@ -1,6 +1,6 @@
 """Teaches small state-space networks to recall, from different initial weights.
 
-    python examples/recall.py                         # both tasks, CPU, some 12 minutes
+    python examples/recall.py                         # both tasks, CPU, about a quarter of an hour
     python examples/recall.py --task recall --init mamba2 decay mimetic recipe
     KERAS_BACKEND=jax python examples/recall.py --length 32 --width 128 --epochs 40
 
@@ -89,14 +89,8 @@ def main(argv=None):
     output = args.output or f"results/recall-{settings['backend']}"
     runs = report.Runs(output, settings, columns=("twice_accuracy",))
     options.set_precision(args)
-    todo = list(itertools.product(args.task, range(args.seeds), args.learning_rate, args.init))
-    for number, (task, seed, rate, init) in enumerate(todo, start=1):
-        key = dict(zip(report.KEY, (task, init, rate, seed), strict=True))
-        label = f"[{number}/{len(todo)}] {task}, init {init}, rate {rate:g}, seed {seed}"
-        if runs.find(**key):
-            print(f"{label}: done before")
-            continue
-        results = train(task, init, rate, seed, args)
+    for label, key in runs.missing(args.task, args.init, args.learning_rate, args.seeds):
+        results = train(*key.values(), args)
         runs.add({**key, **results, **report.environment()})
         print(f"{label}: {100 * results['test_accuracy']:.1f} %", flush=True)
     title = (

@@ -3,6 +3,7 @@
 import csv
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -144,6 +145,17 @@ class Runs:
     def find(self, **key):
         """The rows with these values, in the order in which they were run."""
         return [row for row in self.rows if all(row[k] == v for k, v in key.items())]
+
+    def missing(self, models, inits, rates, seeds):
+        """A label and the key of each run that is not there yet; prints which are."""
+        todo = list(itertools.product(models, range(seeds), rates, inits))
+        for number, (model, seed, rate, init) in enumerate(todo, start=1):
+            key = dict(zip(KEY, (model, init, rate, seed), strict=True))
+            label = f"[{number}/{len(todo)}] {model}, init {init}, rate {rate:g}, seed {seed}"
+            if self.find(**key):
+                print(f"{label}: done before")
+            else:
+                yield label, key
 
     def add(self, row):
         """Appends a row, on the disk when this returns."""

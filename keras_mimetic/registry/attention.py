@@ -10,6 +10,7 @@ from keras_mimetic.initializers.attention_projection import check_strengths, whe
 from keras_mimetic.measures.identity import diagonal, strengths
 from keras_mimetic.measures.middle import median
 from keras_mimetic.registry.structure import (
+    SHOWN,
     Column,
     Figure,
     Measured,
@@ -85,10 +86,6 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
     return f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{cross}"
 
 
-# A picture shows so many channels of a product, the first.
-_SHOWN = 64
-
-
 def _measure(site: Site, weights: Weights) -> Measured:
     figures: list[Figure] = []
     images: Weights = {}
@@ -97,14 +94,14 @@ def _measure(site: Site, weights: Weights) -> Measured:
         left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
         for head, factors in enumerate(zip(left, right, strict=True)):
             figures += _figures("query_key", *factors, head)
-        images["query_key"] = _product(left[:, :_SHOWN], right[..., :_SHOWN]).mean(axis=0)
+        images["query_key"] = _product(left[:, :SHOWN], right[..., :SHOWN]).mean(axis=0)
     value, output = weights["value"], weights["output"]
     if output.ndim == 3 and len(value) == output.shape[-1]:
         for head in range(value.shape[1]):
             figures += _figures("value_output", value[:, head], output[head], head)[:1]
         left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
         figures += _figures("value_output", left, right)
-        images["value_output"] = _product(left[:_SHOWN], right[:, :_SHOWN])
+        images["value_output"] = _product(left[:SHOWN], right[:, :SHOWN])
     return Measured(tuple(figures), images)
 
 

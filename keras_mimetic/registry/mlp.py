@@ -19,6 +19,7 @@ from keras_mimetic.registry.structure import (
     Structure,
     Weights,
     normal_draws,
+    of_same_norms,
 )
 from keras_mimetic.sites import mlp as sites
 from keras_mimetic.sites.operations import is_projection
@@ -69,10 +70,7 @@ def _control(weights: Weights, seed: int) -> Weights:
         controls["kernel"] = _kernel(weights["kernel"].shape, 0.0, seed)
     if "bias" in weights:
         controls |= normal_draws({"bias": weights["bias"].shape}, seed)
-    return {
-        role: control * np.float32(np.linalg.norm(weights[role]) / np.linalg.norm(control))
-        for role, control in controls.items()
-    }
+    return of_same_norms(controls, weights)
 
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from keras_mimetic.layers.mimetic_state_space import MimeticStateSpace
 from keras_mimetic.measures.identity import diagonal
 from keras_mimetic.measures.middle import median
 from keras_mimetic.registry.structure import (
+    SHOWN,
     Column,
     Figure,
     Measured,
@@ -20,6 +21,7 @@ from keras_mimetic.registry.structure import (
     Structure,
     Weights,
     normal_draws,
+    of_same_norms,
 )
 from keras_mimetic.sites import state_space as sites
 from keras_mimetic.sites.site import Site
@@ -55,15 +57,12 @@ def _draw(site: Site, settings: Settings, seed: int) -> Weights:
 
 def _control(weights: Weights, seed: int) -> Weights:
     """Noise of the same norms; decays and steps, which have none, are Mamba-2's own."""
-    controls = {}
-    for role, noise in normal_draws({r: w.shape for r, w in weights.items()}, seed).items():
-        if role == "a_log":
-            controls[role] = state_space.log_decays(noise.shape, a_log=None, seed=seed)
-        elif role == "step_bias":
-            controls[role] = state_space.step_biases(noise.shape, step=None, seed=seed)
-        else:
-            norms = np.linalg.norm(weights[role]) / np.linalg.norm(noise)
-            controls[role] = noise * np.float32(norms)
+    shapes = {role: values.shape for role, values in weights.items()}
+    controls = of_same_norms(normal_draws(shapes, seed), weights)
+    if "a_log" in weights:
+        controls["a_log"] = state_space.log_decays(shapes["a_log"], a_log=None, seed=seed)
+    if "step_bias" in weights:
+        controls["step_bias"] = state_space.step_biases(shapes["step_bias"], step=None, seed=seed)
     return controls
 
 
@@ -96,10 +95,6 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
     return "identity"
 
 
-# A picture shows so many channels of a product, the first.
-_SHOWN = 64
-
-
 def _measure(site: Site, weights: Weights) -> Measured:
     a_log, kernel = weights["a_log"], weights["in_projection"]
     steps = np.logaddexp(0, weights["step_bias"].astype(np.float64))
@@ -120,7 +115,7 @@ def _measure(site: Site, weights: Weights) -> Measured:
     taps = np.square(weights["conv_kernel"], dtype=np.float64).sum(axis=1)
     present = float(taps[-1] / taps.sum()) if taps.any() else float("nan")
     figures.append(Figure("convolution", "present", present))
-    product = c[0][:_SHOWN].astype(np.float64) @ b[0][:_SHOWN].T
+    product = c[0][:SHOWN].astype(np.float64) @ b[0][:SHOWN].T
     return Measured(tuple(figures), {"state": product})
 
 

@@ -10,6 +10,9 @@ from keras_mimetic import draws
 from keras_mimetic.sites.graph import Graph
 from keras_mimetic.sites.site import Site
 
+# A picture shows so many channels of a product, the first.
+SHOWN = 64
+
 # Values of a site's variables, by their role.
 Weights = dict[str, np.ndarray]
 Settings = Mapping[str, Any]
@@ -87,6 +90,14 @@ def normal_draws(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Weights:
     return {
         role: draws.draw("untruncated_normal", shape, draws.subseed(seed, number))
         for number, (role, shape) in enumerate(shapes.items())
+    }
+
+
+def of_same_norms(noise: Weights, weights: Weights) -> Weights:
+    """Noise with the Frobenius norms that weights of the same roles have."""
+    return {
+        role: values * np.float32(np.linalg.norm(weights[role]) / np.linalg.norm(values))
+        for role, values in noise.items()
     }
 
 
