@@ -373,10 +373,12 @@ class MimeticStateSpace(keras.layers.Layer):
         if state is None:
             return self.get_initial_state(batch)
         shapes = self._state_shapes(batch)
-        if not isinstance(state, (tuple, list)) or len(state) != 2:
+        parts = state if isinstance(state, (tuple, list)) else ()
+        if len(parts) != 2 or not all(hasattr(part, "shape") for part in parts):
+            of = f" of {', '.join(type(part).__name__ for part in parts)}" if parts else ""
             raise ValueError(
                 f"The state of layer '{self.name}' must be a pair of tensors, as "
-                f"`get_initial_state` returns. Received: {type(state).__name__}"
+                f"`get_initial_state` returns. Received: {type(state).__name__}{of}"
             )
         for part, shape in zip(state, shapes, strict=True):
             given = tuple(part.shape)

@@ -12,12 +12,7 @@ Reference:
 
 from typing import Any
 
-import keras
 from keras import ops
-
-# Logarithms of what is left that are as good as none. Sums of larger ones would lose
-# the digits of the small ones after them; of these a chunk of 64 loses the fifth at most.
-_FORGOTTEN = {"float32": -20.0, "float64": -45.0}
 
 
 def scan_in_chunks(
@@ -42,7 +37,6 @@ def scan_in_chunks(
     """
     batch, length, heads, head_dim = ops.shape(x)
     groups, state_dim = b.shape[-2:]
-    dtype = keras.backend.standardize_dtype(x.dtype)
     in_group = heads // groups
     count = -(-length // chunk)
     if isinstance(length, int):
@@ -60,20 +54,17 @@ def scan_in_chunks(
     b, c = (ops.transpose(chunked(z, state_dim), (0, 1, 3, 2, 4)) for z in (b, c))
     # (batch, count, groups, in_group, chunk): logarithm of what is left since the
     # chunk's beginning.
-    left = chunked(ops.maximum(step * decay, _FORGOTTEN[dtype]), in_group)
-    left = ops.cumsum(ops.transpose(left, (0, 1, 3, 4, 2)), axis=-1)
+    leaves = ops.transpose(chunked(step * decay, in_group), (0, 1, 3, 4, 2))
+    left, decays = _decays(leaves)
 
     # Within chunks: (..., in_group, chunk, chunk) weights of places for later ones.
-    place = ops.arange(chunk)
-    is_later = place[:, None] >= place[None, :]
-    decays = ops.exp(ops.where(is_later, left[..., :, None] - left[..., None, :], -float("inf")))
     alike = ops.matmul(c, ops.swapaxes(b, -1, -2))
     within = ops.matmul(
         ops.expand_dims(alike, 3) * decays, ops.transpose(writes, (0, 1, 2, 4, 3, 5))
     )
 
     # What each chunk adds to the state, (batch, count, groups, in_group head_dim, state_dim).
-    until_end = ops.swapaxes(ops.exp(left[..., -1:] - left), -1, -2)
+    until_end = ops.swapaxes(decays[..., -1, :], -1, -2)
     flat = (batch, count, groups, chunk, in_group * head_dim)
     adds = ops.matmul(ops.swapaxes(ops.reshape(writes * until_end[..., None], flat), -1, -2), b)
     adds = ops.reshape(adds, (batch, count, heads, head_dim, state_dim))
@@ -128,22 +119,42 @@ _HALVINGS = 4
 
 
 def _hand_on_at_once(adds: Any, left: Any, state: Any) -> tuple[Any, Any]:
-    """The same by a matrix (count, count)."""
+    """The same by a matrix (count + 1, count + 1)."""
     batch, count = ops.shape(adds)[:2]
     heads, *matrix = adds.shape[2:]
-    # The state before one more is that after the last.
-    adds, left = _filled(adds, 1), _filled(left, 1)
-    left = ops.transpose(left[..., 0, 0], (0, 2, 1))
-    after = ops.cumsum(left, axis=-1)
-    place = ops.arange(count + 1)
-    is_later = place[:, None] > place[None, :]
-    between = (after - left)[..., :, None] - after[..., None, :]
-    decays = ops.exp(ops.where(is_later, between, -float("inf")))
+    # The state before the first is what one more adds, before which there is nothing.
+    adds = ops.concatenate((state[:, None], adds), axis=1)
+    leaves = ops.pad(ops.transpose(left[..., 0, 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
     flat = ops.reshape(ops.transpose(adds, (0, 2, 1, 3, 4)), (batch, heads, count + 1, -1))
+    _, decays = _decays(leaves)
     states = ops.reshape(ops.matmul(decays, flat), (batch, heads, count + 1, *matrix))
-    states = states + ops.exp(after - left)[..., None, None] * state[:, :, None]
     states = ops.transpose(states, (0, 2, 1, 3, 4))
     return states[:, :count], states[:, count]
+
+
+def _decays(leaves: Any) -> tuple[Any, Any]:
+    """What is left, from place to place.
+
+    Args:
+        leaves: Logarithm of what each place leaves of the state, (..., length), <= 0.
+
+    Returns:
+        The logarithm of what is left since the beginning, (..., length), and what is left
+        at each place of what each wrote, (..., length, length), 0 for later ones.
+    """
+    leaves = ops.maximum(leaves, _NONE)
+    # Differences of running sums would lose the digits of small ones after large ones.
+    # Those of whole numbers are exact; those of the rest stay small.
+    whole = ops.stop_gradient(ops.round(leaves))
+    sums = [ops.cumsum(part, axis=-1) for part in (whole, leaves - whole)]
+    between = sum(part[..., :, None] - part[..., None, :] for part in sums)
+    place = ops.arange(ops.shape(leaves)[-1])
+    is_left = place[:, None] >= place[None, :]
+    return sum(sums), ops.exp(ops.where(is_left, between, -float("inf")))
+
+
+# The logarithm of what is 0 in any floating type. Sums of larger ones would be exact no more.
+_NONE = -1000.0
 
 
 def _filled(values: Any, missing: Any) -> Any:
