@@ -182,7 +182,8 @@ class _Fresh:
         """Of all draws, one after the other."""
         entry = STRUCTURES[site.structure]
         shapes = {role: tuple(variable.shape) for role, variable in _variables(site).items()}
-        alike = site.structure, tuple(shapes.items()), type(site.facts.get("norm"))
+        facts = type(site.facts.get("norm")), site.facts.get("groups")
+        alike = site.structure, tuple(shapes.items()), facts
         if alike not in self._known:
             figures: list[Figure] = []
             size = sum(math.prod(shape) for shape in shapes.values())

@@ -119,8 +119,8 @@ class Measurements:
         self-attention. Strengths of opposite signs cancel. Of "depthwise" the curve
         of sigma over depth, fitted to the layers that the closed form explains
         better than it does fresh weights (by 4 deviations). Of "state_space" `a_log`, `step`
-        and `correlation`, and the identity for the convolution where most of its energy
-        is in the last taps. A structure is left
+        and `correlation`, and the identity for the convolution where the energy of the
+        last taps is nearer to all than to that of one among equals. A structure is left
         out where none of its figures is there, and so are places with a note.
         """
         return copy.deepcopy({name: dict(values) for name, values in self._settings.items()})

@@ -23,7 +23,8 @@ def mimic(
 
     These are the mean of MLPs' first matrices and their hidden bias, noise and
     identity of the products of attention weights, the curve of sigma over
-    depth of depthwise convolutions, and decay, step and correlation of state spaces:
+    depth of depthwise convolutions, and decay, step, correlation and (the identity
+    or not) convolution of state spaces:
     `measure(trained).settings()`, which says how each is read. The two models may
     differ in width and depth; no single weight is copied. It is
     `initialize(model, structures=measure(trained).settings(), ...)`.

@@ -277,9 +277,11 @@ def test_masked_places_give_zeros_and_do_not_move():
     close(array(outputs)[mask], expected[mask])
     all_close(state, after)
     # Nothing of what stands there counts.
-    other, same = layer(np.where(mask[..., None], x, 9), mask=mask, return_state=True)
-    close(array(other)[mask], expected[mask])
-    all_close(same, after)
+    for padding in (9, np.nan):
+        padded = np.float32(np.where(mask[..., None], x, padding))
+        other, same = layer(padded, mask=mask, return_state=True)
+        close(array(other)[mask], expected[mask])
+        all_close(same, after)
     # Without a convolution it is as if the places were not there.
     layer = stirred(chunk_size=4, conv_width=1)
     outputs, state = layer(x, mask=mask, return_state=True)

@@ -274,6 +274,25 @@ def test_unknown_lengths_in_a_graph(start, chunk):
         all_close(state, after)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="batches that are not known when traced")
+def test_states_of_known_batch_in_a_graph():
+    import tensorflow as tf
+
+    layer = stirred()
+    window, memory = (tf.Variable(part) for part in layer.get_initial_state(2))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 5, WIDTH))])
+    def run(x):
+        _, state = layer(x, initial_state=(window, memory), return_state=True)
+        return layer.step(x[:, 0], (window, memory))[0], *state
+
+    x = data(2, 5, WIDTH)
+    expected, state = by_hand(layer, x)
+    outputs, *found = run(x)
+    close(outputs, expected[:, 0])
+    all_close(found, state)
+
+
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float16"])
 @pytest.mark.parametrize("start", ["mimetic", "Mamba-2's own"])
 def test_low_precision(policy, start):
@@ -412,7 +431,7 @@ def test_other_inputs_than_it_was_built_for(shape):
 @pytest.mark.parametrize("shape", [(2,), (2, WIDTH + 1), (2, 1, WIDTH)])
 def test_other_inputs_of_a_step(shape):
     layer = built()
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="`step` of layer.*takes inputs of shape"):
         layer.step(data(*shape), layer.get_initial_state(2))
 
 

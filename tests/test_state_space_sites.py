@@ -1,5 +1,6 @@
 """State-space layers in models: found, initialized, measured, mimicked."""
 
+import functools
 import math
 
 import keras
@@ -165,6 +166,52 @@ def test_mimic_takes_it_to_another_width():
     )
 
 
+@pytest.mark.parametrize("correlation", [1.0, -1.0])
+def test_mimic_of_full_correlation(correlation):
+    # Also where its cosine is rounded beyond 1.
+    for width in range(32, 160, 32):
+        trained = make(width=width, depth=1, correlation=correlation)
+        kernel = state_spaces(trained)[0].in_projection.kernel
+        for scale in (1.0, 1.1, 1.7, 2.3):
+            kernel.assign(scale * array(kernel))
+            settings = keras_mimetic.measure(trained).settings()["state_space"]
+            assert settings["correlation"] == pytest.approx(correlation, abs=1e-12)
+            keras_mimetic.mimic(trained, make(depth=1))
+
+
+@pytest.mark.parametrize(
+    ("taps", "convolution", "expected"),
+    [
+        (1, "identity", None),
+        (1, None, None),
+        (2, None, None),
+        (2, "identity", "identity"),
+        (7, None, None),
+        (7, "identity", "identity"),
+    ],
+)
+def test_an_identity_is_read_where_one_is(taps, convolution, expected):
+    model = make(conv_width=taps, convolution=convolution)
+    settings = keras_mimetic.measure(model).settings()["state_space"]
+    assert settings["convolution"] == expected
+
+
+def test_fresh_weights_have_the_groups_of_the_layer():
+    # Weights of equal shapes.
+    x = keras.Input((None, 32))
+    layer = functools.partial(MimeticStateSpace, head_dim=16, seed=0, **OWN)
+    y = layer(32, num_groups=1)(x)
+    model = keras.Model(x, layer(16, num_groups=2)(y))
+    alone = keras.Model(x, layer(16, num_groups=2)(x))
+    first, second = keras_mimetic.measure(model), keras_mimetic.measure(alone)
+    deviations = [
+        [row.fresh_deviation for row in rows.select(figure="correlation")]
+        for rows in (first, second)
+    ]
+    assert deviations[0][1:] == deviations[1]
+    assert deviations[0][1] > 1.2 * deviations[0][0]
+
+
 def test_the_picture_and_the_table():
     model = make()
     keras_mimetic.initialize(model, seed=0)
@@ -182,9 +229,10 @@ def test_rules_and_frozen_layers():
     rule = {rf"{first.name}/in_projection": None}
     report = keras_mimetic.initialize(model, rules=rule, seed=0)
     assert not report.written
-    notes = {row.path.rpartition(first.name)[1]: row.note for row in report.left}
-    assert notes[first.name].startswith("by the rule")
-    assert "frozen" in {row.note.split(" ")[0] for row in report.left}
+    for layer, why in ((first, "by the rule"), (second, "frozen")):
+        rows = [row for row in report.left if row.path.startswith(f"{layer.path}/")]
+        assert rows
+        assert all(row.note.startswith(why) for row in rows)
     with pytest.raises(ValueError, match="'state_space' cannot be given"):
         keras_mimetic.initialize(model, rules={"embedding": "state_space"})
     with pytest.raises(ValueError, match="'mlp' cannot be given"):

@@ -136,7 +136,7 @@ class MimeticStateSpace(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        # States that are handed in keep their precision; the inputs are cast by `call`.
+        # States that are handed in keep their precision; `in_projection` casts the inputs.
         super().__init__(**{"autocast": False, **kwargs})
         self.state_dim = check_integer("state_dim", state_dim, minimum=1)
         self.head_dim = check_integer("head_dim", head_dim, minimum=1)
@@ -228,14 +228,15 @@ class MimeticStateSpace(keras.layers.Layer):
             mask = getattr(inputs, "_keras_mask", None)
         if mask is not None:
             mask = self._check_mask(mask, inputs)
-            convolved = convolved * ops.cast(mask, convolved.dtype)
+            # Not a product: padding may be NaN.
+            convolved = ops.where(mask, convolved, 0.0)
         seen = ops.concatenate((window, convolved), axis=1)
         window = seen[:, length:]
         kernel = ops.cast(self.conv_kernel, seen.dtype)
         convolved = sum(kernel[tap] * seen[:, tap : tap + length] for tap in range(self.conv_width))
         x, b, c, steps = self._parts(convolved, steps)
         if mask is not None:
-            steps = steps * ops.cast(mask, steps.dtype)
+            steps = ops.where(mask, steps, 0.0)
         y, memory = scan_in_chunks(x, steps, self._decay(), b, c, memory, self.chunk_size)
         outputs = self._finish(y, x, gate)
         return (outputs, (window, memory)) if return_state else outputs
@@ -426,6 +427,7 @@ class MimeticStateSpace(keras.layers.Layer):
 def _may_be(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """Whether two shapes are equal, as far as both are known."""
     return len(shape) == len(other) and all(
-        a == b or not (isinstance(a, int) and isinstance(b, int))
+        # First the types: TensorFlow does not compare what its graphs do not know yet.
+        not (isinstance(a, int) and isinstance(b, int)) or a == b
         for a, b in zip(shape, other, strict=True)
     )

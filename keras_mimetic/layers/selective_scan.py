@@ -3,13 +3,14 @@
     H_t = exp(decay step_t) H_(t-1) + step_t x_t b_t^T        y_t = H_t c_t
 
 for each head, H a matrix (head_dim, state_dim), `decay` < 0. Heads come in groups
-that share b and c. Arguments of both functions are all of one floating type.
+that share b and c. Arguments of both functions are all float32, or all float64.
 
 Reference:
 
 - Dao and Gu, 2024, "Transformers are SSMs" (arXiv:2405.21060): the form in chunks.
 """
 
+import math
 from typing import Any
 
 from keras import ops
@@ -52,10 +53,10 @@ def scan_in_chunks(
     writes = chunked(x * step[..., None], in_group, head_dim)
     writes = ops.transpose(writes, (0, 1, 3, 2, 4, 5))
     b, c = (ops.transpose(chunked(z, state_dim), (0, 1, 3, 2, 4)) for z in (b, c))
-    # (batch, count, groups, in_group, chunk): logarithm of what is left since the
-    # chunk's beginning.
-    leaves = ops.transpose(chunked(step * decay, in_group), (0, 1, 3, 4, 2))
-    left, decays = _decays(leaves)
+    # (batch, count, groups, in_group, chunk): the logarithm of what each place keeps of the
+    # state, and of what is left of it since the chunk's beginning.
+    log_kept = ops.transpose(chunked(step * decay, in_group), (0, 1, 3, 4, 2))
+    log_left, decays = _decays(log_kept)
 
     # Within chunks: (..., in_group, chunk, chunk) weights of places for later ones.
     alike = ops.matmul(c, ops.swapaxes(b, -1, -2))
@@ -68,21 +69,21 @@ def scan_in_chunks(
     flat = (batch, count, groups, chunk, in_group * head_dim)
     adds = ops.matmul(ops.swapaxes(ops.reshape(writes * until_end[..., None], flat), -1, -2), b)
     adds = ops.reshape(adds, (batch, count, heads, head_dim, state_dim))
-    at_end = ops.reshape(left[..., -1], (batch, count, heads, 1, 1))
-    before, state = _hand_on(adds, at_end, state)
+    log_kept = ops.reshape(log_left[..., -1], (batch, count, heads, 1, 1))
+    before, state = _hand_on(adds, log_kept, state)
 
     # What the state before a chunk gives to its places.
     before = ops.reshape(before, (batch, count, groups, in_group * head_dim, state_dim))
     across = ops.matmul(c, ops.swapaxes(before, -1, -2))
     across = ops.reshape(across, (batch, count, groups, chunk, in_group, head_dim))
-    across = across * ops.swapaxes(ops.exp(left), -1, -2)[..., None]
+    across = across * ops.swapaxes(ops.exp(log_left), -1, -2)[..., None]
 
     y = ops.transpose(within, (0, 1, 4, 2, 3, 5)) + ops.transpose(across, (0, 1, 3, 2, 4, 5))
     y = ops.reshape(y, (batch, count * chunk, heads, head_dim))
     return y[:, :length], state
 
 
-def _hand_on(adds: Any, left: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
+def _hand_on(adds: Any, log_kept: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
     """The state before each chunk, and after the last: by halves, pairs of chunks as one.
 
     Not by Keras's scans: on torch the gradient of `scan` takes a time that grows with the
@@ -90,25 +91,25 @@ def _hand_on(adds: Any, left: Any, state: Any, halvings: int = 0) -> tuple[Any, 
 
     Args:
         adds: What each chunk adds, (batch, count, heads, head_dim, state_dim).
-        left: Logarithm of what it leaves, (batch, count, heads, 1, 1).
+        log_kept: Logarithm of what each keeps of it, (batch, count, heads, 1, 1).
         state: Before the first.
         halvings: Done before.
     """
     batch, count = ops.shape(adds)[:2]
     if isinstance(count, int):
         if count == 1:
-            return state[:, None], state * ops.exp(left[:, 0]) + adds[:, 0]
+            return state[:, None], state * ops.exp(log_kept[:, 0]) + adds[:, 0]
     elif halvings == _HALVINGS:
-        return _hand_on_at_once(adds, left, state)
+        return _hand_on_at_once(adds, log_kept, state)
     half = (count + 1) // 2
-    # One more, if their number is odd, that leaves all and adds nothing.
+    # One more, if their number is odd, that keeps all and adds nothing.
     pairs = (
-        ops.reshape(_filled(z, count % 2), (batch, half, 2, *z.shape[2:])) for z in (adds, left)
+        ops.reshape(_filled(z, count % 2), (batch, half, 2, *z.shape[2:])) for z in (adds, log_kept)
     )
-    (add1, add2), (left1, left2) = (ops.unstack(z, 2, axis=2) for z in pairs)
-    added = add1 * ops.exp(left2) + add2
-    before, state = _hand_on(added, left1 + left2, state, halvings + 1)
-    between = before * ops.exp(left1) + add1
+    (add1, add2), (log1, log2) = (ops.unstack(z, 2, axis=2) for z in pairs)
+    added = add1 * ops.exp(log2) + add2
+    before, state = _hand_on(added, log1 + log2, state, halvings + 1)
+    between = before * ops.exp(log1) + add1
     both = ops.reshape(ops.stack((before, between), axis=2), (batch, 2 * half, *adds.shape[2:]))
     return both[:, :count], state
 
@@ -118,43 +119,45 @@ def _hand_on(adds: Any, left: Any, state: Any, halvings: int = 0) -> tuple[Any, 
 _HALVINGS = 4
 
 
-def _hand_on_at_once(adds: Any, left: Any, state: Any) -> tuple[Any, Any]:
+def _hand_on_at_once(adds: Any, log_kept: Any, state: Any) -> tuple[Any, Any]:
     """The same by a matrix (count + 1, count + 1)."""
     batch, count = ops.shape(adds)[:2]
     heads, *matrix = adds.shape[2:]
     # The state before the first is what one more adds, before which there is nothing.
     adds = ops.concatenate((state[:, None], adds), axis=1)
-    leaves = ops.pad(ops.transpose(left[..., 0, 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
-    flat = ops.reshape(ops.transpose(adds, (0, 2, 1, 3, 4)), (batch, heads, count + 1, -1))
-    _, decays = _decays(leaves)
-    states = ops.reshape(ops.matmul(decays, flat), (batch, heads, count + 1, *matrix))
+    log_kept = ops.pad(ops.transpose(log_kept[..., 0, 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
+    # No size of -1, which nothing decides where there are no sequences.
+    flat = (batch, heads, count + 1, math.prod(matrix))
+    adds = ops.reshape(ops.transpose(adds, (0, 2, 1, 3, 4)), flat)
+    _, decays = _decays(log_kept)
+    states = ops.reshape(ops.matmul(decays, adds), (batch, heads, count + 1, *matrix))
     states = ops.transpose(states, (0, 2, 1, 3, 4))
     return states[:, :count], states[:, count]
 
 
-def _decays(leaves: Any) -> tuple[Any, Any]:
+def _decays(log_kept: Any) -> tuple[Any, Any]:
     """What is left, from place to place.
 
     Args:
-        leaves: Logarithm of what each place leaves of the state, (..., length), <= 0.
+        log_kept: Logarithm of what each place keeps of the state, (..., length), <= 0.
 
     Returns:
         The logarithm of what is left since the beginning, (..., length), and what is left
         at each place of what each wrote, (..., length, length), 0 for later ones.
     """
-    leaves = ops.maximum(leaves, _NONE)
+    log_kept = ops.maximum(log_kept, _LOG_NOTHING)
     # Differences of running sums would lose the digits of small ones after large ones.
     # Those of whole numbers are exact; those of the rest stay small.
-    whole = ops.stop_gradient(ops.round(leaves))
-    sums = [ops.cumsum(part, axis=-1) for part in (whole, leaves - whole)]
+    whole = ops.stop_gradient(ops.round(log_kept))
+    sums = [ops.cumsum(part, axis=-1) for part in (whole, log_kept - whole)]
     between = sum(part[..., :, None] - part[..., None, :] for part in sums)
-    place = ops.arange(ops.shape(leaves)[-1])
+    place = ops.arange(ops.shape(log_kept)[-1])
     is_left = place[:, None] >= place[None, :]
     return sum(sums), ops.exp(ops.where(is_left, between, -float("inf")))
 
 
-# The logarithm of what is 0 in any floating type. Sums of larger ones would be exact no more.
-_NONE = -1000.0
+# The logarithm of what is 0 in float32 and float64. Sums of larger ones would be exact no more.
+_LOG_NOTHING = -1000.0
 
 
 def _filled(values: Any, missing: Any) -> Any:

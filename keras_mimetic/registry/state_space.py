@@ -122,22 +122,29 @@ def _measure(site: Site, weights: Weights) -> Measured:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a) * np.linalg.norm(b)
-    return float((a * b).sum() / norms) if norms else float("nan")
+    # Rounding must not give what `initialize` refuses.
+    return float(np.clip((a * b).sum() / norms, -1, 1)) if norms else float("nan")
 
 
 def _read(readings: Sequence[Reading]) -> dict[str, Any]:
     names = (("decay", "a_log"), ("decay", "step"), ("state", "correlation"))
-    a_log, step, correlation, present = (
-        median(x for reading in readings for x in reading.values[name])
-        for name in (*names, ("convolution", "present"))
+    a_log, step, correlation = (
+        median(x for reading in readings for x in reading.values[name]) for name in names
     )
     if a_log is None or not step:
         return {}
+    beyond_half = median(
+        # Half of the way from where no tap stands out. A single tap says nothing.
+        present - (1 + 1 / taps) / 2
+        for reading in readings
+        for present in reading.values["convolution", "present"]
+        if (taps := reading.site.weights["conv_kernel"].shape[0]) > 1
+    )
     return {
         "a_log": a_log,
         "step": step,
         "correlation": correlation,
-        "convolution": "identity" if (present or 0.0) > 0.5 else None,
+        "convolution": "identity" if (beyond_half or 0.0) > 0 else None,
     }
 
 
