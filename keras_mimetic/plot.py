@@ -52,7 +52,7 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     figure = Figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
     if title:
         figure.suptitle(headline, fontsize=9)
-    parts = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, strip in zip(parts, strips, strict=False):
         _draw_strip(part, shown, *strip)
     for part, line in zip(parts[len(strips) :], lines, strict=True):
