@@ -9,11 +9,8 @@ several processes may work at once; each gets its part of the cores.
 """
 
 import argparse
-import concurrent.futures
 import functools
 import itertools
-import multiprocessing
-import os
 import pathlib
 import subprocess
 import sys
@@ -25,6 +22,7 @@ sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
 import data
 import keras
 import options
+import processes
 import report
 import verdict
 from rows import GROUPS, ROWS
@@ -92,7 +90,8 @@ def _run_missing(keys, runs, args):
     missing = [key for key in keys if not runs.find(**key)]
     print(f"{len(keys)} runs, {len(keys) - len(missing)} done before, {len(missing)} to do")
     commit = _commit()
-    for done, (key, results) in enumerate(_run_all(missing, args), start=1):
+    results_of = processes.run_all(_run, missing, args.processes, _start_process, (args,))
+    for done, (key, results) in enumerate(results_of, start=1):
         runs.add({**key, **results, **report.environment(), "commit": commit})
         print(
             f"[{done}/{len(missing)}] {key['model']}, {key['init']}, rate "
@@ -108,36 +107,10 @@ def _load(args):
     )
 
 
-def _run_all(keys, args):
-    """Each key with its results, as they come."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    each = max(1, (len(cores) if cores else os.cpu_count()) // args.processes)
-    # Read by the numeric libraries of the processes, when these start.
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(each)
-    context = multiprocessing.get_context("spawn")
-    numbers = context.Queue()
-    for number in range(args.processes):
-        numbers.put(cores and cores[number * each :][:each])
-    with concurrent.futures.ProcessPoolExecutor(
-        args.processes, mp_context=context, initializer=_start_process, initargs=(numbers, args)
-    ) as pool:
-        waiting = {pool.submit(_run, key): key for key in keys}
-        try:
-            for future in concurrent.futures.as_completed(waiting):
-                yield waiting[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 _STATE = {}
 
 
-def _start_process(numbers, args):
-    cores = numbers.get()
-    if cores:
-        os.sched_setaffinity(0, cores)
+def _start_process(args):
     options.set_precision(args)
     _STATE.update(args=args, images=_load(args), compiled={})
 

@@ -70,7 +70,9 @@ class Training(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         length = self._lengths[index % len(self._lengths)]
-        return make(self._task, length, self._batch_size, [self._seed, self._epoch, index])
+        # A 0 before, since validation and test have 1 and 2, and NumPy takes [1, 0, 0] for 1.
+        seed = [0, self._seed, self._epoch, index]
+        return make(self._task, length, self._batch_size, seed)
 
     def on_epoch_end(self):
         self._epoch += 1

@@ -1,0 +1,40 @@
+"""Independent runs in several processes, which share the cores out."""
+
+import concurrent.futures
+import multiprocessing
+import os
+
+
+def run_all(function, items, count, start=None, args=()):
+    """Each item with `function(item)`, as they come, from `count` processes.
+
+    Each process has its part of the cores, for as many threads, and calls `start(*args)` first.
+    All of these must be what can be pickled, functions those of a module.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    each = max(1, (len(cores) if cores else os.cpu_count()) // count)
+    # Read by the numeric libraries of the processes, when these start.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(each)
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(count):
+        numbers.put(cores and cores[number * each :][:each])
+    with concurrent.futures.ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start, initargs=(numbers, start, args)
+    ) as pool:
+        waiting = {pool.submit(function, item): item for item in items}
+        try:
+            for future in concurrent.futures.as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _start(numbers, start, args):
+    cores = numbers.get()
+    if cores:
+        os.sched_setaffinity(0, cores)
+    if start:
+        start(*args)
