@@ -239,7 +239,7 @@ def forget_peak():
     """Lets the peak be what is resident now; whether this system can, as Linux mostly does."""
     with contextlib.suppress(OSError):
         (PROCESS / "clear_refs").write_text("5")
-        # In some containers this can be written, and nothing happens.
+        # Whether that was not only written, but done.
         return status("VmHWM") - status("VmRSS") < 32
     return False
 
