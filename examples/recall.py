@@ -1,6 +1,6 @@
 """Teaches small state-space networks to recall, from different initial weights.
 
-    python examples/recall.py --processes 2           # both tasks, two CPU cores, 14 minutes
+    python examples/recall.py --processes 2           # both tasks, two CPU cores, about 14 minutes
     python examples/recall.py --task recall --init mamba2 decay mimetic recipe
     KERAS_BACKEND=jax python examples/recall.py --task copy --length 32 --width 128 --epochs 40
 
