@@ -37,10 +37,10 @@ def _mean(mean, hidden_bias=None):
 
 
 def _bias(hidden_bias):
-    return _mean(0.0, hidden_bias)
+    return _mean(None, hidden_bias)
 
 
-NO_STRUCTURE = _mean(0.0)
+NO_STRUCTURE = _mean(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,9 @@ class Row:
 
     Attributes:
         kernel: Name in `KERNELS`.
-        mlp: Settings of "mlp" for `initialize`. MLPs keep a kernel other than
-            "glorot", and can have a hidden bias alone then.
+        mlp: Settings of "mlp" for `initialize`.
+        shift: A mean of the first matrix of each MLP that falls with its number of inputs:
+            `shift / sqrt(fan_in)` of its standard deviations.
         attention: Those of "attention", or `None` to leave it.
         depthwise: Those of "depthwise", or `None`.
         control: Whether attention and depthwise get norm-matched noise instead.
@@ -65,6 +66,7 @@ class Row:
 
     kernel: str = "glorot"
     mlp: Mapping[str, Any] = dataclasses.field(default_factory=lambda: NO_STRUCTURE)
+    shift: float = 0.0
     attention: Mapping[str, Any] | None = None
     depthwise: Mapping[str, Any] | None = None
     control: bool = False
@@ -91,10 +93,12 @@ BASELINES = {
     "spatial_fan_in": _spatial(depthwise={"gain": "fan_in"}),
     "query_key": Row(attention={"value_output": None}),
     "value_output": Row(attention={"query_key": None}),
-    # The package's defaults, on the draws of the other rows.
-    "mlp": Row(mlp=_bias("auto")),
-    "all": _spatial(mlp=_bias("auto")),
-    "all_half": _spatial(mlp=_bias("auto"), schedule=0.5),
+    # The package's defaults.
+    "mean": Row(mlp=_mean("auto")),
+    "bias": Row(mlp=_mean(None, "auto")),
+    "mlp": Row(mlp=_mean("auto", "auto")),
+    "all": _spatial(mlp=_mean("auto", "auto")),
+    "all_half": _spatial(mlp=_mean("auto", "auto"), schedule=0.5),
     "orthogonal_bias-0.5": Row(kernel="orthogonal", mlp=_bias(-0.5)),
     "orthogonal_spatial_bias-0.5": _spatial(kernel="orthogonal", mlp=_bias(-0.5)),
     # Their parts: a mean alone, a hidden bias alone.
@@ -122,10 +126,10 @@ ATTENTION = {
         for noise, identity in ((0.7, 0.0), (0.7, 0.35), (0.7, 1.4), (0.35, 0.35), (1.4, 1.4))
     },
     # On all that `initialize` does by default: other strengths, or nothing for query and key.
-    "all_vo_0.4_-0.8": _spatial(attention={"value_output": (0.4, -0.8)}, mlp=_bias("auto")),
-    "all_no_qk": _spatial(attention={"query_key": None}, mlp=_bias("auto")),
+    "all_vo_0.4_-0.8": _spatial(attention={"value_output": (0.4, -0.8)}, mlp=_mean(None, "auto")),
+    "all_no_qk": _spatial(attention={"query_key": None}, mlp=_mean(None, "auto")),
     "all_no_qk_vo_0.4_-0.8": _spatial(
-        attention={"query_key": None, "value_output": (0.4, -0.8)}, mlp=_bias("auto")
+        attention={"query_key": None, "value_output": (0.4, -0.8)}, mlp=_mean(None, "auto")
     ),
     "qk_0.7_0_bias-0.5": _spatial(attention={"query_key": (0.7, 0.0)}, mlp=_bias(-0.5)),
     **{
@@ -139,6 +143,13 @@ ATTENTION = {
             (0.4, 0.4),
         )
     },
+}
+# The mean that falls with the fan-in, in MLPs that no normalization precedes.
+SHIFT = {
+    **{f"shift{shift:+g}": Row(shift=shift) for shift in (-1.0, -0.5, 0.5, 1.0)},
+    "shift-0.5_bias-0.5": Row(shift=-0.5, mlp=_bias(-0.5)),
+    "shift-0.5_bias-0.25": Row(shift=-0.5, mlp=_bias(-0.25)),
+    "spatial_shift-0.5_bias-0.5": _spatial(shift=-0.5, mlp=_bias(-0.5)),
 }
 DEPTHWISE = {
     **{
@@ -155,6 +166,7 @@ GROUPS = {
     "baselines": BASELINES,
     "mlp": MLP,
     "units": UNITS,
+    "shift": SHIFT,
     "attention": ATTENTION,
     "depthwise": DEPTHWISE,
 }

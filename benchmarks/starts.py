@@ -7,25 +7,29 @@ import math
 import keras
 import numpy as np
 from lsuv import unit_variance
-from models import MODELS, RULES
+from models import MODELS
+from plain_mlp import PLAIN_MLPS
 from rows import KERNELS, Row
 
 import keras_mimetic
 from keras_mimetic.draws import draw, subseed
 from keras_mimetic.find import find_sites
 from keras_mimetic.layers import MimeticMLPBlock
-from keras_mimetic.structures.hidden_units import bias_start
+from keras_mimetic.structures.mean_shift import shifted_to_mean
 
 # Enough for the variance of a layer's outputs, which are many for each image.
 _LSUV_IMAGES = 256
 
 # Models by name: how they are made, and what `initialize` must be told of them.
 VARIANTS = {
-    **{name: (make, RULES.get(name, {})) for name, make in MODELS.items()},
+    **{name: (make, {}) for name, make in MODELS.items()},
+    # It has no MLP; its 1x1 convolutions stand in for one.
+    "convmixer": (MODELS["convmixer"], {r"pointwise_\d+/": "mlp"}),
     "convnext_batch_norm": (functools.partial(MODELS["convnext"], norm="batch_norm"), {}),
     "convnext_no_norm": (functools.partial(MODELS["convnext"], norm=None), {}),
     # The structure of MLPs in those over the patches alone.
     "mixer_tokens": (MODELS["mixer"], {r"channel_mlp_\d+/": None}),
+    **{name: (make, {r"hidden_\d+/": "mlp"}) for name, make in PLAIN_MLPS.items()},
 }
 
 
@@ -35,7 +39,8 @@ def applies(model_name, row):
         return False  # It has no blocks.
     has = {"attention": model_name == "vit", "depthwise": model_name.startswith("conv")}
     given = [name for name in has if getattr(row, name) is not None]
-    return not given or any(has[name] for name in given) or row.mlp != Row().mlp or row.per_input
+    in_mlps = row.mlp != Row().mlp or row.per_input or row.shift
+    return not given or any(has[name] for name in given) or in_mlps
 
 
 def start(model_name, row, seed, images, width=None):
@@ -46,12 +51,11 @@ def start(model_name, row, seed, images, width=None):
     kernels = {"kernel_initializer": KERNELS[row.kernel], "seed": subseed(seed, 0)}
     model = _make(model_name, images, width, **kernels)
     seed_of = {"seed": subseed(seed, 1), "rules": rules}
-    if row.kernel == "glorot":
-        # Never a control: that of a mean is function-matched, a row of its own.
-        keras_mimetic.initialize(model, structures={"mlp": row.mlp}, **seed_of)
-    else:
+    if row.kernel != "glorot":
         _redraw_first_matrices(model, KERNELS[row.kernel], seed)
-        _start_biases(model, rules, row.mlp["hidden_bias"])
+    _shift_first_matrices(model, rules, row.shift)
+    # Never a control: that of a mean is function-matched, a row of its own.
+    keras_mimetic.initialize(model, structures={"mlp": row.mlp}, **seed_of)
     spatial = {"attention": row.attention, "depthwise": row.depthwise}
     spatial = {name: given for name, given in spatial.items() if given is not None}
     if spatial:
@@ -95,11 +99,9 @@ def _blocks(model):
     return [layer for layer in model.layers if isinstance(layer, MimeticMLPBlock)]
 
 
-def _start_biases(model, rules, hidden_bias):
-    """As `initialize` does, behind kernels of whatever scale."""
-    for _, values, bias in _first_matrices(model, rules) if hidden_bias else ():
-        start_at = bias_start(hidden_bias, float(values.std()), values.shape[-2], mean=0.0)
-        bias.assign(np.full(bias.shape, start_at, np.float32))
+def _shift_first_matrices(model, rules, shift):
+    for kernel, values, _ in _first_matrices(model, rules) if shift else ():
+        kernel.assign(shifted_to_mean(values, shift / math.sqrt(values.shape[-2])))
 
 
 def _add_means_per_input(model, rules, spread, seed):

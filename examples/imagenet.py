@@ -29,7 +29,7 @@ import run_log
 import speed_alone
 from blocks import ImageBank
 from data import DatasetError
-from imagenet_models import MODEL_RULES, MODELS
+from imagenet_models import MODELS
 from training import INITS, INITS_HELP, start
 
 from keras_mimetic.draws import subseed
@@ -131,7 +131,7 @@ def build(args, recipe, classes):
         drop_path=recipe.drop_path,
         seed=subseed(args.seed, 0),
     )
-    start(network, args.init, args.seed, MODEL_RULES.get(args.model))
+    start(network, args.init, args.seed)
     return network
 
 

@@ -11,7 +11,7 @@ import functools
 
 import keras
 from blocks import LayerScale, residual
-from models import RULES, convmixer, depthwise, glorot, head, mlp, sub_streams, vit
+from models import convmixer, depthwise, glorot, head, mlp, sub_streams, vit
 
 from keras_mimetic.draws import subseed
 from keras_mimetic.layers import MimeticMLPBlock
@@ -80,5 +80,3 @@ MODELS = {
     "vit_trial": functools.partial(vit, patch=16, width=32, depth=2, heads=2),
     "convnext_trial": functools.partial(convnext, depths=(1, 1), widths=(16, 32)),
 }
-# For `keras_mimetic.initialize`, as in models.py.
-MODEL_RULES = {"convmixer_512_12": RULES["convmixer"]}

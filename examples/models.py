@@ -111,7 +111,7 @@ def convmixer(
     kernel_initializer=glorot,
     seed=0,
 ):
-    """A ConvMixer. It has no MLP; its 1x1 convolutions stand in for one (see `RULES`)."""
+    """A ConvMixer. It has no MLP."""
     seeds = sub_streams(seed)
     inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = _activate_and_normalize(x)
@@ -162,9 +162,6 @@ def convnext(
 
 
 MODELS = {"convnext": convnext, "vit": vit, "convmixer": convmixer, "mixer": mixer}
-
-# For `keras_mimetic.initialize`: structures that it would not see by itself.
-RULES = {"convmixer": {r"pointwise_\d+/": "mlp"}}
 
 
 def mlp(x, hidden, kernel_initializer, seeds, block, *, norm="layer_norm", name=None):

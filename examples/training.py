@@ -6,28 +6,30 @@ import sys
 import data
 import keras
 import options
-from models import MODELS, RULES
+from models import MODELS
 
 import keras_mimetic
 from keras_mimetic.draws import subseed
 
-# First matrices drawn anew with mean 0, and biases left; or started as `initialize` does.
-_NO_STRUCTURE = {"mean": 0.0, "hidden_bias": None}
-_HIDDEN_BIAS = {"mean": 0.0}
+_MEAN = {"mlp": {"hidden_bias": None}}
+_BIAS = {"mlp": {"mean": None}}
 _SPATIAL = {"attention": {}, "depthwise": {}}
-# What each --init makes of the models of models.py: arguments of `initialize`.
-# MLPs have the same draws in all of them.
+# What each --init makes of a model with Keras's Glorot weights: arguments of `initialize`,
+# or `None` to leave it.
 INITS = {
-    "default": {"structures": {"mlp": _NO_STRUCTURE}},
-    "control": {"structures": {"mlp": _NO_STRUCTURE, **_SPATIAL}, "control": True},
-    "mlp": {"structures": {"mlp": _HIDDEN_BIAS}},
-    "spatial": {"structures": {"mlp": _NO_STRUCTURE, **_SPATIAL}},
-    "all": {"structures": {"mlp": _HIDDEN_BIAS, **_SPATIAL}},
+    "default": None,
+    "control": {"structures": _SPATIAL, "control": True},
+    "mean": {"structures": _MEAN},
+    "bias": {"structures": _BIAS},
+    "mlp": {"structures": "mlp"},
+    "spatial": {"structures": _SPATIAL},
+    "all": {},
 }
 INITS_HELP = (
-    "default: Keras's Glorot weights; mlp: hidden units of MLPs start below zero; "
+    "default: Keras's Glorot weights; mean: the first matrix of each MLP gets a nonzero mean "
+    "(Trockman and Kolter 2026); bias: hidden biases start below zero; mlp: mean and bias; "
     "spatial: structured attention and depthwise convolutions; control: weights of their norms "
-    "without structure; all: mlp and spatial"
+    "without structure; all: everything that keras_mimetic.initialize does"
 )
 
 
@@ -35,13 +37,14 @@ def build(model_name, init, seed, image_shape, classes):
     """A model of models.py with the initial weights that --init names."""
     patch = 4 if min(image_shape[:2]) >= 32 else 2
     model = MODELS[model_name](image_shape, classes, patch=patch, seed=subseed(seed, 0))
-    start(model, init, seed, RULES.get(model_name))
+    start(model, init, seed)
     return model
 
 
-def start(model, init, seed, rules=None):
-    """Gives a fresh model the initial weights that --init names."""
-    keras_mimetic.initialize(model, seed=subseed(seed, 1), rules=rules, **INITS[init])
+def start(model, init, seed):
+    """Give a new model the initial weights that --init names."""
+    if INITS[init] is not None:
+        keras_mimetic.initialize(model, seed=subseed(seed, 1), **INITS[init])
 
 
 def fit(model, images, args, *, rate, seed):

@@ -14,57 +14,49 @@ from keras_mimetic._checks import (
 )
 from keras_mimetic.initializers.seeds import read_seed, resolve_seed
 from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
+from keras_mimetic.structures.hidden_units import AUTO, is_auto, safe_mean
 from keras_mimetic.structures.mean_shift import mean_shifted
-from keras_mimetic.structures.variance_scaling import MODES
-
-# Ours, not the paper's: see the class.
-DEFAULT_MEAN = -1.0
+from keras_mimetic.structures.variance_scaling import MODES, fans
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMean(keras.initializers.Initializer):
     """Variance scaling with a nonzero mean, for the first matrix of an MLP.
 
+    Which `mean` to use where, in standard deviations of the weight:
+
+    - `"auto"`, the default, is safe for any input. It is `-0.5 / sqrt(fan_in)` and
+      shifts a pre-activation by half of its own spread at most.
+    - `-1` is for a layer directly after a `LayerNormalization` over the channels, and for
+      that place alone. The normalization's output sums to zero, so the mean changes
+      nothing at first. It acts as a hidden bias that all units share and that learns
+      quickly.
+    - Any other number shifts the outputs of `x @ W` by
+      `mean * sqrt(fan_in) * average(x) / rms(x)` of their spreads. With inputs uniform
+      on (0, 1), `fan_in=3072` and `mean=-0.1` that is -4.8 spreads, and a ReLU layer is
+      dead for good.
+
     Draws `W = s * (Z + mean)` with `Z` of mean 0 and variance 1, and
     `s = sqrt(scale / fan)`: `keras.initializers.VarianceScaling`, moved off
     zero by `mean` standard deviations. With `mean=0` and the other defaults it
     is the distribution of Keras's `GlorotUniform`.
 
-    Its place is directly after a `LayerNormalization`. There we found it to help a
-    little: in short training of ConvNeXt-like networks a mean of -1 gave +0.2 points of
-    accuracy ([0.1, 0.4], n = 5, width 32) and +1.4 ([0.1, 2.7], n = 3, width 64), and
-    positive means no less. It works as a bias that all hidden units share; a hidden bias
-    that starts below zero (`MimeticMLPBlock(hidden_bias=...)`) gave +1.1 and +3.2, and
-    beside it the mean nothing. After a BatchNormalization, or without a norm, means of
-    +-0.1 and +-0.25 did nothing sure, and larger ones cost accuracy
-    (`benchmarks/README.md`, "The mean of an MLP", has all rows).
-
-    What the mean does to a layer `x @ W`: it adds the same number to every
-    output, `mean * s * sum(x)`. In standard deviations of the outputs that is
-    about `mean * sqrt(fan_in) * average(x) / rms(x)`. So
-
-    - for inputs that are far from centred it is large: with inputs uniform on
-      (0, 1), `fan_in=3072` and `mean=-0.1` it is -4.8 deviations, and every
-      hidden unit is off;
-    - for centred, independent inputs it is about `mean` deviations;
-    - directly after a fresh `LayerNormalization`, whose output sums to zero,
-      it is exactly nothing at first (up to rounding). It acts later, through
-      the normalization's learned `beta`, as a hidden bias that all units share
-      and that learns quickly; its sign then hardly matters.
-
     Examples:
 
-    >>> # Standalone:
-    >>> weight = MimeticMean(mean=-0.25, seed=0)(shape=(64, 256))
+    >>> # In any layer:
+    >>> layer = keras.layers.Dense(256, "relu", kernel_initializer=MimeticMean())
 
-    >>> # In the first layer of an MLP:
+    >>> # Directly after a LayerNormalization:
     >>> mlp = keras.Sequential(
     ...     [
     ...         keras.layers.LayerNormalization(),
-    ...         keras.layers.Dense(256, "gelu", kernel_initializer=MimeticMean()),
+    ...         keras.layers.Dense(256, "gelu", kernel_initializer=MimeticMean(-1)),
     ...         keras.layers.Dense(64),
     ...     ]
     ... )
+
+    >>> # Standalone:
+    >>> weight = MimeticMean(seed=0)(shape=(64, 256))
 
     >>> # In `EinsumDense`, whose axes an initializer cannot see:
     >>> layer = keras.layers.EinsumDense(
@@ -74,10 +66,10 @@ class MimeticMean(keras.initializers.Initializer):
     ... )
 
     Args:
-        mean: Mean of the weight in units of its standard deviation `s`; any
-            finite number. The default, -1, is ours, not the paper's, and meant for a
-            layer directly after a `LayerNormalization`: the row `mean-1` of our
-            comparisons.
+        mean: Mean of the weight in units of its standard deviation `s`: `"auto"`, which
+            follows the fan-in of the shape or of `input_axes`, or any finite number.
+            The paper gives the first matrix a nonzero mean; its sign and size here are
+            ours.
         scale: Variance of the weight times the fan; a positive number.
         mode: The fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
         distribution: `"uniform"`, `"truncated_normal"` (which Keras also calls
@@ -100,21 +92,21 @@ class MimeticMean(keras.initializers.Initializer):
     Raises:
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; at the call, for a dtype
-            that is not floating, axes that the shape does not have, or a
-            `SeedGenerator` inside a trace.
+            that is not floating, axes that the shape does not have, a
+            `SeedGenerator` inside a trace, or a shape without a fan-in (a scalar, a
+            vector or no inputs at all) with `mean="auto"`.
 
     Reference:
 
     - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs"
-      (arXiv:2602.07156): the idea of a nonzero mean. Sign, size and units here
-      are our own.
+      (arXiv:2602.07156): the nonzero mean. Sign, size and units here are ours.
     - [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html):
       the scale.
     """
 
     def __init__(
         self,
-        mean: float = DEFAULT_MEAN,
+        mean: float | str = AUTO,
         scale: float = 1.0,
         mode: str = "fan_avg",
         distribution: str = "uniform",
@@ -122,7 +114,9 @@ class MimeticMean(keras.initializers.Initializer):
         input_axes: Any = None,
         output_axes: Any = None,
     ) -> None:
-        self.mean = check_number("mean", mean)
+        self.mean = (
+            AUTO if is_auto(mean) else check_number("mean", mean, "'auto' or a finite number")
+        )
         self.scale = check_positive("scale", scale)
         self.mode = check_choice("mode", mode, MODES)
         self.distribution = _check_distribution(distribution)
@@ -139,9 +133,10 @@ class MimeticMean(keras.initializers.Initializer):
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         dtype = check_float_dtype(dtype)
+        shape = check_shape(shape)
         values = mean_shifted(
-            check_shape(shape),
-            mean=self.mean,
+            shape,
+            mean=self._mean(shape),
             scale=self.scale,
             mode=self.mode,
             distribution=self.distribution,
@@ -150,6 +145,19 @@ class MimeticMean(keras.initializers.Initializer):
             output_axes=self.output_axes,
         )
         return as_tensor(values, dtype)
+
+    def _mean(self, shape: tuple[int, ...]) -> float:
+        """The mean in standard deviations, with `"auto"` resolved."""
+        if not isinstance(self.mean, str):
+            return self.mean
+        fan_in, _ = fans(shape, self.input_axes, self.output_axes)
+        if fan_in < 1 or (len(shape) < 2 and self.input_axes is None):
+            raise ValueError(
+                "Argument `mean` must be a number for a weight without a fan-in: 'auto' is "
+                "-0.5 / sqrt(fan_in), and needs a shape (..., inputs, outputs) with at least "
+                f"one input. Received: mean='auto', shape={shape}"
+            )
+        return safe_mean(fan_in)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,14 @@ from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.layers.quantized import check_float_policy, policies_of, without_policies
-from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start, is_auto
+from keras_mimetic.structures.hidden_units import (
+    AUTO,
+    HIDDEN_BIAS,
+    MEAN_AFTER_LAYER_NORM,
+    bias_start,
+    is_auto,
+    safe_mean,
+)
 from keras_mimetic.structures.variance_scaling import scaled_std
 
 # As in Vision Transformers; Keras's own default, 1e-3, is large for them.
@@ -20,8 +27,9 @@ _NORM_EPSILON = 1e-6
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMLPBlock(keras.layers.Layer):
-    """The MLP of Transformers and ConvNeXts; behind its norm, hidden units start below zero.
+    """The MLP of Transformers and ConvNeXts, with a mimetic start.
 
+    The kernel of `fc1` has a nonzero mean, and the bias of `fc1` starts below zero.
     Computes `fc2(activation(fc1(x)))` on the last axis of `x`, if asked with
     `norm` first and `x` added last:
 
@@ -42,23 +50,21 @@ class MimeticMLPBlock(keras.layers.Layer):
         activation: Name of an activation or a callable, one that keeps the
             number of units; `None` is linear.
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see
-            `MimeticMean`). `"auto"` is 0, since we found that a mean adds nothing to a
-            hidden bias; -1 with `norm="layer_norm"` where there is no bias that could
-            start below zero (`use_bias=False`, or biases other than zeros).
+            `MimeticMean`). `"auto"` is -1 after a LayerNormalization (see `norm`) and
+            `-0.5 / sqrt(fan_in)` elsewhere, which no input can turn into a large shift.
+            The nonzero mean is the paper's; its sign and size are ours.
         hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
             pre-activation for inputs of unit variance: the bias is
             `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
-            of `fc1`'s kernel, times `sqrt(1 + mean**2)` without `norm`. Trained
-            networks have it negative (`keras_mimetic.measure` shows it). `"auto"` is
-            -0.5 with `norm="layer_norm"`, and 0 without, where the scale of the
-            input is not known, or where the bias is not free; so without `norm` the
-            block starts as Keras's own layers do. These constants are
-            ours, not the paper's; the rows `bias-0.5`, `mean-1` and
-            `mean-1_bias-0.5` of our comparisons decided them (`benchmarks/README.md`,
-            "The mean of an MLP").
-        norm: `"layer_norm"` for a `LayerNormalization` (epsilon 1e-6) first,
-            or `None`. A normalization before the block cannot be seen by it:
-            say then `hidden_bias=-0.5`.
+            of `fc1`'s kernel, times `sqrt(1 + mean**2)` where no LayerNormalization
+            stands before. `"auto"` is -0.5, on the side on which trained networks
+            have it (`keras_mimetic.measure` shows it), and 0 where the bias is not
+            free (`use_bias=False`, or `bias_initializer` other than zeros). The hidden
+            bias is ours, in addition to the paper's mean.
+            `mean=0, hidden_bias=0` is the start of Keras's own layers.
+        norm: What normalizes the input over the channels: `"layer_norm"` for a
+            `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one that
+            stands directly before the block, which the block cannot see, or `None`.
         residual: Whether to add the input to the output.
         dropout: Part of the units dropped after the activation and after
             `fc2`, in [0, 1).
@@ -122,7 +128,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.activation = _get_activation(activation)
         self.mean = _check_strength("mean", mean)
         self.hidden_bias = _check_strength("hidden_bias", hidden_bias)
-        self._norm_name = check_choice("norm", norm, (None, "layer_norm"))
+        self._norm_name = check_choice("norm", norm, (None, "layer_norm", "before"))
         self.residual = check_flag("residual", residual)
         self.dropout = check_number("dropout", dropout, "a number in [0, 1)")
         if not 0 <= self.dropout < 1:
@@ -172,7 +178,7 @@ class MimeticMLPBlock(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         input_dim, output_dim = self._dims(input_shape)
         hidden_shape = (*input_shape[:-1], self.hidden_dim)
-        mean, hidden_bias = self._strengths()
+        mean, hidden_bias = self._strengths(input_dim)
         shared = {
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,
@@ -258,15 +264,19 @@ class MimeticMLPBlock(keras.layers.Layer):
         layer._policies = policies
         return layer
 
-    def _strengths(self) -> tuple[float, float]:
+    def _strengths(self, input_dim: int) -> tuple[float, float]:
         """The mean and the hidden bias of fc1."""
-        mean, hidden_bias = auto_strengths(
-            self.mean,
-            self.hidden_bias,
-            before=self._norm_name or "other",
-            has_bias=self.use_bias and self._biases_start_at_zero(),
-        )
-        return mean, hidden_bias or 0.0
+        mean, hidden_bias = self.mean, self.hidden_bias
+        if isinstance(mean, str):
+            mean = MEAN_AFTER_LAYER_NORM if self._is_normalized() else safe_mean(input_dim)
+        if isinstance(hidden_bias, str):
+            is_free = self.use_bias and self._biases_start_at_zero()
+            hidden_bias = HIDDEN_BIAS if is_free else 0.0
+        return mean, hidden_bias
+
+    def _is_normalized(self) -> bool:
+        """Whether a LayerNormalization stands directly before fc1."""
+        return self._norm_name is not None
 
     def _biases_start_at_zero(self) -> bool:
         initializer = self._bias_initializers[0]
@@ -277,8 +287,8 @@ class MimeticMLPBlock(keras.layers.Layer):
     def _fc1_bias_initializer(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
         if not hidden_bias:
             return self._bias_initializers[0]
-        # Behind the LayerNorm the mean moves nothing.
-        moving = 0.0 if self._norm_name == "layer_norm" else mean
+        # After a LayerNorm the mean moves nothing.
+        moving = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
         start = bias_start(hidden_bias, std, input_dim, moving)
         return keras.initializers.Constant(start)

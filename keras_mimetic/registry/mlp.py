@@ -1,4 +1,4 @@
-"""MLP: the hidden units start below zero, by their bias or the mean of the first matrix."""
+"""MLP: the first matrix gets a nonzero mean, and the hidden bias starts below zero."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,84 +24,88 @@ from keras_mimetic.registry.structure import (
 from keras_mimetic.sites import mlp as sites
 from keras_mimetic.sites.operations import is_projection
 from keras_mimetic.sites.site import Site, values_of
-from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start, is_auto
-from keras_mimetic.structures.mean_shift import mean_shifted
-from keras_mimetic.structures.variance_scaling import scaled_std
+from keras_mimetic.structures.hidden_units import (
+    AUTO,
+    auto_hidden_bias,
+    auto_mean,
+    bias_start,
+    is_auto,
+)
+from keras_mimetic.structures.mean_shift import shifted_to_mean
 
 
-def _strengths(site: Site, settings: Settings) -> tuple[float, float | None]:
-    return auto_strengths(
-        settings["mean"],
-        settings["hidden_bias"],
-        before=site.facts["before"],
-        has_bias="bias" in site.around,
-    )
+def _strengths(site: Site, settings: Settings) -> tuple[float | None, float | None]:
+    """Mean and hidden bias for a site; `None` for what is to be left."""
+    mean, hidden_bias = settings["mean"], settings["hidden_bias"]
+    before = site.facts["before"]
+    if is_auto(mean):
+        mean = auto_mean(before, site.weights["kernel"].shape[-2])
+    if is_auto(hidden_bias):
+        hidden_bias = auto_hidden_bias(before)
+    return mean, hidden_bias if "bias" in site.around else None
 
 
 def _draw(site: Site, settings: Settings, seed: int) -> Weights:
-    shape = tuple(site.weights["kernel"].shape)
+    """Shift the kernel that is there, and start the bias by the kernel's scale."""
     mean, hidden_bias = _strengths(site, settings)
+    kernel = values_of(site.weights["kernel"])
     weights = {}
-    if mean or not is_auto(settings["mean"]):
-        weights["kernel"] = _kernel(shape, mean, seed)
-        std = scaled_std(shape[-2], shape[-1], scale=1.0, mode="fan_avg")
-    else:
-        # The matrix has nothing to gain, and keeps its own scale (and mean).
-        values = values_of(site.weights["kernel"])
-        centred = site.facts["before"] == "layer_norm"
-        std = float(values.std() if centred else np.sqrt(np.mean(values**2)))
-    if hidden_bias is not None and "bias" in site.around:
-        # Behind a LayerNorm the mean moves nothing.
-        moving = 0.0 if site.facts["before"] == "layer_norm" else mean
-        start = bias_start(hidden_bias, std, shape[-2], moving)
+    if np.ptp(kernel) == 0:
+        return {}
+    if mean is not None:
+        kernel = weights["kernel"] = shifted_to_mean(kernel, mean)
+    if hidden_bias is not None:
+        # After a LayerNorm, whose output sums to zero, a mean moves nothing.
+        spread = kernel.std() if _sums_to_zero(site) else np.sqrt(np.mean(kernel**2))
+        start = bias_start(hidden_bias, float(spread), kernel.shape[-2], mean=0.0)
         weights["bias"] = np.full(tuple(site.around["bias"].shape), start, np.float32)
     return weights
 
 
-def _kernel(shape: Any, mean: float, seed: int) -> np.ndarray:
-    return mean_shifted(
-        tuple(shape), mean=mean, scale=1.0, mode="fan_avg", distribution="uniform", seed=seed
-    )
+def _sums_to_zero(site: Site) -> bool:
+    return site.facts["before"] == "layer_norm"
 
 
 def _control(weights: Weights, seed: int) -> Weights:
     controls = {}
     if "kernel" in weights:
-        controls["kernel"] = _kernel(weights["kernel"].shape, 0.0, seed)
+        controls["kernel"] = weights["kernel"] - weights["kernel"].mean()
     if "bias" in weights:
         controls |= normal_draws({"bias": weights["bias"].shape}, seed)
     return of_same_norms(controls, weights)
 
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
-    mean, hidden_bias = settings["mean"], settings["hidden_bias"]
-    if not is_auto(mean):
-        mean = check_number("mean", mean, "'auto' or a finite number")
-    if hidden_bias is not None and not is_auto(hidden_bias):
-        hidden_bias = check_number("hidden_bias", hidden_bias, "'auto', None or a finite number")
-    return {"mean": mean, "hidden_bias": hidden_bias}
+    return {
+        name: value
+        if value is None or is_auto(value)
+        else check_number(name, value, "'auto', None or a finite number")
+        for name, value in settings.items()
+    }
 
 
 def _named(layer: Any, place: str) -> Site | None:
     return sites.site(layer, place, "other") if is_projection(layer) else None
 
 
+_BEFORE = {
+    "layer_norm": "after LayerNorm",
+    "batch_norm": "after BatchNorm",
+    "normalized_activation": "after a norm of activations",
+    "other": "not directly after a fresh LayerNorm or a BatchNorm",
+}
+
+
 def _describe(site: Site, role: str, settings: Settings) -> str:
     mean, hidden_bias = _strengths(site, settings)
-    names = {
-        "layer_norm": "after LayerNorm",
-        "batch_norm": "after BatchNorm",
-        "other": "not directly after a fresh LayerNorm or a BatchNorm",
-    }
-    before = names[site.facts["before"]]
-    if not role:
-        return f"{before}: name a `mean` or `hidden_bias` if it shall have one"
+    before = _BEFORE[site.facts["before"]]
+    if role == "kernel":
+        return f"mean {mean:+.3g} ({before})"
     if role == "bias":
         return f"hidden bias {hidden_bias:+g} ({before})"
-    note = f"mean {mean:+g} ({before})"
-    if hidden_bias is not None and "bias" not in site.around:
-        note += f"; no bias that could start at {hidden_bias:+g}"
-    return note
+    if mean is None and hidden_bias is None:
+        return f"{before}: a mean or hidden bias needs a number in the settings"
+    return "all values of the kernel are equal: it has no standard deviation to shift it by"
 
 
 def _measure(site: Site, weights: Weights) -> Measured:

@@ -10,6 +10,7 @@ from keras_mimetic.sites.graph import Call, Graph, Value
 from keras_mimetic.sites.operations import (
     channel_axis,
     is_activation,
+    is_depthwise,
     is_gate,
     is_pointwise,
     is_pointwise_function,
@@ -30,7 +31,8 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     Between the two projections stand an activation and perhaps dropout and
     normalizations, and nothing that mixes places. The fact `before` is what
     stands directly before the MLP: `"layer_norm"` (over the channels, centred,
-    with fresh gamma and beta, so that its output sums to zero), `"batch_norm"`
+    with fresh gamma and beta, so that its output sums to zero), `"batch_norm"`,
+    `"normalized_activation"` (either of them after an activation, as in ConvMixer)
     or `"other"`; where a layer is called several times and these differ, `"other"`.
 
     Around it are the matrix of the second projection, and gamma and beta of the
@@ -46,8 +48,8 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
         if followed is None or id(call.operation) not in places:
             continue
         left, second = followed
-        norm = _norm_before(call)
-        before = _kind(norm)
+        norm, is_activated = _norm_before(call)
+        before = "normalized_activation" if is_activated else _kind(norm)
         earlier = sites.get(id(call.operation))
         if earlier is not None:
             before = before if earlier.facts["before"] == before else "other"
@@ -162,20 +164,31 @@ def _starts_at(value: Value, start: Value) -> bool:
     return False
 
 
-def _norm_before(call: Call) -> Any:
+def _norm_before(call: Call) -> tuple[Any, bool]:
     """The normalization over the channels directly before a projection, or `None`.
 
-    A LayerNormalization that is centred, or a BatchNormalization.
+    That is a LayerNormalization that is centered, or a BatchNormalization. The second
+    value is whether it normalizes the output of an activation.
     """
     value = source(call.inputs[0])
     norm = value.producer and value.producer.operation
     if not isinstance(norm, (keras.layers.BatchNormalization, keras.layers.LayerNormalization)):
-        return None
+        return None, False
     if getattr(norm, "rms_scaling", False):
-        return None
+        return None, False
     axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
     rank = len(value.shape)
-    return norm if [a % rank for a in axes] == [channel_axis(call.operation, rank)] else None
+    if [a % rank for a in axes] != [channel_axis(call.operation, rank)]:
+        return None, False
+    normalized = source(value.producer.inputs[0]).producer
+    return norm, normalized is not None and _activates(normalized.operation)
+
+
+def _activates(operation: Any) -> bool:
+    if is_activation(operation):
+        return True
+    has_own = is_projection(operation) or is_depthwise(operation)
+    return has_own and is_pointwise_function(own_activation(operation))
 
 
 def _kind(norm: Any) -> str:

@@ -1,59 +1,84 @@
-"""Where the hidden units of an MLP start: a mean of the first matrix, a bias behind it.
+"""Where the hidden units of an MLP start: the mean of the first matrix and the bias after it.
 
-Both do one thing: they move the pre-activations of all hidden units together. A bias
-does it from the first step on, a mean behind a LayerNorm as soon as the norm's
-`beta` has learned a little.
+Both move the pre-activations of all hidden units together. The bias does it from the
+first step on. A mean does it in proportion to the sum of the inputs: at once for most
+inputs, and after a LayerNorm, whose output sums to zero, as soon as its `beta` learns.
 """
 
 import math
 from typing import Any
 
 AUTO = "auto"
-# Ours, by what stands before the MLP; benchmarks/README.md has the rows that decided
-# them: in standard deviations of the pre-activation,
-HIDDEN_BIASES = {"layer_norm": -0.5, "batch_norm": -0.5, "other": 0.0}
-# and of the matrix, where there is no bias that could start from anything.
-MEANS_WITHOUT_BIAS = {"layer_norm": -1.0, "batch_norm": 0.0, "other": 0.0}
+
+# All three constants are ours. `benchmarks/README.md` has the rows that decided them.
+# Mean after a fresh LayerNorm, in standard deviations of the matrix.
+MEAN_AFTER_LAYER_NORM = -1.0
+# Mean anywhere else, in standard deviations of the matrix divided by sqrt(fan_in).
+SAFE_SHIFT = -0.5
+# Start of the hidden bias, in standard deviations of the pre-activation.
+HIDDEN_BIAS = -0.5
 
 
 def is_auto(value: Any) -> bool:
-    """Whether a strength is left to us."""
+    """Whether a strength is to be chosen by the package."""
     return isinstance(value, str) and value == AUTO
 
 
-def auto_strengths(
-    mean: float | str, hidden_bias: float | str | None, *, before: str, has_bias: bool
-) -> tuple[float, float | None]:
-    """Mean and hidden bias, with `"auto"` resolved.
+def safe_mean(fan_in: int) -> float:
+    """Return the mean that no input can turn into a large shift, `-0.5 / sqrt(fan_in)`.
+
+    A mean of m standard deviations shifts a pre-activation by
+    `m * sqrt(fan_in) * average(x) / rms(x)` of its own spreads. The average of x is at
+    most its root mean square, so this mean shifts by half a spread at most.
 
     Args:
-        mean: In standard deviations of the matrix, or `"auto"`: 0, unless there is no
-            bias and the mean can do its work, as it can behind a LayerNorm.
-        hidden_bias: In standard deviations of the pre-activation, `None` for a bias
-            that is left as it is, or `"auto"`.
-        before: `"layer_norm"`, `"batch_norm"` or `"other"`.
-        has_bias: Whether there is a bias whose start is free.
+        fan_in: Number of inputs of each unit, an integer >= 1.
 
     Returns:
-        `(mean, hidden_bias)`, the second `None` if it was, or if `"auto"` finds
-        nothing to start or no reason to.
+        The mean in standard deviations of the matrix.
     """
-    if isinstance(hidden_bias, str):
-        hidden_bias = (HIDDEN_BIASES[before] if has_bias else 0.0) or None
-    if isinstance(mean, str):
-        mean = 0.0 if has_bias else MEANS_WITHOUT_BIAS[before]
-    return mean, hidden_bias
+    return SAFE_SHIFT / math.sqrt(fan_in)
+
+
+def auto_mean(before: str, fan_in: int) -> float | None:
+    """Return the default mean of an MLP's first matrix, in its standard deviations.
+
+    Args:
+        before: What the MLP reads: `"layer_norm"` (fresh, over the channels),
+            `"batch_norm"`, `"normalized_activation"` (a norm after an activation) or
+            `"other"`.
+        fan_in: Number of inputs of each unit.
+
+    Returns:
+        The mean, or `None` to leave the matrix as it is.
+    """
+    if before == "normalized_activation":
+        return None
+    return MEAN_AFTER_LAYER_NORM if before == "layer_norm" else safe_mean(fan_in)
+
+
+def auto_hidden_bias(before: str) -> float | None:
+    """Return the default start of an MLP's hidden bias, in pre-activation deviations.
+
+    Args:
+        before: See `auto_mean`.
+
+    Returns:
+        The start after a LayerNorm or BatchNorm, where the scale of the input is known;
+        `None` to leave the bias as it is.
+    """
+    return HIDDEN_BIAS if before in ("layer_norm", "batch_norm") else None
 
 
 def bias_start(hidden_bias: float, std: float, fan_in: int, mean: float) -> float:
-    """Where the bias behind a matrix starts, absolute.
+    """Return the value at which the bias after a matrix starts, absolute.
 
     Args:
         hidden_bias: In standard deviations of the pre-activation, for independent
             inputs of mean 0 and variance 1.
         std: Standard deviation of the matrix, absolute.
-        fan_in: Its inputs.
-        mean: Its mean in standard deviations, which adds to the spread of the
-            pre-activation; 0 where the inputs sum to zero.
+        fan_in: Number of inputs of each unit.
+        mean: Mean of the matrix in standard deviations, which adds to the spread of
+            the pre-activation; 0 where the inputs sum to zero.
     """
     return hidden_bias * std * math.sqrt(fan_in * (1 + mean**2))
