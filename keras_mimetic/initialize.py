@@ -1,5 +1,7 @@
 """Gives an existing model the structures of trained ones."""
 
+import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,12 +9,16 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import check_flag
+from keras_mimetic.dead_units import check_data, dead_units
 from keras_mimetic.draws import check_seed, subseed
 from keras_mimetic.find import check_model, check_names, find_sites, path_of
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
+
+# A warning names an MLP with more dead units than this.
+_MANY_DEAD = 0.5
 
 
 def initialize(
@@ -24,19 +30,21 @@ def initialize(
     dry_run: bool = False,
     force: bool = False,
     inputs: Any = None,
+    data: Any = None,
 ) -> Report:
-    r"""Gives an existing, built model the structures of trained ones, in place.
+    r"""Give an existing, built model the structures of trained ones, in place.
 
     It finds where each structure could go by following what flows between the
     model's layers, functional, sequential, subclassed or nested:
 
     - `"mlp"`: a `Dense` or 1x1 convolution that expands, an activation (and
-      dropout or normalization), one that contracts. Directly after a fresh
-      LayerNormalization over the channels or a BatchNormalization, the bias of the
-      first, wherever it started, starts at -0.5 standard deviations of the
-      pre-activation; a first one without biases gets a mean of -1 standard
-      deviation (see `MimeticMean`) if it was a LayerNormalization. Others are left,
-      unless the settings name strengths.
+      dropout or normalization), one that contracts. The kernel of the first is
+      shifted to a nonzero mean: -1 of its standard deviations directly after a fresh
+      LayerNormalization over the channels, `-0.5 / sqrt(fan_in)` elsewhere (see
+      `MimeticMean`). Its scale and its other structure stay. After a LayerNormalization
+      or a BatchNormalization the bias of the first starts at -0.5 standard deviations
+      of the pre-activation, too. An MLP after a normalized activation, as in ConvMixer,
+      is left as it is, unless the settings name numbers.
     - `"attention"`: `keras.layers.MultiHeadAttention` and layers derived from
       it. Query and key, value and output kernels are drawn in pairs, as
       `MimeticMultiHeadAttention` does; without the identity in cross-attention.
@@ -79,12 +87,12 @@ def initialize(
         model: A built Keras model or layer.
         structures: Names of structures, or a dict from names to their settings:
             `{"mlp": {"mean": -0.5}, "attention": {}}`. Settings are for "mlp"
-            `mean="auto"` and `hidden_bias="auto"`, as above (ours; the rows
-            `bias-0.5` and `mean-1` of `benchmarks/README.md` decided them). A number for
-            `mean`, in standard deviations of the weight, 0 included, draws the first
-            kernel anew at Glorot's scale; a number for `hidden_bias`, in standard
-            deviations of the pre-activation (see `MimeticMLPBlock`), is where its bias
-            starts; `hidden_bias=None` leaves biases. For "attention" they are
+            `mean="auto"` (the paper's nonzero mean; its sign and size are ours) and
+            `hidden_bias="auto"` (ours), as above. A number for `mean`, in standard
+            deviations of the kernel, shifts every first kernel to it; a number for
+            `hidden_bias`, in standard deviations of the pre-activation (see
+            `MimeticMLPBlock`), is where every hidden bias starts; `None` leaves
+            kernels or biases as they are. For "attention" they are
             `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
             paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
             which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours;
@@ -124,8 +132,12 @@ def initialize(
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; for a model that is not
             built, is quantized, has LoRA enabled, or is trained (its optimizer
-            has taken steps) without `force`. If anything fails, the model is as
-            it was.
+            has taken steps) without `force`; for `data` that the model does not
+            take. If anything fails, the model is as it was.
+
+    Warns:
+        UserWarning: if more than half of the hidden units of an MLP are off for all
+            of `data`.
 
     Reference: those of the initializers and layers named above.
     """
@@ -134,6 +146,8 @@ def initialize(
         check_flag(name, flag)
     seed = resolve_seed(None if seed is None else check_seed(seed))
     _check_model(model, force or dry_run)
+    if data is not None:
+        check_data(model, data)
     found = find_sites(model, settings, rules, inputs)
     rows: list[Row] = []
     new: list[tuple[Any, np.ndarray]] = []
@@ -156,9 +170,14 @@ def initialize(
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
-    if not dry_run:
-        _assign(new)
-    return Report(tuple(rows), seed=seed, control=control, dry_run=dry_run)
+    dead = _write(model, found.sites, new, data, dry_run)
+    return Report(
+        tuple(_with_dead_units(row, dead) for row in rows),
+        seed=seed,
+        control=control,
+        dry_run=dry_run,
+        dead_units=dead,
+    )
 
 
 def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
@@ -254,15 +273,43 @@ def _norm(values: np.ndarray) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))
 
 
-def _assign(new: list[tuple[Any, np.ndarray]]) -> None:
-    """Writes all values, or none."""
-    done: list[tuple[Any, np.ndarray]] = []
+def _write(
+    model: Any,
+    sites: list[Site],
+    new: list[tuple[Any, np.ndarray]],
+    data: Any,
+    dry_run: bool,
+) -> dict[str, float]:
+    """Write all values or none; return the fraction of dead units by place.
+
+    A dry run with data writes them for as long as the model runs on the data.
+    """
+    if dry_run and data is None:
+        return {}
+    # As they are, in their own precision.
+    old = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable, _ in new]
+    done = False
     try:
         for variable, values in new:
-            # As it is, in its own precision.
-            done.append((variable, np.array(keras.ops.convert_to_numpy(variable))))
             variable.assign(values)
-    except BaseException:
-        for variable, values in done:
-            variable.assign(values)
-        raise
+        dead = {} if data is None else dead_units(model, sites, data)
+        done = True
+    finally:
+        if dry_run or not done:
+            for variable, values in old:
+                variable.assign(values)
+    for place, fraction in dead.items():
+        if fraction > _MANY_DEAD:
+            warnings.warn(
+                f"{fraction:.0%} of the hidden units of the MLP {place!r} are off for all of "
+                "`data` and cannot learn from it. `rules` or `structures` choose other strengths.",
+                stacklevel=3,
+            )
+    return dead
+
+
+def _with_dead_units(row: Row, dead: Mapping[str, float]) -> Row:
+    if row.structure != "mlp" or row.place not in dead:
+        return row
+    note = f"{row.note}; {dead[row.place]:.1%} of the hidden units are dead"
+    return dataclasses.replace(row, note=note)

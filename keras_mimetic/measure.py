@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_mimetic.dead_units import check_data, dead_units
 from keras_mimetic.draws import subseed
 from keras_mimetic.find import check_model, check_names, find_sites, path_of
 from keras_mimetic.measurements import Left, Measurements, Row
@@ -26,14 +27,15 @@ def measure(
     structures: Any = ("mlp", "attention", "depthwise", "state_space"),
     rules: Any = None,
     inputs: Any = None,
+    data: Any = None,
 ) -> Measurements:
     r"""Measures the structures of mimetic initialization in a model's weights.
 
     It looks at the places that `initialize` finds (and at gated MLPs, too), and
     compares every figure with what fresh weights of the same shapes give: mean
     and standard deviation over 10 to 100 draws of independent normals (Keras's
-    uniform ones give the same). All figures are of the weights alone, no data is
-    needed, and the model is left as it is. They are these; all but `noise`,
+    uniform ones give the same). All figures but dead units are of the weights alone and
+    need no data, and the model is left as it is. They are these; all but `noise`,
     `identity`, sigma, decays and steps do not depend on the scale of the weights.
 
     `"mlp"`, for each of its two matrices (parts `"first"`, `"second"`):
@@ -52,6 +54,13 @@ def measure(
     - `mean`, `deviation`: over hidden units, of the effective bias b + W^T beta
       in standard deviations of the unit's pre-activation. The normalized
       channels are taken for independent, which they are but roughly.
+
+    and with `data` (part `"hidden_units"`):
+
+    - `dead`: fraction of the hidden units that are off for all of the data. A unit is
+      off where its activation is less than 1 % of its pre-activation in size. It is
+      there for MLPs whose activation is seen by itself, without a normalization before
+      the second matrix.
 
     `"attention"`, of W_Q W_K^T in every head (part `"query_key"`), and of W_V W_O
     in every head and, with head `None`, summed over the heads (`"value_output"`):
@@ -98,6 +107,7 @@ def measure(
     >>> print(measured)
     >>> measured.plot().savefig("convnext.png")
     >>> [row.value for row in measured.select(part="first", figure="mean")]
+    >>> print(keras_mimetic.measure(model, data=images[:256]))  # with dead units
 
     Args:
         model: A built Keras model or layer. With LoRA, the merged weights count.
@@ -105,6 +115,10 @@ def measure(
             `"state_space"`.
         rules: What the finder cannot know, as for `initialize`.
         inputs: The same.
+        data: A batch of inputs, on which the model is run once as in inference, to
+            count dead hidden units: an array or what else the model takes as its
+            first argument, or a tuple of several arguments. `None` measures the
+            weights alone.
 
     Returns:
         `Measurements`, which print as a table and have `rows`, `to_dicts()`,
@@ -115,7 +129,8 @@ def measure(
     Raises:
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; for a model that is not
-            built, has no weights or is quantized.
+            built, has no weights or is quantized; for `data` that the model does not
+            take.
 
     Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention`,
     `MimeticDepthwise` and `MimeticStateSpace`, which look at trained weights like
@@ -128,7 +143,10 @@ def measure(
         )
     names = check_names(structures)
     check_model("model", model)
+    if data is not None:
+        check_data(model, data)
     found = find_sites(model, names, rules, inputs)
+    dead = {} if data is None else dead_units(model, found.sites, data)
     fresh = _Fresh()
     rows: list[Row] = []
     left: list[Left] = []
@@ -140,7 +158,8 @@ def measure(
             left.append(Left(path_of(site.layer), site.place, site.structure, why))
             continue
         null = fresh.figures(site)
-        rows += [_row(site, figure, null) for figure in measured.figures]
+        figures = [*measured.figures, *_dead_units(site, dead)]
+        rows += [_row(site, figure, null) for figure in figures]
         images |= {(site.structure, site.place, part): x for part, x in measured.images.items()}
         if not site.left:
             values = _by_name(measured.figures)
@@ -155,6 +174,12 @@ def measure(
         images=images,
         _settings={name: values for name, values in settings.items() if values},
     )
+
+
+def _dead_units(site: Site, dead: Mapping[str, float]) -> list[Figure]:
+    if site.structure != "mlp" or site.place not in dead:
+        return []
+    return [Figure("hidden_units", "dead", dead[site.place], has_null=False)]
 
 
 def _measure(site: Site) -> tuple[Measured, str]:

@@ -1,6 +1,7 @@
 """What a re-initialization changed, and what it left."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -46,12 +47,15 @@ class Report:
         seed: The seed that was used, also where none was given.
         control: Whether structureless weights were written.
         dry_run: Whether nothing was written.
+        dead_units: By place, the fraction of an MLP's hidden units that are off for all of
+            the `data`; empty without data.
     """
 
     rows: tuple[Row, ...]
     seed: int
     control: bool
     dry_run: bool
+    dead_units: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def written(self) -> tuple[Row, ...]:

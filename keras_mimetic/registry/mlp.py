@@ -176,7 +176,8 @@ MLP = Structure(
     legend=(
         "of the first and second matrix the mean in standard deviations and its z; energy of the "
         "first that is alike for all inputs and for all hidden units, in multiples of chance; "
-        "effective hidden bias in pre-activation deviations, mean over units"
+        "effective hidden bias in pre-activation deviations, mean over units; fraction of hidden "
+        "units that are off for all of the data, if data were given"
     ),
     columns=(
         Column("mean 1st", "first", "mean"),
@@ -186,6 +187,7 @@ MLP = Structure(
         Column("mean 2nd", "second", "mean"),
         Column("z", "second", "z", "+.1f"),
         Column("hidden bias", "hidden_bias", "mean", "+.2f"),
+        Column("dead units", "hidden_units", "dead", ".1%"),
     ),
     panels=(
         Panel("mean of the first matrix", "standard deviations", "first", "mean"),

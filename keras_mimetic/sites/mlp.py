@@ -12,6 +12,7 @@ from keras_mimetic.sites.operations import (
     is_activation,
     is_depthwise,
     is_gate,
+    is_normalization,
     is_pointwise,
     is_pointwise_function,
     is_product,
@@ -35,6 +36,10 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     `"normalized_activation"` (either of them after an activation, as in ConvMixer)
     or `"other"`; where a layer is called several times and these differ, `"other"`.
 
+    The fact `activated_in` is where the activation alone changes the hidden units, so that
+    they can be seen there: `"first"`, whose own it is, `"second"`, whose input it gives, or
+    `""` where a normalization follows it.
+
     Around it are the matrix of the second projection, and gamma and beta of the
     LayerNorm or BatchNorm before, trained or not; the fact `norm` says which of
     the two, the fact `second` is that projection; each is `None` where there is
@@ -47,7 +52,7 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
         followed = _what_follows(call, graph.calls[number + 1 :], graph.outputs)
         if followed is None or id(call.operation) not in places:
             continue
-        left, second = followed
+        left, second, activated_in = followed
         norm, is_activated = _norm_before(call)
         before = "normalized_activation" if is_activated else _kind(norm)
         earlier = sites.get(id(call.operation))
@@ -55,14 +60,23 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
             before = before if earlier.facts["before"] == before else "other"
             norm = norm if earlier.facts["norm"] is norm else None
             second = second if earlier.facts["second"] is second else None
+            activated_in = activated_in if second is not None else ""
             left = left or earlier.left
         layer = call.operation
-        sites[id(layer)] = site(layer, places[id(layer)], before, left, second=second, norm=norm)
+        around = {"second": second, "norm": norm, "activated_in": activated_in}
+        sites[id(layer)] = site(layer, places[id(layer)], before, left, **around)
     return list(sites.values())
 
 
 def site(
-    layer: Any, place: str, before: str, left: str = "", *, second: Any = None, norm: Any = None
+    layer: Any,
+    place: str,
+    before: str,
+    left: str = "",
+    *,
+    second: Any = None,
+    norm: Any = None,
+    activated_in: str = "",
 ) -> Site:
     """The site of a built projection."""
     around = {
@@ -76,7 +90,7 @@ def site(
         place=place,
         layer=layer,
         weights={"kernel": layer.kernel},
-        facts={"before": before, "norm": norm, "second": second},
+        facts={"before": before, "norm": norm, "second": second, "activated_in": activated_in},
         left=left,
         around={role: variable for role, variable in around.items() if variable is not None},
     )
@@ -86,8 +100,11 @@ def _expands(layer: Any) -> bool:
     return layer.kernel.shape[-1] > layer.kernel.shape[-2]
 
 
-def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> tuple[str, Any] | None:
-    """Why an MLP that begins here is left ("" for no reason), and its second projection.
+def _what_follows(
+    first: Call, later: list[Call], outputs: list[Value]
+) -> tuple[str, Any, str] | None:
+    """Why an MLP that begins here is left ("" for no reason), its second projection, and
+    the fact `activated_in`.
 
     `None` if none begins here.
     """
@@ -97,7 +114,7 @@ def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> tuple
     gated = function is keras.activations.glu
     if function is not None and not (activated or gated):
         return None
-    sliced = False
+    sliced = normalized = False
     ends = []
     for call in later:
         outside = [value for value in call.inputs if id(value) not in inside]
@@ -121,6 +138,7 @@ def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> tuple
             return None
         gated = gated or is_gate(operation) or (is_product(operation) and sliced)
         sliced = sliced or is_slicing(operation)
+        normalized = normalized or is_normalization(operation) or _scales_channels(call)
         activated = activated or is_activation(operation)
         inside.update(id(value) for value in call.outputs)
     if len(ends) != 1 or any(id(value) in inside for value in outputs):
@@ -133,7 +151,8 @@ def _what_follows(first: Call, later: list[Call], outputs: list[Value]) -> tuple
     width, hidden = end.operation.kernel.shape[-1], end.operation.kernel.shape[-2]
     if width >= hidden:
         return None
-    return GATED if gated else "", end.operation
+    activated_in = "first" if function is not None else "" if normalized else "second"
+    return GATED if gated else "", end.operation, activated_in
 
 
 def _scales_channels(call: Call) -> bool:

@@ -89,6 +89,11 @@ def is_pointwise(operation: Any) -> bool:
     return name in _LINEAR or name in _NORMALIZING or name in _ACTIVATIONS
 
 
+def is_normalization(operation: Any) -> bool:
+    """A normalization, or a reduction that one is made of."""
+    return type(operation).__name__ in _NORMALIZING
+
+
 def is_product(operation: Any) -> bool:
     return type(operation).__name__ == "Multiply"
 
