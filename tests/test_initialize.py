@@ -13,8 +13,8 @@ from keras import layers
 import keras_mimetic
 from keras_mimetic.registry import STRUCTURES
 
-# The mean of an MLP is drawn with its kernel, which else stays.
-WITH_MEANS = {"mlp": {"mean": -1}, "attention": {}, "depthwise": {}}
+# What is drawn from the seed; kernels of MLPs are shifted and keep their own draws.
+DRAWN = ("attention", "depthwise")
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "initialize.npz"
 
 
@@ -62,7 +62,7 @@ def test_what_it_writes():
     assert changed == {row.path for row in report.written}
     assert not report.left
     assert [row.structure for row in report.rows] == (
-        ["mlp"] * 2 + ["attention"] * 8 + ["depthwise"] * 2
+        ["mlp"] * 4 + ["attention"] * 8 + ["depthwise"] * 2
     )
     for row in report.rows:
         assert row.shape == before[row.path].shape
@@ -82,6 +82,8 @@ def test_the_structures_are_there():
     assert np.trace(product) / 64 == pytest.approx(-0.4, abs=0.05)
     ups = [x for x in model.layers if isinstance(x, layers.Dense) and x.units == 256]
     for up in ups:
+        kernel = array(up.kernel)
+        assert kernel.mean() / kernel.std() == pytest.approx(-1, abs=1e-4)
         # Half a standard deviation of the pre-activation.
         np.testing.assert_allclose(array(up.bias), -0.5 * array(up.kernel).std() * 8, rtol=1e-5)
     first, last = (x for x in model.layers if isinstance(x, layers.DepthwiseConv1D))
@@ -95,7 +97,7 @@ def test_the_structures_are_there():
 def test_equal_weights_each_time_a_model_is_built(tmp_path):
     first, second = make(), make()
     assert first.layers[-1].name != second.layers[-1].name
-    reports = [keras_mimetic.initialize(model, WITH_MEANS, seed=3) for model in (first, second)]
+    reports = [keras_mimetic.initialize(model, DRAWN, seed=3) for model in (first, second)]
     all_equal(by_place(first, reports[0]), by_place(second, reports[1]))
 
     third = make()
@@ -103,7 +105,7 @@ def test_equal_weights_each_time_a_model_is_built(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     all_equal(
         by_place(first, reports[0]),
-        by_place(loaded, keras_mimetic.initialize(loaded, WITH_MEANS, seed=3)),
+        by_place(loaded, keras_mimetic.initialize(loaded, DRAWN, seed=3)),
     )
     # And after saving, the weights are in the file.
     first.save(tmp_path / "model.keras")
@@ -116,7 +118,7 @@ def test_seeds():
     weights = []
     for seed in (1, 1, 2, 2**80, None, None):
         model = make()
-        weights.append(by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=seed)))
+        weights.append(by_place(model, keras_mimetic.initialize(model, DRAWN, seed=seed)))
     all_equal(weights[0], weights[1])
     for a, b in ((0, 2), (2, 3), (4, 5)):
         drawn = [key for key in weights[a] if key[-1] != "bias"]
@@ -129,19 +131,23 @@ def test_seeds():
 def test_an_unseeded_call_can_be_repeated_from_its_report():
     keras.utils.set_random_seed(4)
     first = make()
-    report = keras_mimetic.initialize(first, WITH_MEANS)
+    report = keras_mimetic.initialize(first, DRAWN)
     second = make()
-    again = keras_mimetic.initialize(second, WITH_MEANS, seed=report.seed)
+    again = keras_mimetic.initialize(second, DRAWN, seed=report.seed)
     all_equal(by_place(first, report), by_place(second, again))
 
 
 def test_a_submodule_does_not_depend_on_its_neighbours():
+    def filters():
+        settings = {"velocity": 0.0, "acceleration": 0.0}  # no widths that follow the depth
+        return keras.Sequential([layers.DepthwiseConv1D(3, padding="same")]), settings
+
     class Model(keras.Model):
         def __init__(self, head):
             super().__init__()
-            self.encoder = keras.Sequential([layers.Dense(16, "gelu"), layers.Dense(8)])
+            self.encoder, self.settings = filters()
             self.head = head
-            self.tail = keras.Sequential([layers.Dense(16, "gelu"), layers.Dense(8)])
+            self.tail, _ = filters()
 
         def call(self, x):
             return self.tail(self.head(self.encoder(x)))
@@ -153,7 +159,7 @@ def test_a_submodule_does_not_depend_on_its_neighbours():
     ):
         model = Model(head)
         model(np.zeros((1, 6, 8), "float32"))
-        keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0)
+        keras_mimetic.initialize(model, {"depthwise": model.settings}, seed=0)
         kernels.append([array(x.layers[0].kernel) for x in (model.encoder, model.tail)])
     for a, b in zip(*kernels, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -162,8 +168,9 @@ def test_a_submodule_does_not_depend_on_its_neighbours():
 
 def test_control():
     model, other = make(width=32), make(width=32)
-    structured = keras_mimetic.initialize(model, WITH_MEANS, seed=5)
-    control = keras_mimetic.initialize(other, WITH_MEANS, seed=5, control=True)
+    other.set_weights(model.get_weights())
+    structured = keras_mimetic.initialize(model, seed=5)
+    control = keras_mimetic.initialize(other, seed=5, control=True)
     assert control.control
     weights, controls = by_place(model, structured), by_place(other, control)
     assert weights.keys() == controls.keys()
@@ -178,21 +185,6 @@ def test_control():
     attention = other.layers[2]
     q, k = array(attention.query_dense.kernel), array(attention.key_dense.kernel)
     assert abs(np.trace(q[:, 0] @ k[:, 0].T) / 32) < 0.15
-
-
-def test_the_controls_of_an_mlp_share_its_draws():
-    # With mean 0 structure and control are the same weight: paired comparisons rest on it.
-    model, other = make(), make()
-    for m, control in ((model, False), (other, True)):
-        keras_mimetic.initialize(m, {"mlp": {"mean": 0}}, seed=5, control=control)
-    for a, b in zip(model.layers, other.layers, strict=True):
-        if isinstance(a, layers.Dense) and a.units == 32:
-            np.testing.assert_allclose(array(a.kernel), array(b.kernel), rtol=1e-6)
-    shifted = make()
-    keras_mimetic.initialize(shifted, {"mlp": {"mean": -1}}, seed=5)
-    up = [m.layers[5] for m in (model, shifted)]
-    difference = array(up[1].kernel) - array(up[0].kernel)
-    np.testing.assert_allclose(difference, difference.mean(), rtol=1e-4)
 
 
 def test_dry_run_reports_the_same_and_writes_nothing():
@@ -251,14 +243,15 @@ def test_the_report():
     model.layers[5].trainable = False
     frozen = array(model.layers[5].kernel)
     report = keras_mimetic.initialize(model, seed=0)
-    (left,) = report.left
-    assert left.note == "frozen (trainable=False)"
-    assert left.norm_after is None
+    assert len(report.left) == 2
+    for left in report.left:
+        assert left.note == "frozen (trainable=False)"
+        assert left.norm_after is None
     np.testing.assert_array_equal(frozen, array(model.layers[5].kernel))
     text = str(report)
     lines = text.splitlines()
-    assert lines[0] == "11 weights given structure, 1 left; seed 0"
-    assert len(lines) == 2 + 12
+    assert lines[0] == "12 weights given structure, 2 left; seed 0"
+    assert len(lines) == 2 + 14
     for row in report.rows:
         assert sum(row.path in line and row.note in line for line in lines) == 1
     dicts = json.loads(json.dumps(report.to_dicts()))
@@ -269,73 +262,141 @@ def test_the_report():
     }
 
 
-@pytest.mark.parametrize("scale", [0.02, 1.0])
-def test_hidden_biases_fit_the_scale_of_kernels_that_stay(scale):
-    inputs = keras.Input((64,))
-    normal = keras.initializers.RandomNormal(stddev=scale, seed=0)
-    up = layers.Dense(256, "gelu", kernel_initializer=normal)
-    model = keras.Model(inputs, layers.Dense(64)(up(layers.LayerNormalization()(inputs))))
+def mlp_after(*before, **arguments):
+    """An MLP of 64 and 256 units after some layers, and its first layer."""
+    up = layers.Dense(256, "gelu", **arguments)
+    return keras.Sequential([keras.Input((64,)), *before, up, layers.Dense(64)]), up
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        keras.initializers.RandomNormal(stddev=0.02, seed=0),
+        keras.initializers.TruncatedNormal(stddev=1.0, seed=0),
+        keras.initializers.Orthogonal(seed=0),
+        keras.initializers.RandomUniform(0.1, 0.3, seed=0),
+    ],
+    ids=lambda initializer: type(initializer).__name__,
+)
+def test_kernels_of_mlps_are_shifted_and_keep_their_scale_and_structure(initializer):
+    model, up = mlp_after(layers.LayerNormalization(), kernel_initializer=initializer)
     kernel = array(up.kernel)
-    (row,) = keras_mimetic.initialize(model, seed=0).rows
-    assert (row.path, row.note) == (up.bias.path, "hidden bias -0.5 (after LayerNorm)")
-    np.testing.assert_array_equal(array(up.kernel), kernel)
+    rows = keras_mimetic.initialize(model).rows
+    assert [(row.path, row.note) for row in rows] == [
+        (up.kernel.path, "mean -1 (after LayerNorm)"),
+        (up.bias.path, "hidden bias -0.5 (after LayerNorm)"),
+    ]
+    shifted = array(up.kernel)
+    np.testing.assert_allclose(
+        shifted - shifted.mean(), kernel - kernel.mean(), atol=2e-6 * kernel.std()
+    )
+    assert shifted.mean() / kernel.std() == pytest.approx(-1, rel=1e-4)
     np.testing.assert_allclose(array(up.bias), -0.5 * kernel.std() * 8, rtol=1e-5)
-    # Its control has the same norm, and is no shift.
+    # A second call changes nothing, whatever its seed.
+    bias = array(up.bias)
+    keras_mimetic.initialize(model, seed=7)
+    np.testing.assert_array_equal(array(up.kernel), shifted)
+    np.testing.assert_array_equal(array(up.bias), bias)
+    # The control has the norms without the shift.
     keras_mimetic.initialize(model, seed=0, control=True)
-    control = array(up.bias)
-    assert np.linalg.norm(control) == pytest.approx(0.5 * kernel.std() * 8 * 16, rel=1e-5)
-    assert abs(control.mean()) < 0.3 * control.std()
-    # With a mean it is drawn anew, at Glorot's scale.
-    keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0)
-    assert array(up.kernel).std() == pytest.approx((2 / 320) ** 0.5, rel=0.05)
-    np.testing.assert_allclose(array(up.bias), -0.5 * (2 / 320) ** 0.5 * 8, rtol=1e-5)
+    for control, weight in ((array(up.kernel), shifted), (array(up.bias), bias)):
+        assert np.linalg.norm(control) == pytest.approx(np.linalg.norm(weight), rel=1e-5)
+        assert abs(control.mean()) < 0.3 * control.std()
 
 
-@pytest.mark.parametrize("norm", [layers.LayerNormalization, layers.BatchNormalization])
+AFTER_LAYER_NORM, SAFE = -1, -0.5 / 8
+
+
+@pytest.mark.parametrize(
+    ("before", "mean", "hidden_bias"),
+    [
+        ([], SAFE, 0),
+        ([layers.LayerNormalization], AFTER_LAYER_NORM, -0.5),
+        ([layers.BatchNormalization], SAFE, -0.5),
+        ([layers.RMSNormalization], SAFE, 0),
+        ([lambda: layers.Dense(64)], SAFE, 0),
+        # As in ConvMixer, where both were found to cost accuracy.
+        ([layers.ReLU, layers.BatchNormalization], None, 0),
+        ([lambda: layers.Dense(64, "gelu"), layers.LayerNormalization], None, 0),
+    ],
+)
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_the_mean_stands_in_for_a_bias_that_is_not_there(norm, use_bias):
-    up = layers.Dense(256, "gelu", use_bias=use_bias)
-    inputs = keras.Input((64,))
-    model = keras.Model(inputs, layers.Dense(64)(up(norm()(inputs))))
-    for settings in ({}, {"hidden_bias": -0.5}):
-        report = keras_mimetic.initialize(model, {"mlp": settings}, seed=0)
-        if use_bias:
-            assert [row.path for row in report.written] == [up.bias.path]
-        elif norm is layers.LayerNormalization:
-            assert array(up.kernel).mean() / array(up.kernel).std() == pytest.approx(-1, abs=0.05)
-        else:
-            assert not report.written
+def test_what_an_mlp_gets_depends_on_what_stands_before(before, mean, hidden_bias, use_bias):
+    model, up = mlp_after(*(make_layer() for make_layer in before), use_bias=use_bias)
+    weights = model.get_weights()
+    report = keras_mimetic.initialize(model, seed=0)
+    assert len(report.written) == (mean is not None) + (use_bias and hidden_bias != 0)
+    if mean is None:
+        (row,) = report.left
+        assert "after a norm of activations" in row.note
+        for a, b in zip(weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        # Unless a number asks for it.
+        for name, number in (("mean", -0.1), ("mean", 0), ("hidden_bias", -0.5)):
+            asked = keras_mimetic.initialize(model, {"mlp": {name: number}}, seed=0)
+            assert bool(asked.written) == (use_bias or name == "mean")
+        return
+    kernel = array(up.kernel)
+    assert kernel.mean() / kernel.std() == pytest.approx(mean, abs=1e-4)
+    if use_bias:
+        spread = kernel.std() if mean == AFTER_LAYER_NORM else np.sqrt(np.mean(kernel**2))
+        np.testing.assert_allclose(array(up.bias), hidden_bias * spread * 8, rtol=1e-5)
+
+
+def test_mean_and_hidden_bias_can_each_be_left():
+    for settings, role in (({"mean": None}, "bias"), ({"hidden_bias": None}, "kernel")):
+        model, up = mlp_after(layers.LayerNormalization())
+        (row,) = keras_mimetic.initialize(model, {"mlp": settings}, seed=0).rows
+        assert row.path == getattr(up, role).path
+
+
+def test_a_kernel_of_equal_values_is_left():
+    model, up = mlp_after(layers.LayerNormalization(), kernel_initializer="zeros")
+    (row,) = keras_mimetic.initialize(model, seed=0).rows
+    assert not row.written
+    assert "all values of the kernel are equal" in row.note
+    assert not array(up.kernel).any()
 
 
 def test_a_bias_or_kernel_that_is_frozen_alone():
-    up = layers.Dense(256, "gelu")
-    inputs = keras.Input((64,))
-    model = keras.Model(inputs, layers.Dense(64)(up(layers.LayerNormalization()(inputs))))
-    up.bias.trainable = False
-    (row,) = keras_mimetic.initialize(model, seed=0).left
-    assert (row.path, row.note) == (up.bias.path, "frozen (trainable=False)")
-    assert not array(up.bias).any()
-    up.bias.trainable, up.kernel.trainable = True, False
-    assert keras_mimetic.initialize(model, seed=0).written
-    # With a mean both are meant, and neither is written.
+    model, up = mlp_after(layers.LayerNormalization())
     before = model.get_weights()
-    assert not keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0).written
-    for a, b in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    for frozen, other in ((up.bias, up.kernel), (up.kernel, up.bias)):
+        frozen.trainable, other.trainable = False, True
+        rows = keras_mimetic.initialize(model, seed=0).left
+        assert {row.note for row in rows} == {"frozen (trainable=False)"}
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    # What is left by the settings may be frozen.
+    report = keras_mimetic.initialize(model, {"mlp": {"mean": None}}, seed=0)
+    assert [row.path for row in report.written] == [up.bias.path]
 
 
-def test_an_mlp_where_nothing_is_known_to_help_is_left():
-    model = keras.Sequential([keras.Input((8,)), layers.Dense(16, "relu"), layers.Dense(8)])
+def test_dead_units_are_counted_and_warned_of():
+    model, up = mlp_after(kernel_initializer=keras.initializers.GlorotUniform(seed=0))
+    up.activation = keras.activations.relu
+    x = np.random.default_rng(0).uniform(size=(50, 64)).astype("float32")
     before = model.get_weights()
-    for control in (False, True):
-        (row,) = keras_mimetic.initialize(model, seed=0, control=control).rows
-        assert not row.written
-        assert "not directly after" in row.note
+    off = (array(x @ array(up.kernel)) <= 0).all(axis=0).mean()
+    with pytest.warns(UserWarning, match="100% of the hidden units of the MLP '.*' are off"):
+        report = keras_mimetic.initialize(
+            model, {"mlp": {"mean": -1}}, seed=0, data=x, dry_run=True
+        )
+    assert list(report.dead_units.values()) == [1.0]
+    assert all("100.0% of the hidden units are dead" in row.note for row in report.rows)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    # Unless it is asked for.
-    for settings in ({"mean": -0.1}, {"mean": 0}, {"hidden_bias": -0.5}):
-        assert keras_mimetic.initialize(model, {"mlp": settings}, seed=0).written
+    report = keras_mimetic.initialize(model, seed=0, data=x)
+    (dead,) = report.dead_units.values()
+    assert off <= dead < 0.5
+    assert array(up.kernel).mean() < 0
+    # What does not fit is an error, and the model as it was.
+    before = model.get_weights()
+    for data, error in ((x[:, :3], ValueError), ("x", TypeError)):
+        with pytest.raises(error, match="`data`"):
+            keras_mimetic.initialize(model, {"mlp": {"mean": 3}}, seed=0, data=data)
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_nothing_to_do():
@@ -349,7 +410,7 @@ def test_rules():
     inputs = keras.Input((6, 8))
     x = layers.Dense(8, name="mix")(inputs)
     model = keras.Model(inputs, layers.Dense(8)(layers.Dense(16, "relu", name="up")(x)))
-    settings = {"mlp": {"mean": -0.5}}
+    settings = {"mlp": {"hidden_bias": None}}
     rules = {"^mix/": "mlp", "^up/": None}
     report = keras_mimetic.initialize(model, settings, seed=0, rules=rules)
     assert [(row.path, row.written) for row in report.rows] == [
@@ -366,8 +427,8 @@ def test_low_precision(dtype):
         model = make()
     finally:
         keras.config.set_dtype_policy("float32")
-    weights = by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=1))
-    expected = by_place(exact, keras_mimetic.initialize(exact, WITH_MEANS, seed=1))
+    weights = by_place(model, keras_mimetic.initialize(model, DRAWN, seed=1))
+    expected = by_place(exact, keras_mimetic.initialize(exact, DRAWN, seed=1))
     for key in expected:
         rounded = array(keras.ops.cast(expected[key], model.layers[5].variable_dtype))
         np.testing.assert_array_equal(weights[key], rounded)
@@ -483,7 +544,7 @@ def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
 def test_equal_weights_on_every_backend():
     golden = np.load(GOLDEN)
     model = make()
-    weights = by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=7))
+    weights = by_place(model, keras_mimetic.initialize(model, DRAWN, seed=7))
     assert {"|".join(key) for key in weights} == set(golden.files)
     for key, values in weights.items():
         if key[0] != "attention":
@@ -499,7 +560,7 @@ def test_equal_weights_on_every_backend():
 def test_another_process_gives_the_same(tmp_path):
     script = (
         "import sys, numpy as np; sys.path.insert(0, sys.argv[1]); import test_initialize as t;"
-        "m = t.make(); w = t.by_place(m, t.keras_mimetic.initialize(m, t.WITH_MEANS, seed=7));"
+        "m = t.make(); w = t.by_place(m, t.keras_mimetic.initialize(m, t.DRAWN, seed=7));"
         "np.savez(sys.argv[2], **{'|'.join(k): v for k, v in w.items()})"
     )
     path = tmp_path / "other.npz"
@@ -507,7 +568,7 @@ def test_another_process_gives_the_same(tmp_path):
     subprocess.run([sys.executable, "-c", script, tests, str(path)], check=True)
     other = np.load(path)
     model = make()
-    weights = by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=7))
+    weights = by_place(model, keras_mimetic.initialize(model, DRAWN, seed=7))
     for key, values in weights.items():
         np.testing.assert_array_equal(values, other["|".join(key)])
 
@@ -535,7 +596,7 @@ def test_a_trained_part_needs_force():
     model = keras.Sequential([keras.Input((8,)), base, layers.Dense(1)])
     with pytest.raises(ValueError, match="has been trained"):
         keras_mimetic.initialize(model, seed=0)
-    assert keras_mimetic.initialize(model, WITH_MEANS, seed=0, force=True).written
+    assert keras_mimetic.initialize(model, seed=0, force=True).written
 
 
 def test_an_attribute_that_is_called_optimizer():
@@ -550,7 +611,7 @@ def test_an_attribute_that_is_called_optimizer():
 
     model = Model()
     model(np.zeros((2, 8), "float32"))
-    assert len(keras_mimetic.initialize(model, WITH_MEANS, seed=0).written) == 1
+    assert len(keras_mimetic.initialize(model, seed=0).written) == 1
 
 
 def test_the_report_of_a_model_without_a_path():
@@ -569,7 +630,7 @@ def test_the_report_of_a_model_without_a_path():
     report = keras_mimetic.initialize(model, seed=0)
     assert "pass `inputs`" in str(report)
     x = np.zeros((2, 8), "float32")
-    report = keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0, inputs=x)
+    report = keras_mimetic.initialize(model, seed=0, inputs=x)
     assert len(report.written) == 1
 
 
@@ -597,7 +658,7 @@ def test_sharded_models():
         sys.path.insert(0, sys.argv[1])
         import test_initialize as t
         plain = t.make()
-        expected = t.by_place(plain, t.keras_mimetic.initialize(plain, t.WITH_MEANS, seed=7))
+        expected = t.by_place(plain, t.keras_mimetic.initialize(plain, t.DRAWN, seed=7))
         mesh = keras.distribution.DeviceMesh((1, 4), ("batch", "model"))
         layout = keras.distribution.LayoutMap(mesh)
         layout["dense.*kernel"] = ("model", None)
@@ -605,7 +666,7 @@ def test_sharded_models():
             keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
         )
         model = t.make()
-        weights = t.by_place(model, t.keras_mimetic.initialize(model, t.WITH_MEANS, seed=7))
+        weights = t.by_place(model, t.keras_mimetic.initialize(model, t.DRAWN, seed=7))
         t.all_equal(weights, expected)
         kernel = model.layers[5].kernel.value
         assert kernel.addressable_shards[0].data.shape == (2, 32), kernel.sharding

@@ -9,6 +9,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+import sklearn.datasets
 from hypothesis import given
 from hypothesis import strategies as st
 from keras_checks import run_class_serialization_test, traced
@@ -44,10 +45,89 @@ def test_mean_and_deviation(shape, mean, scale, mode, distribution, dtype):
     assert abs(values.std(dtype="f8") / std - 1) < error
 
 
-def test_defaults_are_glorot_uniform_moved_by_a_standard_deviation():
+def test_mean_0_is_glorot_uniform():
     limit = math.sqrt(6 / 300)
-    values = values_of(MimeticMean(seed=0), (100, 200)) + limit / math.sqrt(3)
+    values = values_of(MimeticMean(0, seed=0), (100, 200))
     assert 0.999 * limit < abs(values).max() <= limit * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "fan_in"),
+    [
+        ((64, 300), {}, 64),
+        ((3, 3, 16, 32), {}, 144),
+        ((100,), {}, 100),
+        ((8, 4, 100), {"input_axes": (0,), "output_axes": (1, 2)}, 8),
+        ((8, 4, 100), {"input_axes": (0, 1), "output_axes": (2,)}, 32),
+    ],
+)
+def test_the_default_mean_follows_the_fan_in(shape, axes, fan_in):
+    auto, zero = (values_of(MimeticMean(mean, seed=0, **axes), shape) for mean in ("auto", 0))
+    fan_out = math.prod(shape) // fan_in if len(shape) > 1 else fan_in
+    window = math.prod(shape[:-2]) if not axes else 1
+    std = math.sqrt(2 / (fan_in + fan_out * window))
+    np.testing.assert_allclose(auto - zero, -0.5 / math.sqrt(fan_in) * std, rtol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 5), (3, 0, 5)])
+def test_a_weight_without_inputs_has_no_default_mean(shape):
+    with pytest.raises(ValueError, match=r"`mean` must be a number .*shape=\(") as caught:
+        MimeticMean()(shape)
+    assert str(shape) in str(caught.value)
+    assert MimeticMean(-1)(shape).shape == shape
+
+
+INPUTS = {
+    "ones": lambda n, rng: np.ones((64, n)),
+    "uniform": lambda n, rng: rng.uniform(size=(64, n)),
+    "sparse": lambda n, rng: rng.uniform(size=(64, n)) < 0.13,
+    "centered": lambda n, rng: rng.normal(size=(64, n)),
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("fan_in", [8, 64, 784, 3072, 65536])
+def test_the_default_mean_is_safe_for_any_input(kind, fan_in):
+    # Dead ReLU units are never all, and never many more than with Glorot's weights.
+    units = 2048 if fan_in < 65536 else 256
+    for seed in range(3):
+        x = INPUTS[kind](fan_in, np.random.default_rng(seed)).astype("f4")
+        glorot, ours = (
+            values_of(MimeticMean(mean, seed=seed), (fan_in, units)) for mean in (0, "auto")
+        )
+        dead = [float((x @ kernel <= 0).all(axis=0).mean()) for kernel in (glorot, ours)]
+        assert dead[1] <= dead[0] + 0.35
+        assert dead[1] < 1
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("is_standardized", [False, True])
+def test_the_one_liner_trains_as_well_as_glorot(activation, is_standardized):
+    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    x = x.astype("f4") / 16  # in [0, 1]
+    if is_standardized:
+        x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-3)
+    train, test = slice(0, 1437), slice(1437, None)
+    accuracies = []
+    for mean in (0, "auto"):
+        model = keras.Sequential(
+            [
+                keras.Input((64,)),
+                keras.layers.Dense(256, activation, kernel_initializer=MimeticMean(mean, seed=0)),
+                keras.layers.Dense(10, kernel_initializer=MimeticMean(0, seed=1)),
+            ]
+        )
+        model.compile(
+            keras.optimizers.Adam(5e-3),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+        for epoch in range(5):
+            order = np.random.default_rng(epoch).permutation(1437)
+            model.fit(x[order], y[order], batch_size=64, shuffle=False, verbose=0)
+        logits = keras.ops.convert_to_numpy(model(x[test]))
+        accuracies.append((logits.argmax(-1) == y[test]).mean())
+    assert accuracies[0] > 0.85
+    assert accuracies[1] > accuracies[0] - 0.03
 
 
 def test_every_weight_has_memory_of_its_own():
@@ -262,7 +342,7 @@ def test_calling_leaves_no_traces_on_the_instance():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"mean": "a"}, TypeError, "`mean`.*finite number.*Received: mean='a'"),
+        ({"mean": "a"}, TypeError, "`mean`.*'auto' or a finite number.*Received: mean='a'"),
         ({"mean": None}, TypeError, "`mean`.*Received: mean=None"),
         ({"mean": True}, TypeError, "`mean`.*Received: mean=True"),
         ({"mean": float("nan")}, ValueError, "`mean`.*Received: mean=nan"),

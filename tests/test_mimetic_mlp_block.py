@@ -101,16 +101,19 @@ def test_kernels_of_one_block_are_independent():
 @pytest.mark.parametrize(
     ("arguments", "mean", "hidden_bias"),
     [
-        ({"norm": "layer_norm"}, 0, -0.5),
-        # Without a bias, or without a free one, the mean moves the hidden units.
+        ({"norm": "layer_norm"}, -1, -0.5),
         ({"norm": "layer_norm", "use_bias": False}, -1, 0),
         ({"norm": "layer_norm", "bias_initializer": "ones"}, -1, 0),
-        # Which is not the same as one that shall start at zero.
-        ({"norm": "layer_norm", "hidden_bias": 0}, 0, 0),
-        ({"norm": "layer_norm", "bias_initializer": keras.initializers.Constant(0.0)}, 0, -0.5),
+        # Zeros of the user's own are a bias that is free.
+        ({"norm": "layer_norm", "bias_initializer": keras.initializers.Constant(0.0)}, -1, -0.5),
+        # Each strength can be set alone.
+        ({"norm": "layer_norm", "hidden_bias": 0}, -1, 0),
+        ({"norm": "layer_norm", "mean": 0}, 0, -0.5),
         ({"norm": "layer_norm", "mean": 0.3}, 0.3, -0.5),
-        # What stands before the block is not known to it.
-        ({}, 0, 0),
+        # What stands before the block is not known to it: the mean is safe for any input.
+        ({}, -0.5 / 4, -0.5),
+        ({"use_bias": False}, -0.5 / 4, 0),
+        ({"mean": 0, "hidden_bias": 0}, 0, 0),
     ],
 )
 def test_auto_strengths(arguments, mean, hidden_bias):
@@ -123,6 +126,17 @@ def test_auto_strengths(arguments, mean, hidden_bias):
     # As given, not as resolved: a copy resolves it again.
     assert auto.get_config()["mean"] == arguments.get("mean", "auto")
     assert auto.get_config()["hidden_bias"] == arguments.get("hidden_bias", "auto")
+
+
+def test_a_norm_before_the_block_counts_as_one_inside():
+    x = data(8, 32) * 3 + 1
+    inside = MimeticMLPBlock(64, norm="layer_norm", seed=0)
+    before = MimeticMLPBlock(64, norm="before", seed=0)
+    norm = keras.layers.LayerNormalization(epsilon=1e-6)
+    np.testing.assert_array_equal(array(before(norm(x))), array(inside(x)))
+    assert before.norm is None
+    copy = MimeticMLPBlock.from_config(before.get_config())
+    np.testing.assert_array_equal(array(copy(norm(x))), array(inside(x)))
 
 
 def test_mean_after_a_fresh_layer_norm_changes_nothing():

@@ -93,8 +93,8 @@ class MimeticMean(keras.initializers.Initializer):
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; at the call, for a dtype
             that is not floating, axes that the shape does not have, a
-            `SeedGenerator` inside a trace, or a shape without a fan-in (a scalar, a
-            vector or no inputs at all) with `mean="auto"`.
+            `SeedGenerator` inside a trace, or a shape without inputs (a fan-in of 0)
+            with `mean="auto"`.
 
     Reference:
 
@@ -151,11 +151,10 @@ class MimeticMean(keras.initializers.Initializer):
         if not isinstance(self.mean, str):
             return self.mean
         fan_in, _ = fans(shape, self.input_axes, self.output_axes)
-        if fan_in < 1 or (len(shape) < 2 and self.input_axes is None):
+        if fan_in < 1 or not shape:
             raise ValueError(
-                "Argument `mean` must be a number for a weight without a fan-in: 'auto' is "
-                "-0.5 / sqrt(fan_in), and needs a shape (..., inputs, outputs) with at least "
-                f"one input. Received: mean='auto', shape={shape}"
+                "Argument `mean` must be a number for a weight without inputs: 'auto' is "
+                f"-0.5 / sqrt(fan_in). Received: mean='auto', shape={shape}"
             )
         return safe_mean(fan_in)
 

@@ -99,12 +99,15 @@ _BEFORE = {
 def _describe(site: Site, role: str, settings: Settings) -> str:
     mean, hidden_bias = _strengths(site, settings)
     before = _BEFORE[site.facts["before"]]
-    if role == "kernel":
-        return f"mean {mean:+.3g} ({before})"
+    asked = settings["hidden_bias"]
     if role == "bias":
         return f"hidden bias {hidden_bias:+g} ({before})"
+    lacks_bias = "bias" not in site.around and asked is not None and not is_auto(asked)
+    no_bias = f"no bias that could start at {asked:+g}" if lacks_bias else ""
+    if role == "kernel":
+        return f"mean {mean:+.3g} ({before})" + (f"; {no_bias}" if no_bias else "")
     if mean is None and hidden_bias is None:
-        return f"{before}: a mean or hidden bias needs a number in the settings"
+        return no_bias or f"{before}: a mean or hidden bias needs a number in the settings"
     return "all values of the kernel are equal: it has no standard deviation to shift it by"
 
 

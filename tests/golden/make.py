@@ -28,7 +28,13 @@ def model():
                 seed=11,
             ),
             MimeticMLPBlock(
-                8, 4, activation="relu", mean=-0.1, fc2_initializer="he_normal", seed=12
+                8,
+                4,
+                activation="relu",
+                mean=-0.1,
+                hidden_bias=0,
+                fc2_initializer="he_normal",
+                seed=12,
             ),
         ]
     )

@@ -11,9 +11,9 @@ import numpy as np
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from test_initialize import WITH_MEANS, by_place, keras_mimetic, make  # noqa: E402
+from test_initialize import DRAWN, by_place, keras_mimetic, make  # noqa: E402
 
 if __name__ == "__main__":
     model = make()
-    weights = by_place(model, keras_mimetic.initialize(model, WITH_MEANS, seed=7))
+    weights = by_place(model, keras_mimetic.initialize(model, DRAWN, seed=7))
     np.savez(HERE / "initialize.npz", **{"|".join(key): value for key, value in weights.items()})
