@@ -12,6 +12,14 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+# What leaves the choice of a number to the package.
+AUTO = "auto"
+
+
+def is_auto(value: Any) -> bool:
+    """Whether a value is `"auto"`; arrays and the like compare elementwise, and are not."""
+    return isinstance(value, str) and value == AUTO
+
 
 def check_integer(name: str, value: Any, minimum: int) -> int:
     """`value` as an `int`, if it is a whole number type of at least `minimum`."""

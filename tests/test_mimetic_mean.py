@@ -107,7 +107,7 @@ def test_the_one_liner_trains_as_well_as_glorot(activation, is_standardized):
     x = x.astype("f4") / 16  # in [0, 1]
     if is_standardized:
         x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-3)
-    train, test = slice(0, 1437), slice(1437, None)
+    test = slice(1437, None)
     accuracies = []
     for mean in (0, "auto"):
         model = keras.Sequential(

@@ -63,6 +63,20 @@ def test_keras_layer_test(arguments, weights, generators):
     )
 
 
+def test_a_causal_layer_has_the_value_output_pair_alone():
+    plain = MimeticMultiHeadAttention(2, 16, query_key=None, seed=0)
+    causal = MimeticMultiHeadAttention(2, 16, causal=True, seed=0)
+    copy = MimeticMultiHeadAttention.from_config(causal.get_config())
+    told = MimeticMultiHeadAttention(2, 16, causal=True, query_key=(0.7, 0.7), seed=0)
+    both = MimeticMultiHeadAttention(2, 16, seed=0)
+    for layer in (plain, causal, copy, told, both):
+        layer.build((None, 5, 32), (None, 5, 32))
+    for one, other in ((causal, plain), (copy, plain), (told, both)):
+        for a, b in zip(one.weights, other.weights, strict=True):
+            np.testing.assert_array_equal(array(a), array(b))
+    assert (array(causal.query_dense.kernel) != array(both.query_dense.kernel)).any()
+
+
 @pytest.mark.parametrize("arguments", [{}, {"query_key": None, "kernel_initializer": "he_normal"}])
 def test_serialization(arguments):
     run_class_serialization_test(MimeticMultiHeadAttention(2, 4, seed=3, **arguments))
@@ -285,7 +299,9 @@ def test_lora_is_that_of_the_sublayers():
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"query_key": 0.7}, TypeError, r"`query_key` must be a pair \(noise, identity\)"),
+        ({"query_key": 0.7}, TypeError, r"`query_key` must be .* a pair \(noise, identity\)"),
+        ({"value_output": "Auto"}, TypeError, r"`value_output` must be 'auto', None or a pair"),
+        ({"causal": 1}, TypeError, "`causal` must be True or False"),
         ({"query_key": (1, 2, 3)}, ValueError, r"query_key=\(1, 2, 3\)"),
         ({"value_output": (0, 0)}, ValueError, "not both 0"),
         ({"value_output": (-1, 0)}, ValueError, "noise >= 0"),

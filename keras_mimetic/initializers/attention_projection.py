@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_mimetic import draws
-from keras_mimetic._checks import check_number, check_shape
+from keras_mimetic._checks import check_number, check_shape, is_auto
 from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.attention import query_key, value_output
 
@@ -79,9 +79,13 @@ def share(first: AttentionProjection, second: AttentionProjection) -> None:
     first._shared = second._shared = {}
 
 
-def check_strengths(name: str, strengths: Any) -> tuple[float, float]:
-    """`(noise, identity)`, if it is a pair of finite numbers of which one is not 0."""
-    allowed = "a pair (noise, identity) of finite numbers, noise >= 0 and not both 0"
+def check_strengths(name: str, strengths: Any) -> tuple[float, float] | str | None:
+    """Return strengths of a pair as `(noise, identity)`, `"auto"` or `None`, or raise."""
+    if strengths is None or is_auto(strengths):
+        return strengths
+    allowed = (
+        "'auto', None or a pair (noise, identity) of finite numbers, noise >= 0 and not both 0"
+    )
     if not isinstance(strengths, (tuple, list)):
         raise TypeError(f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}")
     wrong = ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}")

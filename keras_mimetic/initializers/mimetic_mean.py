@@ -6,15 +6,17 @@ import keras
 
 from keras_mimetic import draws
 from keras_mimetic._checks import (
+    AUTO,
     check_choice,
     check_integer,
     check_number,
     check_positive,
     check_shape,
+    is_auto,
 )
 from keras_mimetic.initializers.seeds import read_seed, resolve_seed
 from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
-from keras_mimetic.structures.hidden_units import AUTO, is_auto, safe_mean
+from keras_mimetic.structures.hidden_units import safe_mean
 from keras_mimetic.structures.mean_shift import mean_shifted
 from keras_mimetic.structures.variance_scaling import MODES, fans
 

@@ -6,17 +6,22 @@ import keras
 import numpy as np
 
 from keras_mimetic import draws
-from keras_mimetic._checks import check_choice, check_flag, check_integer, check_number
+from keras_mimetic._checks import (
+    AUTO,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    is_auto,
+)
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.layers.quantized import check_float_policy, policies_of, without_policies
 from keras_mimetic.structures.hidden_units import (
-    AUTO,
     HIDDEN_BIAS,
     MEAN_AFTER_LAYER_NORM,
     bias_start,
-    is_auto,
     safe_mean,
 )
 from keras_mimetic.structures.variance_scaling import scaled_std

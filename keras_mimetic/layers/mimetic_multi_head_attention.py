@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_mimetic import draws
+from keras_mimetic._checks import AUTO, check_flag, is_auto
 from keras_mimetic.initializers.attention_projection import (
     AttentionProjection,
     check_strengths,
@@ -15,7 +16,7 @@ from keras_mimetic.initializers.attention_projection import (
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.structures.attention import QUERY_KEY, ROLES, VALUE_OUTPUT
+from keras_mimetic.structures.attention import ROLES, auto_strengths
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
@@ -48,13 +49,20 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             weights, absolute: the product is the matrix of rank `key_dim`
             nearest to `noise Z + identity I`, the entries of Z independent
             normals of variance 1 / width. `None` leaves both projections to
-            `kernel_initializer`. The default, (0.7, 0.7), is the one that
-            accounts of the paper's recipe give, as is the next. It decided
-            little in our trials (`all_no_qk` in `benchmarks/README.md`).
+            `kernel_initializer`. `"auto"` is (0.7, 0.7), the numbers that accounts
+            of the paper's recipe give, and `None` with `causal=True`. In our image
+            models it decided little (`all_no_qk` in `benchmarks/README.md`).
         value_output: The same for the product of value and output weights, over
             all heads together (of rank `num_heads * value_dim` if that is less
-            than the width); by default (0.4, -0.4), which has all of the gain
-            there (row `value_output`). Needs an `output_shape` of one axis.
+            than the width). `"auto"` is (0.4, -0.4), from the same accounts, which
+            has all of the gain in our image models (row `value_output`). Needs an
+            `output_shape` of one axis.
+        causal: Whether the layer will be called with a causal mask, as in a language
+            model. It chooses initial weights alone: a layer is built before it sees a
+            mask, and the mask stays an argument of the call (`use_causal_mask=True`).
+            With `True`, `"auto"` leaves query and key to `kernel_initializer`, since
+            their structure raises the loss of a causal language model (ours; rows `qk`
+            and `vo-` of `benchmarks/README.md`, "Language models").
         kernel_initializer: For projections that are not paired: those of a pair
             that is `None`, and a gate's. One without a seed of its own draws
             from `seed`, each projection differently, and equally on every
@@ -93,8 +101,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         output_shape: Any = None,
         attention_axes: Any = None,
         *,
-        query_key: Any = QUERY_KEY,
-        value_output: Any = VALUE_OUTPUT,
+        query_key: Any = AUTO,
+        value_output: Any = AUTO,
+        causal: bool = False,
         kernel_initializer: Any = "glorot_uniform",
         seed: int | None = None,
         **kwargs: Any,
@@ -105,9 +114,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
                 "Argument `seed` must be below 2**31 where `dropout` is not 0: Keras's "
                 f"generators take no more. Received: seed={seed}"
             )
-        query_key = None if query_key is None else check_strengths("query_key", query_key)
-        if value_output is not None:
-            value_output = check_strengths("value_output", value_output)
+        query_key = check_strengths("query_key", query_key)
+        value_output = check_strengths("value_output", value_output)
+        check_flag("causal", causal)
         # One for each projection, and one for a gate.
         root = resolve_seed(seed)
         self._seeds = [draws.subseed(root, number) for number in range(5)]
@@ -127,6 +136,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         )
         self.query_key = query_key
         self.value_output = value_output
+        self.causal = causal
         if value_output and self._output_shape and len(self._output_shape) > 1:
             raise ValueError(
                 "Argument `output_shape` must have one axis, or `value_output` be None: the "
@@ -179,6 +189,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             ("value_output", self.value_output, "value", value_dim, "output", output_dim),
         )
         for name, strengths, first, first_dim, second, second_dim in pairs:
+            if is_auto(strengths):
+                strengths = auto_strengths(name, is_causal=self.causal)
             if strengths is None:
                 continue
             has_identity = is_self and first_dim == second_dim
@@ -201,6 +213,11 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "query_key": self.query_key and list(self.query_key),
-            "value_output": self.value_output and list(self.value_output),
+            "query_key": _serialize(self.query_key),
+            "value_output": _serialize(self.value_output),
+            "causal": self.causal,
         }
+
+
+def _serialize(strengths: Any) -> Any:
+    return list(strengths) if isinstance(strengths, tuple) else strengths

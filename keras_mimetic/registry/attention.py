@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mimetic._checks import AUTO, is_auto
 from keras_mimetic.initializers.attention_projection import check_strengths, where_it_stands
 from keras_mimetic.measures.identity import diagonal, strengths
 from keras_mimetic.measures.middle import median
@@ -32,13 +33,15 @@ def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]
         "query_key": shapes["query"][0] == shapes["key"][0],
         "value_output": shapes["value"][0] == shapes["output"][-1],
     }
-    return {
-        name: where_it_stands(
-            name, settings[name], site.facts["self_attention"] and square, site.place
-        )
-        for name, square in is_square.items()
-        if settings[name] is not None
-    }
+    strengths = {}
+    for name, square in is_square.items():
+        given = settings[name]
+        if is_auto(given):
+            given = attention.auto_strengths(name, is_causal=site.facts.get("causal", False))
+        if given is not None:
+            has_identity = site.facts["self_attention"] and square
+            strengths[name] = where_it_stands(name, given, has_identity, site.place)
+    return strengths
 
 
 def _draw(site: Site, settings: Settings, seed: int) -> Weights:
@@ -61,10 +64,7 @@ def _control(weights: Weights, seed: int) -> Weights:
 
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
-    checked = {
-        name: None if strengths is None else check_strengths(name, strengths)
-        for name, strengths in settings.items()
-    }
+    checked = {name: check_strengths(name, strengths) for name, strengths in settings.items()}
     if all(strengths is None for strengths in checked.values()):
         raise ValueError(
             "One of the settings `query_key` and `value_output` of 'attention' must not be None. "
@@ -80,10 +80,15 @@ def _named(layer: Any, place: str) -> Site | None:
 
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
+    is_left = site.facts.get("causal") and is_auto(settings["query_key"])
+    why = "causal attention: query and key keep their weights" if is_left else ""
+    if not role:
+        return why
     pair = next(pair for pair in settings if role in pair.split("_"))
     noise, identity = _strengths(site, settings)[pair]
-    cross = "" if site.facts["self_attention"] else " (cross-attention)"
-    return f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{cross}"
+    why = why or ("" if site.facts["self_attention"] else "cross-attention")
+    note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity"
+    return f"{note} ({why})" if why else note
 
 
 def _measure(site: Site, weights: Weights) -> Measured:
@@ -138,7 +143,7 @@ def _read(readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 ATTENTION = Structure(
-    settings={"query_key": attention.QUERY_KEY, "value_output": attention.VALUE_OUTPUT},
+    settings={"query_key": AUTO, "value_output": AUTO},
     check=_check,
     find=sites.find,
     named=_named,

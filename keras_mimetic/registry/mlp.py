@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_number
+from keras_mimetic._checks import AUTO, check_number, is_auto
 from keras_mimetic.measures.mean import effective_bias, energy_of_ones, mean_in_deviations
 from keras_mimetic.measures.middle import mean_and_deviation, median
 from keras_mimetic.registry.structure import (
@@ -24,13 +24,7 @@ from keras_mimetic.registry.structure import (
 from keras_mimetic.sites import mlp as sites
 from keras_mimetic.sites.operations import is_projection
 from keras_mimetic.sites.site import Site, values_of
-from keras_mimetic.structures.hidden_units import (
-    AUTO,
-    auto_hidden_bias,
-    auto_mean,
-    bias_start,
-    is_auto,
-)
+from keras_mimetic.structures.hidden_units import auto_hidden_bias, auto_mean, bias_start
 from keras_mimetic.structures.mean_shift import shifted_to_mean
 
 

@@ -24,6 +24,25 @@ QUERY_KEY = (0.7, 0.7)
 VALUE_OUTPUT = (0.4, -0.4)
 
 
+def auto_strengths(pair: str, *, is_causal: bool) -> tuple[float, float] | None:
+    """Return the default noise and identity of a pair's product.
+
+    Query and key are left alone in causal attention, where their structure costs a
+    language model loss (rows `qk` and `both` of `benchmarks/README.md`, "Language
+    models").
+
+    Args:
+        pair: `"query_key"` or `"value_output"`.
+        is_causal: Whether a token attends only to those before it.
+
+    Returns:
+        `(noise, identity)`, or `None` to leave the pair as it is.
+    """
+    if pair == "value_output":
+        return VALUE_OUTPUT
+    return None if is_causal else QUERY_KEY
+
+
 def query_key(
     query_dim: int,
     key_dim: int,

@@ -6,9 +6,6 @@ inputs, and after a LayerNorm, whose output sums to zero, as soon as its `beta` 
 """
 
 import math
-from typing import Any
-
-AUTO = "auto"
 
 # All three constants are ours. `benchmarks/README.md` has the rows that decided them.
 # Mean after a fresh LayerNorm, in standard deviations of the matrix.
@@ -17,11 +14,6 @@ MEAN_AFTER_LAYER_NORM = -1.0
 SAFE_SHIFT = -0.5
 # Start of the hidden bias, in standard deviations of the pre-activation.
 HIDDEN_BIAS = -0.5
-
-
-def is_auto(value: Any) -> bool:
-    """Whether a strength is to be chosen by the package."""
-    return isinstance(value, str) and value == AUTO
 
 
 def safe_mean(fan_in: int) -> float:
