@@ -6,9 +6,9 @@
 
 The same file runs on every backend that KERAS_BACKEND names. Comparisons are
 paired: for one seed all initializations share the order of the images, their
-augmentation, and every weight that they do not replace. MLPs differ by their
-hidden biases alone; structured attention and convolutions are draws of their own, and
-"control" has their norms without the structure.
+augmentation, and every weight that they do not replace. Kernels of MLPs share their
+draws, which a mean only shifts; structured attention and convolutions are draws of their
+own, and "control" has their norms without the structure.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from models import MODELS
 from training import INITS, INITS_HELP, build, evaluate, fit
 
 # What the table compares besides each with the first: what the structure is worth
-# beyond its scale, and what MLPs add to the spatial structures.
-CONTRASTS = [("spatial", "control"), ("all", "spatial")]
+# beyond its scale, what MLPs add to the spatial structures, and what the mean adds to the bias.
+CONTRASTS = [("spatial", "control"), ("all", "spatial"), ("mlp", "bias")]
 
 
 def parse(argv=None):

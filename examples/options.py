@@ -8,6 +8,8 @@ import keras
 PRECISION = {"no": "float32", "bfloat16": "mixed bfloat16", "float16": "mixed float16"}
 # What --jit is for Keras.
 JIT = {"auto": "auto", "on": True, "off": False}
+# Raised when a name of --init changes its meaning, so that old and new runs do not mix.
+INIT_VERSION = 2
 # What all runs of one folder have in common, besides the data.
 SETTINGS = ("epochs", "batch_size", "weight_decay", "augment", "mixed_precision", "jit")
 
@@ -72,6 +74,7 @@ def settings(args, images):
         "dataset": args.dataset,
         "train_size": len(images.train[0]),
         **{name: getattr(args, name) for name in SETTINGS},
+        "init_version": INIT_VERSION,
         "backend": keras.backend.backend(),
     }
 

@@ -80,6 +80,17 @@ def test_the_main_job_and_its_resumption(tmp_path):
     for name in ("validation_accuracy", "test_accuracy", "curve"):
         assert float(again[1][name].split()[0]) == pytest.approx(float(rows[1][name].split()[0]))
 
+    # Runs from before a name of --init changed its meaning do not mix, either.
+    settings = json.loads((out / "args.json").read_text())
+    old = {**settings, "settings": {**settings["settings"]}}
+    del old["settings"]["init_version"]
+    (out / "args.json").write_text(json.dumps(old))
+    refused = run(*arguments, "--seeds", 1)
+    assert refused.returncode != 0
+    assert "init_version: None there" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    (out / "args.json").write_text(json.dumps(settings))
+
     # Other settings do not mix into the same table.
     third = run("--epochs", 2, "--train-size", 200, "--output", out)
     assert third.returncode != 0
@@ -370,11 +381,20 @@ def test_inits_differ_in_the_structure_alone(name):
         pairs = zip(default, weights[init], strict=True)
         return {number for number, (a, b) in enumerate(pairs) if (a[1] != b[1]).any()}
 
-    # The biases behind a norm: one a block.
-    biases = changed("mlp")
-    assert len(biases) == (0 if name == "convmixer" else 4)
+    # A mean for every MLP, and a bias for those after a norm.
+    mlps = {"convmixer": (0, 0), "mixer": (8, 4)}.get(name, (4, 4))
+    means, biases = changed("mean"), changed("bias")
+    assert (len(means), len(biases)) == mlps
+    assert changed("mlp") == means | biases
+    for number in means:
+        path, values = weights["mean"][number]
+        assert path.endswith("fc1/kernel")
+        shift = values - default[number][1]
+        np.testing.assert_allclose(shift, shift.mean(), rtol=1e-3)
+        assert shift.mean() < 0
+        np.testing.assert_array_equal(weights["mlp"][number][1], values)
     for number in biases:
-        path, values = weights["mlp"][number]
+        path, values = weights["bias"][number]
         assert path.endswith("fc1/bias")
         assert values.max() < 0
         assert not default[number][1].any()
@@ -383,7 +403,7 @@ def test_inits_differ_in_the_structure_alone(name):
     assert all(default[number][0].endswith("kernel") for number in spatial)
     assert changed("control") == spatial
     for number, (_, values) in enumerate(weights["all"]):
-        source = "mlp" if number in biases else "spatial"
+        source = "mlp" if number in means | biases else "spatial"
         np.testing.assert_array_equal(values, weights[source][number][1])
     for number in spatial:
         norms = [np.linalg.norm(weights[init][number][1]) for init in ("control", "spatial")]
