@@ -158,7 +158,7 @@ def initialize(
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     if not dry_run:
         _assign(new)
-    return Report(tuple(rows), seed=seed, control=control, dry_run=dry_run)
+    return Report(tuple(rows), seed=seed, control=control, dry_run=dry_run, notes=found.notes)
 
 
 def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,8 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     """
     calls: dict[int, list[bool]] = {}
     for call in graph.calls:
+        if not call.seen:
+            continue
         calls.setdefault(id(call.operation), []).append(_is_self_attention(call))
     sites = []
     attention = [x for x in layers if isinstance(x, (keras.layers.MultiHeadAttention, _GROUPED))]
