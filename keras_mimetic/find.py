@@ -10,6 +10,7 @@ import keras
 from keras_mimetic.layers import MimeticStateSpace
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.sites import Site, places, sublayers, trace
+from keras_mimetic.sites.arguments import check_inputs
 from keras_mimetic.sites.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE
 
 
@@ -20,10 +21,12 @@ class Found:
     Attributes:
         sites: The sites of all structures asked for.
         opaque: Composite layers that could not be followed: layer, place, reason.
+        notes: What was taken for granted.
     """
 
     sites: list[Site]
     opaque: list[tuple[Any, str, str]]
+    notes: tuple[str, ...] = ()
 
 
 def find_sites(
@@ -41,10 +44,11 @@ def find_sites(
 
     Raises:
         TypeError: if `rules` is no dict.
-        ValueError: for a rule that is no regular expression, names no weight or
-            a layer where its structure cannot go, or for two rules that name
-            the same layer.
+        ValueError: for `inputs` that the model does not take; for a rule that is no
+            regular expression, names no weight or a layer where its structure
+            cannot go, or for two rules that name the same layer.
     """
+    check_inputs(model, inputs)
     graph = trace(model, inputs)
     place_of = places(model)
     layers = sublayers(model)
@@ -72,7 +76,12 @@ def find_sites(
         # Only these could hide a site.
         if any(isinstance(inner, _OF_INTEREST) for inner in sublayers(layer))
     ]
-    return Found(sites, opaque)
+    notes = tuple(
+        f"{path_of(layer)} was followed with the default of {what}: pass `inputs` if it gets "
+        "another"
+        for layer, what in graph.assumed
+    )
+    return Found(sites, opaque, notes)
 
 
 def check_model(name: str, model: Any) -> None:
@@ -82,7 +91,7 @@ def check_model(name: str, model: Any) -> None:
             f"Argument `{name}` must be a Keras model or layer. "
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
-    if not model.built or not model.weights:
+    if not model.weights:
         raise ValueError(
             f"Argument `{name}` must be built, so that its weights exist: call it once on data or "
             f"give it an input shape. Received: {model.name!r}, which has no weights"

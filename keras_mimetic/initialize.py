@@ -176,6 +176,7 @@ def initialize(
         seed=seed,
         control=control,
         dry_run=dry_run,
+        notes=found.notes,
         dead_units=dead,
     )
 

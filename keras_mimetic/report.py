@@ -47,6 +47,7 @@ class Report:
         seed: The seed that was used, also where none was given.
         control: Whether structureless weights were written.
         dry_run: Whether nothing was written.
+        notes: What else is to be known, such as what was taken for granted.
         dead_units: By place, the fraction of an MLP's hidden units that are off for all of
             the `data`; empty without data.
     """
@@ -55,6 +56,7 @@ class Report:
     seed: int
     control: bool
     dry_run: bool
+    notes: tuple[str, ...] = ()
     dead_units: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -78,7 +80,8 @@ class Report:
         weights = "weight" if count == 1 else "weights"
         head = f"{count} {weights} {verb} {what}, {len(self.left)} left; seed {self.seed}"
         if not self.rows:
-            return f"{head}: no place for any of these structures was found"
+            head = f"{head}: no place for any of these structures was found"
+            return "\n".join([head, *self.notes])
         cells = [("weight", "structure", "norm before", "norm after", "note")]
         cells += [
             (row.path, row.structure, _norm(row.norm_before), _norm(row.norm_after), row.note)
@@ -86,7 +89,7 @@ class Report:
         ]
         widths = [max(len(line[column]) for line in cells) for column in range(4)]
         lines = ["  ".join([*map(str.ljust, line[:4], widths), line[4]]) for line in cells]
-        return "\n".join([head, *(line.rstrip() for line in lines)])
+        return "\n".join([head, *(line.rstrip() for line in lines), *self.notes])
 
 
 def _norm(norm: float | None) -> str:

@@ -480,21 +480,44 @@ def test_what_cannot_be_followed_is_reported_and_rules_reach_it():
     found = find_sites(model, ["mlp", "attention", "depthwise"])
     assert [type(layer).__name__ for layer, _, _ in found.opaque] == ["Branching"]
     by_structure = {site.structure: site for site in found.sites}
-    assert set(by_structure) == {"attention", "depthwise"}
-    assert "rules" in by_structure["attention"].left
-    assert not by_structure["depthwise"].left
+    # Its layers are followed one by one.
+    assert set(by_structure) == {"mlp", "attention", "depthwise"}
+    assert not any(site.left for site in found.sites)
+    assert by_structure["mlp"].facts["before"] == "layer_norm"
+    assert by_structure["attention"].facts["self_attention"]
 
     up = model.layers[1].block.up.kernel.path
-    rules = {up: "mlp", "attention": "attention"}
-    sites = find_sites(model, ["mlp", "attention", "depthwise"], rules).sites
+    (left,) = find_sites(model, ["mlp"], {up: None}).sites
+    assert left.by_rule
+
+
+def test_rules_reach_what_no_call_was_seen_of():
+    class Alone(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.up, self.attention = layers.Dense(16), layers.MultiHeadAttention(2, 4)
+
+        def build(self, shape):
+            self.up.build(shape)
+            self.attention.build(shape, shape)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+        def call(self, x):
+            raise RuntimeError("only in a graph")
+
+    model = functional(lambda x: Alone()(x))
+    found = find_sites(model, ["mlp", "attention"])
+    assert [why for _, _, why in found.opaque] == ["RuntimeError: only in a graph"]
+    (site,) = found.sites
+    assert "rules" in site.left
+    up = model.layers[1].up.kernel.path
+    sites = find_sites(model, ["mlp", "attention"], {up: "mlp", "attention": "attention"}).sites
     by_structure = {site.structure: site for site in sites}
     assert not any(site.left for site in sites)
-    assert by_structure["mlp"].facts == {
-        "before": "other",
-        "norm": None,
-        "second": None,
-    }
-    assert by_structure["attention"].facts == {"self_attention": True}
+    assert by_structure["mlp"].facts == {"before": "other", "norm": None, "second": None}
+    assert by_structure["attention"].facts["self_attention"]
 
 
 def test_rules_overrule():
@@ -549,20 +572,34 @@ class Both(keras.Model):
         return self.down(self.up(self.attention(x, memory)))
 
 
-@pytest.mark.parametrize("cls", [Pair, Both])
-def test_a_second_input_must_be_given(cls):
+def test_a_second_input_must_be_given():
     x, memory = np.zeros((2, 5, 8), "float32"), np.zeros((2, 4, 8), "float32")
-    model = cls()
+    model = Both()
     model(x, memory)
     found = find_sites(model, ["attention"])
     assert all(site.left for site in found.sites)
     assert "'memory' gets is not known: pass `inputs`" in found.opaque[0][2]
     (site,) = find_sites(model, ["attention"], inputs=(x, memory)).sites
-    assert (site.left, site.facts) == ("", {"self_attention": False})
+    assert (site.left, site.facts["self_attention"]) == ("", False)
     # Only shapes and dtypes count.
     symbols = tuple(keras.KerasTensor(a.shape) for a in (x, memory))
     (site,) = find_sites(model, ["attention"], inputs=symbols).sites
     assert not site.left
+
+
+def test_an_optional_input_gets_its_default():
+    x, memory = np.zeros((2, 5, 8), "float32"), np.zeros((2, 4, 8), "float32")
+    model = Pair()
+    model(x)
+    found = find_sites(model, ["attention"])
+    assert found.sites[0].facts["self_attention"]
+    assert found.notes == (
+        "pair was followed with the default of its argument 'memory': pass `inputs` if it gets "
+        "another",
+    )
+    found = find_sites(model, ["attention"], inputs=(x, memory))
+    assert not found.sites[0].facts["self_attention"]
+    assert not found.notes
 
 
 def test_inputs_left_out():
@@ -570,7 +607,7 @@ def test_inputs_left_out():
     model = Pair()
     model(x)
     (site,) = find_sites(model, ["attention"], inputs=x).sites
-    assert site.facts == {"self_attention": True}
+    assert site.facts["self_attention"] is True
 
 
 def test_a_model_that_requires_training():
@@ -594,7 +631,7 @@ def test_a_layer_alone():
     (site,) = sites_of(attention, "attention")
     assert "rules" in site.left
     (site,) = sites_of(attention, "attention", {".*": "attention"})
-    assert (site.left, site.facts) == ("", {"self_attention": True})
+    assert (site.left, site.facts["self_attention"]) == ("", True)
     dense = layers.Dense(3)
     dense(x)
     assert sites_of(dense, "mlp") == []
@@ -720,17 +757,9 @@ def test_a_functional_model_called_by_names():
     assert mlps(model) == [OTHER]
 
 
-@pytest.mark.parametrize(
-    "wrapper",
-    [
-        lambda: layers.TimeDistributed(
-            keras.Sequential([layers.Dense(16, "relu"), layers.Dense(8)])
-        ),
-        lambda: layers.SpectralNormalization(layers.Dense(16)),
-    ],
-)
-def test_wrappers_are_reported(wrapper):
-    model = functional(lambda x: layers.Dense(4)(wrapper()(x)))
+def test_wrappers_are_reported():
+    wrapped = layers.SpectralNormalization(layers.Dense(16))
+    model = functional(lambda x: layers.Dense(4)(wrapped(x)))
     assert [
         "hides what stands around" in why for _, _, why in find_sites(model, ["mlp"]).opaque
     ] == [True]
@@ -746,7 +775,7 @@ def test_self_attention_through_an_identity():
     y = layers.Identity()(x)
     model = keras.Model(x, layers.MultiHeadAttention(2, 4)(x, layers.Dropout(0.1)(y)))
     (site,) = sites_of(model, "attention")
-    assert site.facts == {"self_attention": True}
+    assert site.facts["self_attention"] is True
 
 
 def test_a_rule_for_another_structure_leaves_the_site():
@@ -796,4 +825,4 @@ def test_layers_that_give_none_besides():
     model(np.zeros((2, 6, 8), "float32"))
     assert mlps(model) == [OTHER]
     (site,) = sites_of(model, "attention")
-    assert (site.left, site.facts) == ("", {"self_attention": True})
+    assert (site.left, site.facts["self_attention"]) == ("", True)

@@ -1,4 +1,4 @@
-"""What a subclassed model is called with."""
+"""What a model is called with."""
 
 import functools
 import inspect
@@ -9,28 +9,97 @@ import keras
 
 # Arguments of `call` that change nothing about what flows where.
 _FLAGS = ("training", "mask")
+# A size for the axis of the batch, which code may ask for.
+BATCH = 2
 
-Arguments = tuple[list[Any], dict[str, Any]]
+Arguments = tuple[Any, dict[str, Any], str]
 
 
 def arguments_of(model: Any, inputs: Any = None) -> Iterator[Callable[[], Arguments]]:
-    """Makers of symbolic arguments for `model.call`, to be tried in order.
+    """Makers of symbolic arguments to call `model` with, to be tried in order.
 
-    From `inputs` if they are given, else from the shapes that the model was built
-    for, which do not tell dtypes. A maker raises `ValueError` with the reason why
-    it knows none.
+    From `inputs` if they are given, else from the model's own inputs or the shapes
+    that it was built for, which do not tell dtypes. A maker gives positional and
+    keyword arguments and what it assumed, or raises `ValueError` with the reason
+    why it knows none.
     """
     if inputs is not None:
         yield functools.partial(_given, model, inputs)
+    elif is_functional(model):
+        yield functools.partial(_own_inputs, model)
+    else:
+        for dtype in (model.compute_dtype, "int32"):
+            yield functools.partial(_built_for, model, dtype)
+
+
+def check_inputs(model: Any, inputs: Any) -> None:
+    """Raises unless the model's `call` takes `inputs`."""
+    if inputs is None:
         return
-    for dtype in (model.compute_dtype, "int32"):
-        yield functools.partial(_built_for, model, dtype)
+    try:
+        args, kwargs, _ = _given(model, inputs)
+        inspect.signature(model.call).bind(*args, **kwargs)
+    except RecursionError:
+        raise ValueError(
+            "Argument `inputs` must be what the model is called with. Received: a structure "
+            "that holds itself"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Argument `inputs` must be what the model is called with (a tuple has several "
+            f"positional arguments). Received: inputs={_shown(inputs)} ({error})"
+        ) from error
+    if is_functional(model):
+        _check_names(model, args[0])
+
+
+def is_functional(layer: Any) -> bool:
+    """Whether it has input tensors of its own."""
+    inputs = getattr(layer, "inputs", None) if isinstance(layer, keras.Model) else None
+    if not isinstance(inputs, (list, tuple)) or not inputs:
+        return False
+    return all(isinstance(x, keras.KerasTensor) for x in inputs)
+
+
+def _check_names(model: Any, given: Any) -> None:
+    own = _structure(model)
+    shapes = [tuple(x.shape) for x in keras.tree.flatten(own)]
+    if isinstance(given, dict):
+        names = [x.name for x in model.inputs]
+        known = set(own) if isinstance(own, dict) else set(names)
+        if not known | set(names) >= set(given) or len(given) < len(shapes):
+            raise ValueError(
+                f"Argument `inputs` must name the model's inputs, {names}. "
+                f"Received: {sorted(map(str, given))}"
+            )
+        return
+    received = [tuple(x.shape) for x in keras.tree.flatten(given) if x is not None]
+    fit = len(received) == len(shapes) and all(
+        len(a) == len(b)
+        and all(None in pair or len(set(pair)) == 1 for pair in zip(a, b, strict=True))
+        for a, b in zip(received, shapes, strict=True)
+    )
+    if not fit:
+        raise ValueError(
+            f"Argument `inputs` must have the shapes of the model's inputs, {shapes}. "
+            f"Received: {received}"
+        )
+
+
+def _shown(inputs: Any) -> str:
+    text = " ".join(repr(inputs).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _structure(model: Any) -> Any:
+    functional = getattr(model, "_functional", None) or model
+    return getattr(functional, "_inputs_struct", model.inputs)
 
 
 def _given(model: Any, inputs: Any) -> Arguments:
     positional = inputs if isinstance(inputs, tuple) else (inputs,)
     args = [keras.tree.map_structure(_symbol, argument) for argument in positional]
-    return args, _required_training(model)
+    return args, _required_training(model), ""
 
 
 def _symbol(x: Any) -> Any:
@@ -41,18 +110,36 @@ def _symbol(x: Any) -> Any:
     return keras.KerasTensor(tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
 
 
+def _own_inputs(model: Any) -> Arguments:
+    inputs = keras.tree.map_structure(
+        lambda x: keras.KerasTensor(_batched(x.shape), x.dtype, sparse=x.sparse),
+        _structure(model),
+    )
+    return [inputs], _required_training(model), ""
+
+
+def _batched(shape: Any) -> tuple[int | None, ...]:
+    return tuple(BATCH if not n and size is None else size for n, size in enumerate(shape))
+
+
 def _built_for(model: Any, dtype: str) -> Arguments:
     config = model.get_build_config() or {}
     kwargs = _required_training(model)
     if "shapes_dict" in config:
         for key, shapes in config["shapes_dict"].items():
             kwargs[key.removesuffix("_shape")] = _symbols(shapes, dtype)
-        _check_all_known(model, set(kwargs))
-        return [], kwargs
+        return [], kwargs, _check_all_known(model, set(kwargs))
     if config.get("input_shape") is None:
         raise ValueError("what it is called with is not known: pass `inputs`")
-    _check_all_known(model, {*list(inspect.signature(model.call).parameters)[:1], *kwargs})
-    return [_symbols(config["input_shape"], dtype)], kwargs
+    parameters = list(inspect.signature(model.call).parameters)
+    if "states" in parameters and getattr(model, "state_size", None) is not None:
+        # A cell of a recurrent layer: one step of it.
+        size = model.state_size
+        sizes = size if isinstance(size, (list, tuple)) else [size]
+        kwargs["states"] = [keras.KerasTensor((BATCH, n), dtype) for n in sizes]
+    known = {*parameters[:1], *kwargs}
+    assumed = _check_all_known(model, known)
+    return [_symbols(config["input_shape"], dtype)], kwargs, assumed
 
 
 def _symbols(shapes: Any, dtype: str) -> Any:
@@ -62,18 +149,21 @@ def _symbols(shapes: Any, dtype: str) -> Any:
         return None
     shapes = tuple(shapes)
     if all(size is None or isinstance(size, int) for size in shapes):
-        return keras.KerasTensor((None, *shapes[1:]), dtype)
+        return keras.KerasTensor((BATCH, *shapes[1:]) if shapes else (), dtype)
     return [_symbols(shape, dtype) for shape in shapes]
 
 
-def _check_all_known(model: Any, known: set[str]) -> None:
-    """A second input that is optional may change what flows where."""
+def _check_all_known(model: Any, known: set[str]) -> str:
+    """A second input that is optional may change what flows where: a word about it."""
+    assumed = []
     for name, parameter in inspect.signature(model.call).parameters.items():
         if name in known or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        is_flag = name in _FLAGS or name.endswith("mask")
-        if parameter.default is parameter.empty or (parameter.default is None and not is_flag):
+        if parameter.default is parameter.empty:
             raise ValueError(f"what its argument {name!r} gets is not known: pass `inputs`")
+        if parameter.default is None and name not in _FLAGS and not name.endswith("mask"):
+            assumed.append(f"its argument {name!r}")
+    return " and ".join(assumed)
 
 
 def _required_training(model: Any) -> dict[str, Any]:

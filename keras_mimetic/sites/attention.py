@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_mimetic.sites.graph import Graph, in_call_order
+from keras_mimetic.sites.causality import is_causal, values_of_tokens
+from keras_mimetic.sites.graph import Call, Graph, in_call_order
 from keras_mimetic.sites.operations import source
 from keras_mimetic.sites.site import Site
 from keras_mimetic.structures.attention import ROLES
@@ -16,11 +17,16 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     """One site for each attention layer.
 
     Its fact `self_attention` is whether query, key and value are one tensor in
-    every call of the layer.
+    every call of the layer, `causal` whether one of its calls hides what comes
+    later (as far as the mask can be seen), `tokens` whether what flows into it
+    began as integer tokens.
     """
-    calls: dict[int, list[bool]] = {}
+    tokens = values_of_tokens(graph)
+    calls: dict[int, list[Call]] = {}
     for call in graph.calls:
-        calls.setdefault(id(call.operation), []).append(_is_self_attention(call))
+        if not call.seen:
+            continue
+        calls.setdefault(id(call.operation), []).append(call)
     sites = []
     attention = [x for x in layers if isinstance(x, (keras.layers.MultiHeadAttention, _GROUPED))]
     for layer in in_call_order([layer for layer in attention if layer.built], graph):
@@ -31,16 +37,29 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
             continue
         seen = calls.get(id(layer), [])
         reason = "" if seen else "no call of it could be followed; `rules` may name it"
-        sites.append(site(layer, place, self_attention=bool(seen) and all(seen), left=reason))
+        own = bool(seen) and all(_is_self_attention(call) for call in seen)
+        facts = {
+            "causal": any(is_causal(call) for call in seen),
+            "tokens": any(id(value) in tokens for call in seen for value in call.inputs),
+        }
+        sites.append(site(layer, place, self_attention=own, left=reason, **facts))
     return sites
 
 
-def site(layer: Any, place: str, *, self_attention: bool, left: str = "") -> Site:
+def site(
+    layer: Any,
+    place: str,
+    *,
+    self_attention: bool,
+    left: str = "",
+    causal: bool = False,
+    tokens: bool = False,
+) -> Site:
     """The site of a built `MultiHeadAttention`."""
     kernels = {role: getattr(layer, f"{role}_dense").kernel for role in ROLES}
     if not left and len(kernels["output"].shape) != 3:
         left = "its output has several axes: the structure is that of a matrix"
-    facts = {"self_attention": self_attention}
+    facts = {"self_attention": self_attention, "causal": causal, "tokens": tokens}
     return Site("attention", place, layer, kernels, facts, left)
 
 

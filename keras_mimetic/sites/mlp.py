@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic.sites.graph import Call, Graph, Value
+from keras_mimetic.sites.graph import Call, Graph
 from keras_mimetic.sites.operations import (
     channel_axis,
     is_activation,
@@ -22,6 +22,7 @@ from keras_mimetic.sites.operations import (
     source,
 )
 from keras_mimetic.sites.site import Site
+from keras_mimetic.sites.symbol import Value
 
 GATED = "a gated MLP: what a mean does to a product of two branches is not known"
 
@@ -47,7 +48,7 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     """
     sites: dict[int, Site] = {}
     for number, call in enumerate(graph.calls):
-        if not is_projection(call.operation) or not _expands(call.operation):
+        if not call.seen or not is_projection(call.operation) or not _expands(call.operation):
             continue
         followed = _what_follows(call, graph.calls[number + 1 :], graph.outputs)
         if followed is None or id(call.operation) not in places:

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from keras_mimetic.sites.symbol import Foreign
+
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
@@ -12,7 +14,7 @@ SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 # or a reduction that such a normalization is made of.
 _LINEAR = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
-    *("StopGradient", "Copy", "Rescaling", "Masking", "ActivityRegularization"),
+    *("ConvertToTensor", "StopGradient", "Copy", "Rescaling", "Masking", "ActivityRegularization"),
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout"),
     *("GaussianDropout", "GaussianNoise"),
 }
@@ -29,7 +31,13 @@ _ACTIVATIONS = {
     *("Clip", "Sin", "Cos", "Where"),
     *("ReLU", "LeakyReLU", "PReLU", "ELU"),
 }
+_COPIES = {"Identity", "Cast", "ConvertToTensor", "StopGradient", "GaussianNoise", "Copy"}
 _SLICING = {"Split", "GetItem", "Slice", "ArraySplit", "Unstack"}
+
+
+def name_of(operation: Any) -> str:
+    """The name of what an operation does: its class, or the backend's own function."""
+    return operation.name if isinstance(operation, Foreign) else type(operation).__name__
 
 
 def is_projection(operation: Any) -> bool:
@@ -66,7 +74,7 @@ def own_activation(layer: Any) -> Any:
 def is_activation(operation: Any) -> bool:
     if isinstance(operation, keras.layers.Activation):
         return is_pointwise_function(operation.activation)
-    return type(operation).__name__ in _ACTIVATIONS
+    return name_of(operation) in _ACTIVATIONS
 
 
 def is_pointwise_function(function: Any) -> bool:
@@ -78,12 +86,12 @@ def is_gate(operation: Any) -> bool:
     """An activation that multiplies one half of its units with the other."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.glu
-    return type(operation).__name__ == "Glu"
+    return name_of(operation) == "Glu"
 
 
 def is_pointwise(operation: Any) -> bool:
     """Mixes no places and no channels, or only as a normalization does."""
-    name = type(operation).__name__
+    name = name_of(operation)
     if isinstance(operation, keras.layers.Activation):
         return operation.activation not in _NOT_POINTWISE
     return name in _LINEAR or name in _NORMALIZING or name in _ACTIVATIONS
@@ -95,18 +103,18 @@ def is_normalization(operation: Any) -> bool:
 
 
 def is_product(operation: Any) -> bool:
-    return type(operation).__name__ == "Multiply"
+    return name_of(operation) == "Multiply"
 
 
 def is_slicing(operation: Any) -> bool:
-    return type(operation).__name__ in _SLICING
+    return name_of(operation) in _SLICING
 
 
 def passes_on(operation: Any) -> bool:
     """Hands its one input on as it is, outside of training."""
-    name = type(operation).__name__
+    name = name_of(operation)
     is_dropout = "Dropout" in name and name in _LINEAR
-    return is_dropout or name in ("Identity", "Cast", "StopGradient", "GaussianNoise", "Copy")
+    return is_dropout or name in _COPIES
 
 
 def source(value: Any) -> Any:

@@ -1,0 +1,324 @@
+"""Records who is called with what while Keras calls a model on symbolic tensors.
+
+Keras's own `Layer.__call__` runs: it converts inputs, drops a `training` that a
+layer does not take, fills masks. Where it would ask a layer for its output's
+shape, a composite layer's `call` runs instead, and a plain layer or an operation
+of `keras.ops` is recorded.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_mimetic.layers.mimetic_state_space import MimeticStateSpace
+from keras_mimetic.sites.arguments import arguments_of
+from keras_mimetic.sites.graph import Call, Graph
+from keras_mimetic.sites.symbol import Foreign, Symbol, Value, listening
+from keras_mimetic.sites.untouched import declares_its_base_class_output, sublayers
+
+# What is understood as a whole, also where a subclass of it is used.
+PLAIN = (
+    keras.layers.MultiHeadAttention,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+    keras.layers.LayerNormalization,
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.Dropout,
+    keras.layers.InputLayer,
+    MimeticStateSpace,
+)
+
+# A size for axes of unknown length, where code needs one.
+_SIZE = 16
+# Names of the backends' own functions that differ from those of `keras.ops`.
+_ALIASES = {"Mul": "Multiply", "Sub": "Subtract", "Div": "TrueDivide", "Truediv": "TrueDivide"}
+
+
+def is_composite(operation: Any) -> bool:
+    """Whether a layer is written in terms of others, or by the user."""
+    if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
+        return False
+    if isinstance(operation, (keras.Model, keras.layers.Lambda)):
+        return True
+    return not type(operation).__module__.startswith("keras.src.layers.")
+
+
+class Recorder:
+    """Fills a `Graph` while a model runs."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        # Layers that were called, and whatever must outlive its `id`.
+        self.entered: dict[int, Any] = {}
+        self._constants: dict[int, Symbol] = {}
+        self._keep: list[Any] = []
+        # Layers whose sublayers are still to be followed one by one.
+        self._closed: list[tuple[Any, list[Value]]] = []
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        listening.recorder, listening.is_tracing = self, True
+        try:
+            yield
+        finally:
+            listening.recorder, listening.is_tracing = None, False
+
+    def model(self, model: Any, inputs: Any, after: tuple[Value, ...] = ()) -> Any:
+        """Calls a model on what it was built for; its outputs, or `None`."""
+        best: tuple[int, str] | None = None
+        kept: Any = None
+        makers = [] if _has_no_call(model) else arguments_of(model, inputs)
+        for make in makers:
+            mark = self._mark()
+            try:
+                args, kwargs, assumed = make()
+                args, kwargs = keras.tree.map_structure(
+                    lambda x: self._input(x, after), (args, kwargs)
+                )
+                outputs = model(*args, **kwargs)
+            except Exception as error:
+                came = len(self.graph.calls) - mark[0]
+                if best is None or came > best[0]:
+                    best, kept = (came, reason(error)), self._since(mark)
+                self._reset(mark)
+                continue
+            if self._failed_at(model, mark):
+                came = len(self.graph.calls) - mark[0]
+                why = self.graph.opaque[-1][1]
+                if best is None or came > best[0]:
+                    best, kept = (came, why), self._since(mark)
+                self._reset(mark)
+                continue
+            self.graph.assumed += [(model, assumed)] if assumed else []
+            return outputs
+        if kept is not None:
+            self._restore(kept)
+        if not any(layer is model for layer, _ in self.graph.opaque):
+            self.graph.opaque.append((model, best[1] if best else NO_CALL))
+        if not any(layer is model for layer, _ in self._closed):
+            self._closed.append((model, list(after)))
+        return None
+
+    def follow_closed(self) -> None:
+        """Follows the sublayers of what could not be followed, one by one."""
+        while self._closed:
+            layer, around = self._closed.pop(0)
+            for sub in layer._flatten_layers(include_self=False, recursive=False):
+                if id(sub) not in self.entered and sub.weights and is_composite(sub):
+                    self.entered[id(sub)] = sub
+                    self.model(sub, None, tuple(around))
+                elif id(sub) not in self.entered and not is_composite(sub):
+                    self.entered[id(sub)] = sub
+                    self._alone(sub, around)
+
+    def _alone(self, layer: Any, around: list[Value]) -> None:
+        """A plain layer that no call was seen of: its place, and what is within."""
+        self._closed.append((layer, around))
+        if layer.built:
+            value = Value((), "", after=tuple(around))
+            self.graph.calls.append(Call(layer, [], {}, [value], [], seen=False))
+
+    # What Keras calls while it is listened to.
+
+    def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        """In place of `symbolic_call` of a layer or operation."""
+        if isinstance(operation, keras.layers.Layer):
+            self.entered[id(operation)] = operation
+        if is_composite(operation):
+            return self._enter(operation, args, kwargs)
+        if isinstance(operation, keras.layers.TimeDistributed):
+            return self._time_distributed(operation, args, kwargs)
+        with self.paused():
+            spec = _spec(operation, args, kwargs)
+        outputs = self._record(operation, args, kwargs, spec)
+        self._hides(operation)
+        return outputs
+
+    def foreign(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Records a function of the backend's own."""
+        name = getattr(function, "__name__", type(function).__name__).strip("_")
+        name = "".join(part.capitalize() for part in name.split("_"))
+        with self.paused():
+            spec = keras.src.backend.compute_output_spec(function, *args, **kwargs)
+        return self._record(Foreign(_ALIASES.get(name, name)), args, kwargs, spec)
+
+    def known(self, layer: Any, args: Any, kwargs: Any) -> Any:
+        """A plain layer's arguments with a symbol for each tensor that is concrete."""
+        if is_composite(layer):
+            return args, kwargs
+        if not layer.weights and not _values((args, kwargs)):
+            return args, kwargs
+        return keras.tree.map_structure(self._constant, (args, kwargs))
+
+    def _constant(self, x: Any) -> Any:
+        is_variable = isinstance(x, keras.Variable)
+        if not is_variable and not keras.src.backend.is_tensor(x):
+            return x
+        if id(x) not in self._constants:
+            dtype = keras.backend.standardize_dtype(x.dtype)
+            self._constants[id(x)] = Symbol(Value(tuple(x.shape), dtype, constant=x))
+        return self._constants[id(x)]
+
+    def _input(self, x: Any, after: tuple[Value, ...]) -> Any:
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        return Symbol(Value(tuple(x.shape), x.dtype, after=after))
+
+    def _enter(self, layer: Any, args: Any, kwargs: Any) -> Any:
+        """Runs a composite layer's `call`."""
+        best: tuple[int, str, Any] | None = None
+        for sized in (False, True):
+            given = args, kwargs
+            if sized:
+                given = keras.tree.map_structure(_with_sizes, given)
+                if not any(
+                    isinstance(x, Symbol) and None in x.shape
+                    for x in keras.tree.flatten((args, kwargs))
+                ):
+                    break
+            mark = self._mark()
+            try:
+                outputs = layer.call(*given[0], **given[1])
+                return keras.tree.map_structure(self._symbol, outputs)
+            except Exception as error:
+                came = len(self.graph.calls) - mark[0]
+                why = NO_CALL if _has_no_call(layer) else reason(error)
+                if best is None or came > best[0]:
+                    best = came, why, self._since(mark)
+                self._reset(mark)
+        assert best is not None
+        start = len(self.graph.calls)
+        self._restore(best[2])
+        self.graph.opaque.append((layer, best[1]))
+        inner = self.graph.calls[start:]
+        values = _values((args, kwargs))
+        self._closed.append((layer, values))
+        with self.paused():
+            spec = layer.compute_output_spec(*args, **kwargs)
+        used = {id(value) for call in inner for value in call.inputs}
+        ends = [v for call in inner for v in call.outputs if id(v) not in used]
+        # Nobody knows what it did with what was not used before it failed.
+        return self._record(layer, args, kwargs, spec, ends)
+
+    def _time_distributed(self, wrapper: Any, args: Any, kwargs: Any) -> Any:
+        """The layer within, on one axis less."""
+        (x,) = [x for x in args if isinstance(x, Symbol)][:1]
+        merged = keras.KerasTensor((x.shape[0], *x.shape[2:]), x.dtype)
+        inner = self._record(Foreign("Reshape"), (x,), {}, merged)
+        outputs = wrapper.layer(inner)
+        return keras.tree.map_structure(
+            lambda y: self._record(
+                Foreign("Reshape"),
+                (y,),
+                {},
+                keras.KerasTensor((*x.shape[:2], *y.shape[1:]), y.dtype),
+            ),
+            outputs,
+        )
+
+    def _record(self, operation: Any, args: Any, kwargs: Any, spec: Any, more: Any = ()) -> Any:
+        outputs = keras.tree.map_structure(self._symbol, spec)
+        values = [x.value for x in keras.tree.flatten(outputs) if isinstance(x, Symbol)]
+        args, kwargs = keras.tree.map_structure(self._value, (args, kwargs))
+        inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Value)]
+        call = Call(operation, args, kwargs, [*inputs, *more], values)
+        for value in values:
+            value.producer = call
+        self.graph.calls.append(call)
+        return outputs
+
+    def _symbol(self, x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor) or isinstance(x, Symbol):
+            return x
+        return Symbol(Value(tuple(x.shape), x.dtype))
+
+    def _value(self, x: Any) -> Any:
+        if isinstance(x, Symbol):
+            return x.value
+        return self._symbol(x).value if isinstance(x, keras.KerasTensor) else x
+
+    def _hides(self, operation: Any) -> None:
+        """A layer of Keras's around others, such as `RNN`, is not looked into."""
+        if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
+            return
+        is_known = any(operation is layer for layer, _ in self.graph.opaque)
+        if len(sublayers(operation)) > 1 and not is_known:
+            what = f"{type(operation).__name__} hides what stands around its layers"
+            self.graph.opaque.append((operation, what))
+            self._closed.append((operation, []))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        listening.recorder = None
+        try:
+            yield
+        finally:
+            listening.recorder = self
+
+    # An attempt that failed is taken back, or kept as far as it came.
+
+    def _lists(self) -> tuple[list[Any], ...]:
+        return self.graph.calls, self.graph.opaque, self._closed
+
+    def _mark(self) -> list[int]:
+        return [len(items) for items in self._lists()]
+
+    def _since(self, mark: list[int]) -> list[list[Any]]:
+        return [items[start:] for items, start in zip(self._lists(), mark, strict=True)]
+
+    def _reset(self, mark: list[int]) -> None:
+        for items, start in zip(self._lists(), mark, strict=True):
+            del items[start:]
+
+    def _restore(self, kept: list[list[Any]]) -> None:
+        for items, more in zip(self._lists(), kept, strict=True):
+            items += more
+
+    def _failed_at(self, model: Any, mark: Any) -> bool:
+        return any(layer is model for layer, _ in self.graph.opaque[mark[1] :])
+
+
+NO_CALL = "it has no `call`; its layers were followed one by one"
+
+
+def reason(error: Exception) -> str:
+    """Keras's true reason, without colors, counters and its own first line."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = text.rsplit("Error encountered:", 1)[-1].split("\n\nArguments received by")[0]
+    text = re.sub(r"keras_tensor(_\d+)?", "keras_tensor", text)
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [x for x in lines if x and not x.startswith("Exception encountered when calling")]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _has_no_call(layer: Any) -> bool:
+    return type(layer).call in (keras.Model.call, keras.layers.Layer.call, keras.Operation.call)
+
+
+def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
+    if declares_its_base_class_output(operation):
+        return keras.Operation.compute_output_spec(operation, *args, **kwargs)
+    return operation.compute_output_spec(*args, **kwargs)
+
+
+def _values(structure: Any) -> list[Value]:
+    return [x.value for x in keras.tree.flatten(structure) if isinstance(x, Symbol)]
+
+
+def _with_sizes(x: Any) -> Any:
+    if not isinstance(x, Symbol) or None not in x.shape:
+        return x
+    return Symbol(x.value, tuple(size or _SIZE for size in x.shape))
