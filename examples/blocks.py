@@ -26,6 +26,28 @@ class SinCosPositions(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic_examples")
+class LearnedPositions(keras.layers.Layer):
+    """Adds a trainable embedding of its place to each element of a sequence of known length."""
+
+    def __init__(self, initializer="uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, input_shape):
+        self.embeddings = self.add_weight(
+            shape=input_shape[1:], initializer=self.initializer, name="embeddings"
+        )
+        self.built = True
+
+    def call(self, inputs):
+        return inputs + self.embeddings
+
+    def get_config(self):
+        initializer = keras.initializers.serialize(self.initializer)
+        return {**super().get_config(), "initializer": initializer}
+
+
+@keras.saving.register_keras_serializable(package="keras_mimetic_examples")
 class LayerScale(keras.layers.Layer):
     """Multiplies each channel by a trainable number that starts small (arXiv:2103.17239)."""
 

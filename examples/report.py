@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import operator
 import os
 import pathlib
 import platform
@@ -15,16 +16,9 @@ import keras
 
 # What makes a run the run that it is; the other columns are its results.
 KEY = ("model", "init", "learning_rate", "seed")
-COLUMNS = (
-    *KEY,
-    "validation_accuracy",
-    "test_accuracy",
-    "seconds",
-    "curve",
-    "backend",
-    "hardware",
-    "versions",
-)
+RESULTS = ("validation_accuracy", "test_accuracy")
+_ABOUT = ("seconds", "curve", "backend", "hardware", "versions")
+COLUMNS = (*KEY, *RESULTS, *_ABOUT)
 
 
 class SettingsError(Exception):
@@ -116,13 +110,15 @@ class Runs:
 
     A row is on the disk before the next run begins, and a row that was cut off
     in the middle is dropped when the folder is opened again, so that an
-    interrupted comparison goes on where it was. `columns` are further ones.
+    interrupted comparison goes on where it was. `columns` are further ones,
+    `results` those that are numbers.
     Without `settings` the folder is only read.
     """
 
-    def __init__(self, folder, settings=None, columns=()):
+    def __init__(self, folder, settings=None, columns=(), results=RESULTS):
         self.folder = pathlib.Path(folder)
-        self.columns = (*COLUMNS, *columns)
+        self.results = results
+        self.columns = (*KEY, *results, *_ABOUT, *columns)
         if settings is not None:
             keep_settings(self.folder, settings)
         self.path = self.folder / "runs.csv"
@@ -136,7 +132,7 @@ class Runs:
         rows = list(csv.DictReader(complete.splitlines()))
         for row in rows:
             row["seed"] = int(row["seed"])
-            for name in ("learning_rate", "validation_accuracy", "test_accuracy", "seconds"):
+            for name in ("learning_rate", *self.results, "seconds"):
                 row[name] = float(row[name])
         if complete != text:
             write(self.path, complete)
@@ -186,12 +182,12 @@ def write_rows(path, rows):
     write(path, text.getvalue())
 
 
-def best_rate(runs, model, init, rates, seeds):
-    """The learning rate of the best validation accuracy, averaged over these seeds."""
+def best_rate(runs, model, init, rates, seeds, score=operator.itemgetter("validation_accuracy")):
+    """The learning rate of the best validation score of a row, averaged over these seeds."""
 
     def validation(rate):
         rows = runs.find(model=model, init=init, learning_rate=rate)
-        return statistics.fmean(row["validation_accuracy"] for row in rows if row["seed"] in seeds)
+        return statistics.fmean(score(row) for row in rows if row["seed"] in seeds)
 
     return max(rates, key=validation)
 
@@ -257,11 +253,11 @@ def test_accuracies(runs, model, init, rate, seeds):
     return [by_seed[seed] for seed in seeds]
 
 
-def difference(values, base):
+def difference(values, base, digits=2):
     """Mean paired difference and its interval, as text."""
     mean, half = paired_interval([a - b for a, b in zip(values, base, strict=True)])
-    interval = f" [{mean - half:+.2f}, {mean + half:+.2f}]" if half == half else ""
-    return f"{mean:+.2f}{interval}"
+    ends = [f"{end:+.{digits}f}" for end in (mean - half, mean + half)]
+    return f"{mean:+.{digits}f}{f' [{ends[0]}, {ends[1]}]' if half == half else ''}"
 
 
 def picture(runs, models, inits, rates, seeds, title):
