@@ -168,6 +168,8 @@ def initialize(
             variable = site.variable(role)
             new.append((variable, values))
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
+    for name in settings:
+        STRUCTURES[name].forget()
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     dead = _write(model, found.sites, new, data, dry_run)

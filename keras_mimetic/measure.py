@@ -10,7 +10,6 @@ from keras_mimetic.dead_units import check_data, dead_units
 from keras_mimetic.draws import subseed
 from keras_mimetic.find import check_model, check_names, find_sites, path_of
 from keras_mimetic.measurements import Left, Measurements, Row
-from keras_mimetic.measures.covariance import forget_forms
 from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Figure, Measured, Reading
@@ -166,7 +165,8 @@ def measure(
             readings[site.structure].append(Reading(site, values, _by_name(null)))
     for layer, place, why in found.opaque:
         left.append(Left(path_of(layer), place, "", f"could not be followed: {why}"))
-    forget_forms()
+    for name in names:
+        STRUCTURES[name].forget()
     settings = {name: STRUCTURES[name].read(readings[name]) for name in names if readings[name]}
     return Measurements(
         rows=tuple(rows),

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_mimetic.structures.attention import query_key
+from keras_mimetic.draws import subseed
+from keras_mimetic.structures.noise_plus_identity import factors, one_blas_thread
 
 NAN = float("nan")
 # Width of the reference products that `strengths` compares with: a truncated
@@ -112,10 +113,11 @@ def _reference(width: int, rank: int) -> tuple[Any, Any]:
     for number, angle in enumerate(angles):
         # Exactly no noise at the end, where the cosine is not exactly 0.
         noise = math.cos(angle) if number < len(angles) - 1 else 0.0
-        left, right = query_key(
-            width, width, draws, rank, noise=noise, identity=math.sin(angle), seed=0
+        product = functools.partial(
+            factors, width, width, rank, noise=noise, identity=math.sin(angle), is_shared=False
         )
-        moments = [_moments(left[:, draw], right[:, draw].T) for draw in range(draws)]
+        with one_blas_thread():
+            moments = [_moments(*product(seed=subseed(0, 0, draw))) for draw in range(draws)]
         energy = float(np.mean([energy for _, energy, _ in moments]))
         trace = float(np.mean([entries.sum() for entries, _, _ in moments]))
         aligned[number] = trace / math.sqrt(rank * energy)

@@ -24,6 +24,7 @@ from keras_mimetic.registry.structure import (
 from keras_mimetic.sites import attention as sites
 from keras_mimetic.sites.site import Site
 from keras_mimetic.structures import attention
+from keras_mimetic.structures.noise_plus_identity import forget_decompositions
 
 
 def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
@@ -185,4 +186,5 @@ ATTENTION = Structure(
         "value_output": "value-output products, sum over heads, first 64 channels",
     },
     read=_read,
+    forget=forget_decompositions,
 )

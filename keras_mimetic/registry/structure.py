@@ -126,6 +126,8 @@ class Structure:
         images: Titles of the images that `measure` gives, by part.
         read: Settings that would give a model what was measured; `{}` if nothing
             was.
+        forget: Frees what `draw` and `measure` keep from one site to the next, as far as
+            it is large.
     """
 
     settings: Settings
@@ -142,3 +144,4 @@ class Structure:
     images: Mapping[str, str]
     read: Callable[[Sequence[Reading]], dict[str, Any]]
     fresh: Callable[[Mapping[str, tuple[int, ...]], int], Weights] = normal_draws
+    forget: Callable[[], None] = lambda: None
