@@ -8,16 +8,18 @@ import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
 from keras_mimetic.initializers.attention_projection import check_strengths, where_it_stands
-from keras_mimetic.measures.identity import diagonal, strengths
+from keras_mimetic.measures.identity import diagonal, expected_diagonal, moments, strengths
 from keras_mimetic.measures.middle import median
 from keras_mimetic.registry.structure import (
     SHOWN,
     Column,
+    Expected,
     Figure,
     Measured,
     Panel,
     Reading,
     Settings,
+    Shapes,
     Structure,
     Weights,
 )
@@ -104,11 +106,23 @@ def _measure(site: Site, weights: Weights) -> Measured:
     value, output = weights["value"], weights["output"]
     if output.ndim == 3 and len(value) == output.shape[-1]:
         for head in range(value.shape[1]):
-            figures += _figures("value_output", value[:, head], output[head], head)[:1]
+            found = diagonal(value[:, head], output[head])
+            figures.append(Figure("value_output", "diagonal", found, head))
         left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
         figures += _figures("value_output", left, right)
         images["value_output"] = _product(left[:SHOWN], right[:, :SHOWN])
     return Measured(tuple(figures), images)
+
+
+def _expected(site: Site, shapes: Shapes) -> Expected:
+    dim, heads, head_dim = shapes["value"]
+    query_dim, _, key_dim = shapes["query"]
+    kinds = {
+        ("query_key", "diagonal", True): expected_diagonal(query_dim, key_dim),
+        ("value_output", "diagonal", True): expected_diagonal(dim, head_dim),
+        ("value_output", "diagonal", False): expected_diagonal(dim, heads * head_dim),
+    }
+    return {kind: pair for kind, pair in kinds.items() if pair}
 
 
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -118,9 +132,10 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _figures(
     part: str, left: np.ndarray, right: np.ndarray, head: int | None = None
 ) -> list[Figure]:
-    noise, identity = strengths(left, right)
+    known = moments(left, right)
+    noise, identity = strengths(left, right, known)
     return [
-        Figure(part, "diagonal", diagonal(left, right), head),
+        Figure(part, "diagonal", diagonal(left, right, known), head),
         Figure(part, "noise", noise, head, has_null=False),
         Figure(part, "identity", identity, head, has_null=False),
     ]
@@ -152,6 +167,7 @@ ATTENTION = Structure(
     control=_control,
     describe=_describe,
     measure=_measure,
+    expected=_expected,
     legend=(
         "diagonals of products in deviations of the entries off it, and noise and identity to draw "
         "such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, single heads and "
