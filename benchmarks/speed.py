@@ -108,9 +108,9 @@ def growth(widths, head_dim, repeats):
 
 
 def initialize(args, repeats):
-    for name, make in (
-        (f"ViT, width {args.width}, depth {args.depth}", functools.partial(vit, args)),
-        ("ConvNeXtTiny", lambda: keras.applications.ConvNeXtTiny(weights=None)),
+    for name, make, aim in (
+        (f"ViT, width {args.width}, depth {args.depth}", functools.partial(vit, args), 2.0),
+        ("ConvNeXtTiny", lambda: keras.applications.ConvNeXtTiny(weights=None), 1.0),
     ):
         built = []
 
@@ -121,6 +121,14 @@ def initialize(args, repeats):
             keras_mimetic.initialize(*built, seed=0)
 
         yield row(f"`initialize`, {name}", "building the model", rounds(ours, build, repeats))
+        times = []
+        for _ in range(repeats + 1):
+            start = time.process_time()
+            keras_mimetic.measure(*built)
+            times.append(time.process_time() - start)
+        # The first keeps what it drew for the next.
+        what = f"`measure`, {name}, processor time; first call {seconds(times[0])}"
+        yield Row(what, times[1:], aim=aim)
 
 
 def block(args, repeats):
