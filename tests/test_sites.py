@@ -516,7 +516,12 @@ def test_rules_reach_what_no_call_was_seen_of():
     sites = find_sites(model, ["mlp", "attention"], {up: "mlp", "attention": "attention"}).sites
     by_structure = {site.structure: site for site in sites}
     assert not any(site.left for site in sites)
-    assert by_structure["mlp"].facts == {"before": "other", "norm": None, "second": None}
+    assert by_structure["mlp"].facts == {
+        "before": "other",
+        "norm": None,
+        "second": None,
+        "activated_in": "",
+    }
     assert by_structure["attention"].facts["self_attention"]
 
 
