@@ -160,6 +160,27 @@ def test_ways_of_use():
     assert "mimetic_state_space" in "\n".join(lines)
 
 
+class _Residual(keras.layers.Layer):
+    """A block of the user's: Keras traces its `call` with sizes that are not known."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.norm, self.inner = keras.layers.RMSNormalization(), inner
+
+    def call(self, x):
+        return x + self.inner(self.norm(x))
+
+
+def test_unknown_length_in_a_block():
+    inputs = keras.Input((None, WIDTH))
+    layer = stirred(chunk_size=2)
+    block = _Residual(layer)
+    model = keras.Model(inputs, block(inputs))
+    assert model.output_shape == (None, None, WIDTH)
+    x = data(2, 5, WIDTH)
+    close(model(x), x + array(layer(block.norm(x))))
+
+
 def test_states_in_a_functional_model(tmp_path):
     inputs = keras.Input((None, WIDTH))
     window, memory = (keras.Input(part.shape[1:]) for part in built().get_initial_state(1))

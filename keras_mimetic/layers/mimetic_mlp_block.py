@@ -216,7 +216,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = inputs if self.norm is None else self.norm(inputs)
+        x = inputs if self.norm is None else self._normalize(inputs)
         x = self.fc1(x)
         if self._dropout1 is not None:
             x = self._dropout1(x, training=training)
@@ -226,6 +226,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         if self.residual:
             x = keras.ops.add(inputs, x)
         return x
+
+    def _normalize(self, x: Any) -> Any:
+        if not _is_exported_to_onnx():
+            return self.norm(x)
+        # The kernel that Keras calls on torch cannot be exported.
+        dtype = x.dtype
+        x = keras.ops.cast(x, keras.backend.result_type(dtype, "float32"))
+        x = x - keras.ops.mean(x, axis=-1, keepdims=True)
+        square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
+        gamma, beta = (keras.ops.cast(w, x.dtype) for w in (self.norm.gamma, self.norm.beta))
+        x = x * keras.ops.rsqrt(square + self.norm.epsilon) * gamma + beta
+        return keras.ops.cast(x, dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         _, output_dim = self._dims(input_shape)
@@ -304,6 +316,15 @@ class MimeticMLPBlock(keras.layers.Layer):
                 f"is True. Received: output_dim={output_dim}, input_shape={shape}"
             )
         return input_dim, output_dim
+
+
+def _is_exported_to_onnx() -> bool:
+    """Whether PyTorch traces the layer for an ONNX file."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.onnx.is_in_onnx_export()
 
 
 def _check_strength(name: str, value: Any) -> float | str:

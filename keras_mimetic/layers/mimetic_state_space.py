@@ -220,8 +220,7 @@ class MimeticStateSpace(keras.layers.Layer):
         return_state: bool = False,
         mask: Any = None,
     ) -> Any:
-        batch, length = ops.shape(inputs)[:2]
-        window, memory = self._state(initial_state, batch)
+        window, memory = self._state(initial_state, ops.shape(inputs)[0])
         gate, convolved, steps = self._project(inputs)
         if mask is None:
             # Keras hands it to `call` only where the inputs are the one tensor there.
@@ -231,9 +230,13 @@ class MimeticStateSpace(keras.layers.Layer):
             # Not a product: padding may be NaN.
             convolved = ops.where(mask, convolved, 0.0)
         seen = ops.concatenate((window, convolved), axis=1)
-        window = seen[:, length:]
+        # Counted from the end: exporters know that number where they do not know the length.
+        before = self.conv_width - 1
+        window = seen[:, -before:] if before else seen[:, :0]
         kernel = ops.cast(self.conv_kernel, seen.dtype)
-        convolved = sum(kernel[tap] * seen[:, tap : tap + length] for tap in range(self.conv_width))
+        convolved = sum(
+            kernel[tap] * seen[:, tap : (tap - before) or None] for tap in range(self.conv_width)
+        )
         x, b, c, steps = self._parts(convolved, steps)
         if mask is not None:
             steps = ops.where(mask, steps, 0.0)
@@ -336,14 +339,14 @@ class MimeticStateSpace(keras.layers.Layer):
 
     def _project(self, inputs: Any) -> Any:
         inner, channels, _ = self._sizes
-        return ops.split(self.in_projection(inputs), (inner, inner + channels), axis=-1)
+        return _parted(self.in_projection(inputs), inner, inner + channels)
 
     def _parts(self, convolved: Any, steps: Any) -> tuple[Any, Any, Any, Any]:
         """x, b and c by heads and groups, and the steps, for the recurrence."""
         convolved = ops.silu(convolved + ops.cast(self.conv_bias, convolved.dtype))
         convolved, steps = (ops.cast(z, self._scan_dtype) for z in (convolved, steps))
         inner, shared = self._sizes[0], self.num_groups * self.state_dim
-        x, b, c = ops.split(convolved, (inner, inner + shared), axis=-1)
+        x, b, c = _parted(convolved, inner, inner + shared)
         leading = ops.shape(convolved)[:-1]
         x = ops.reshape(x, (*leading, self.num_heads, self.head_dim))
         b, c = (ops.reshape(z, (*leading, self.num_groups, self.state_dim)) for z in (b, c))
@@ -357,7 +360,9 @@ class MimeticStateSpace(keras.layers.Layer):
         leading, inner = ops.shape(gate)[:-1], self._sizes[0]
         y = ops.reshape(y, (*leading, inner)) * ops.silu(ops.cast(gate, y.dtype))
         by_group = ops.reshape(y, (*leading, self.num_groups, inner // self.num_groups))
-        y = ops.rms_normalization(by_group, axis=-1, epsilon=_NORM_EPSILON)
+        # Not `ops.rms_normalization`, which cannot be exported to ONNX on torch.
+        square = ops.mean(ops.square(by_group), axis=-1, keepdims=True)
+        y = by_group * ops.rsqrt(square + _NORM_EPSILON)
         y = ops.reshape(y, (*leading, inner)) * ops.cast(self.norm_scale, y.dtype)
         return self.out_projection(ops.cast(y, self.compute_dtype))
 
@@ -422,6 +427,11 @@ class MimeticStateSpace(keras.layers.Layer):
                 f"num_groups={self.num_groups}, with {inner // self.head_dim} heads"
             )
         return shape[-1]
+
+
+def _parted(values: Any, first: int, second: int) -> tuple[Any, Any, Any]:
+    """Three parts of the last axis. `ops.split` reads sizes off tensors, which exporters refuse."""
+    return values[..., :first], values[..., first:second], values[..., second:]
 
 
 def _may_be(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
