@@ -10,7 +10,7 @@ from keras_mimetic._checks import check_choice, check_flag, check_integer, check
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.layers.quantized import check_float_policy, policies_of, without_policies
+from keras_mimetic.layers.sublayers import Changes, check_float_policy
 from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start, is_auto
 from keras_mimetic.structures.variance_scaling import scaled_std
 
@@ -69,6 +69,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             `hidden_bias` is a number other than 0.
         kernel_regularizer: For both kernels.
         bias_regularizer: For both biases.
+        kernel_constraint: For both kernels.
         seed: An integer >= 0 for all weights and the dropout; `None` takes one
             from Python's `random`, which `keras.utils.set_random_seed` sets.
             Equal weights on every backend, bit for bit, unless an initializer
@@ -111,6 +112,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,6 +136,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.bias_initializer = bias_initializer
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.seed = None if seed is None else draws.check_seed(seed)
         check_float_policy(self)
 
@@ -150,7 +153,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc2: Any = None
         self._dropout1: Any = None
         self._dropout2: Any = None
-        self._policies: dict[str, Any] = {}
+        self._changes = Changes(("fc1", "fc2"))
         self.supports_masking = True
 
     def _check_hidden_bias(self) -> None:
@@ -177,6 +180,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,
             "bias_regularizer": self.bias_regularizer,
+            "kernel_constraint": self.kernel_constraint,
         }
         if self._norm_name == "layer_norm":
             self.norm = keras.layers.LayerNormalization(
@@ -189,19 +193,21 @@ class MimeticMLPBlock(keras.layers.Layer):
             kernel_initializer=MimeticMean(mean, seed=self._seeds[0]),
             bias_initializer=self._fc1_bias_initializer(mean, hidden_bias, input_dim),
             name="fc1",
-            dtype=self._policies.get("fc1", self.dtype_policy),
+            dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
         )
         self.fc1.build(input_shape)
+        self._changes.restore_lora("fc1", self.fc1)
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
             bias_initializer=self._bias_initializers[1],
             name="fc2",
-            dtype=self._policies.get("fc2", self.dtype_policy),
+            dtype=self._changes.policies.get("fc2", self.dtype_policy),
             **shared,
         )
         self.fc2.build(hidden_shape)
+        self._changes.restore_lora("fc2", self.fc2)
         if self.dropout:
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(
@@ -259,15 +265,16 @@ class MimeticMLPBlock(keras.layers.Layer):
             "bias_initializer": _serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "seed": self.seed,
-            **policies_of(self, ("fc1", "fc2")),
+            **self._changes.config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MimeticMLPBlock":
-        config, policies = without_policies(config)
+        config, changes = Changes.split(config)
         layer = super().from_config(config)
-        layer._policies = policies
+        layer._changes.update(changes)
         return layer
 
     def _strengths(self) -> tuple[float, float]:
@@ -341,6 +348,9 @@ def _serialize(initializer: Any) -> Any:
 
 
 def _get_activation(identifier: Any) -> Any:
+    if isinstance(identifier, dict):
+        # A config, of a saved layer: Keras's own error says what is not registered.
+        return keras.activations.get(identifier)
     try:
         return keras.activations.get(identifier)
     except (ValueError, TypeError) as error:

@@ -15,6 +15,7 @@ from keras_mimetic.initializers.attention_projection import (
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import seeded
 from keras_mimetic.initializers.seeds import resolve_seed
+from keras_mimetic.layers.sublayers import Changes
 from keras_mimetic.structures.attention import QUERY_KEY, ROLES, VALUE_OUTPUT
 
 
@@ -135,6 +136,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             )
         self._is_self_attention = True
         self._projections: Any = None
+        self._changes = Changes(tuple(f"{role}_dense" for role in ROLES))
 
     def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
@@ -157,6 +159,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
                     "This version of Keras builds the projections of `MultiHeadAttention` in an "
                     "order that keras_mimetic does not know. Please report it."
                 )
+
+        for name in self._changes.names:
+            self._changes.restore_lora(name, getattr(self, name))
 
     def _get_common_kwargs_for_sublayer(self) -> dict[str, Any]:
         arguments = super()._get_common_kwargs_for_sublayer()
@@ -203,4 +208,13 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             **super().get_config(),
             "query_key": self.query_key and list(self.query_key),
             "value_output": self.value_output and list(self.value_output),
+            # Keras's layer says itself which of its policies are quantized.
+            **self._changes.config(self, quantized=False),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MimeticMultiHeadAttention":
+        config, changes = Changes.split(config)
+        layer = super().from_config(config)
+        layer._changes.update(changes)
+        return layer
