@@ -10,6 +10,7 @@ from keras_mimetic._checks import check_choice, check_flag, check_integer, check
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
+from keras_mimetic.initializers.tensors import check_fits, described
 from keras_mimetic.layers.sublayers import Changes, check_float_policy
 from keras_mimetic.structures.hidden_units import AUTO, auto_strengths, bias_start, is_auto
 from keras_mimetic.structures.variance_scaling import scaled_std
@@ -300,6 +301,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         moving = 0.0 if self._norm_name == "layer_norm" else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
         start = bias_start(hidden_bias, std, input_dim, moving)
+        check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
         return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from keras_mimetic._checks import check_choice, check_flag, check_integer
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.state_space_weight import (
     StateSpaceWeight,
+    check_a_log,
     check_correlation,
     check_strength,
 )
@@ -61,7 +62,7 @@ class MimeticStateSpace(keras.layers.Layer):
         num_groups: Groups of heads that share b and c (and the normalization);
             a divisor of the number of heads.
         conv_width: Places that the convolution sees, an integer >= 1.
-        a_log: Logarithm of the decay for a step of 1, absolute, the same in all heads:
+        a_log: Logarithm of the decay for a step of 1, absolute, <= 80, the same in all heads:
             of the state exp(-exp(a_log)) is left. The default -8 keeps 0.9997. It and
             the default of `step` are those that accounts of the paper's recipe give. `None`
             is Mamba-2's own: decays uniform in (1, 16).
@@ -152,7 +153,7 @@ class MimeticStateSpace(keras.layers.Layer):
         self.expand = check_integer("expand", expand, minimum=1)
         self.num_groups = check_integer("num_groups", num_groups, minimum=1)
         self.conv_width = check_integer("conv_width", conv_width, minimum=1)
-        self.initial_a_log = check_strength("a_log", a_log)
+        self.initial_a_log = check_a_log("a_log", a_log)
         self.initial_step = check_strength("step", step, positive=True)
         self.correlation = check_correlation("correlation", correlation)
         self.convolution = check_choice("convolution", convolution, ("identity", None))
