@@ -13,6 +13,7 @@ from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
+from keras_mimetic.sites.kernels import Part
 
 
 def initialize(
@@ -142,6 +143,7 @@ def initialize(
             rows += _left(site, site.weights.values(), site.left)
             continue
         entry, given = STRUCTURES[site.structure], settings[site.structure]
+        skipped = _skipped(site)
         weights = _draw(site, given, seed, control)
         variables = [site.variable(role) for role in weights]
         if not weights:
@@ -154,6 +156,7 @@ def initialize(
             variable = site.variable(role)
             new.append((variable, values))
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
+        rows += skipped
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     if not dry_run:
@@ -254,11 +257,34 @@ def _norm(values: np.ndarray) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))
 
 
+def _skipped(site: Site) -> list[Row]:
+    """Rows of weights of a site that is written but for some of them."""
+    return [
+        _row(site, variable, None, why)
+        for pair, why in site.facts.get("skipped", {}).items()
+        for role, variable in site.weights.items()
+        if role in pair.split("_")
+    ]
+
+
+def _whole(new: list[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+    """Values of whole variables, from those of parts of them."""
+    whole: dict[int, tuple[Any, np.ndarray]] = {}
+    for variable, values in new:
+        if isinstance(variable, Part):
+            base = variable.variable
+            before = whole[id(base)][1] if id(base) in whole else values_of(base)
+            whole[id(base)] = base, variable.put(before, values)
+        else:
+            whole[id(variable)] = variable, values
+    return list(whole.values())
+
+
 def _assign(new: list[tuple[Any, np.ndarray]]) -> None:
     """Writes all values, or none."""
     done: list[tuple[Any, np.ndarray]] = []
     try:
-        for variable, values in new:
+        for variable, values in _whole(new):
             # As it is, in its own precision.
             done.append((variable, np.array(keras.ops.convert_to_numpy(variable))))
             variable.assign(values)
