@@ -91,7 +91,8 @@ def initialize(
             paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
             which one may be `None` to leave that pair; for "depthwise" `gain="keep"` (each
             kernel's own norm; others as in `MimeticDepthwise`) and `sigma_0=0.08`,
-            `velocity=0.37`, `acceleration=2.9` (a reconstruction; see `sigma_at_depth`); for "state_space" `a_log=-8`, `step=1`
+            `velocity=0.37`, `acceleration=2.9` (a reconstruction; see `sigma_at_depth`); for
+            "state_space" `a_log=-8`, `step=1`
             (from accounts of the paper's recipe), `correlation=0.9` (ours) and
             `convolution=None` (ours, or "identity"; see `MimeticStateSpace`): `None` leaves what
             is a weight of its own, and draws the projection as Mamba-2 does.
