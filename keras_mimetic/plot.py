@@ -43,9 +43,11 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     if not lines:
         raise ValueError("There is nothing to draw: no figures were measured.")
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401 (the next import needs it)
     except ImportError as error:
         raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
+    from keras_mimetic._figure import Figure
+
     heights = [_strip_height(shown, *strip) for strip in strips] + [3.0] * len(lines)
     headline = textwrap.fill(title, 130)
     above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
