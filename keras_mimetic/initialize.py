@@ -16,6 +16,7 @@ from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
+from keras_mimetic.sites.kernels import Part
 
 # A warning names an MLP with more dead units than this.
 _MANY_DEAD = 0.5
@@ -156,6 +157,7 @@ def initialize(
             rows += _left(site, site.weights.values(), site.left)
             continue
         entry, given = STRUCTURES[site.structure], settings[site.structure]
+        skipped = _skipped(site)
         weights = _draw(site, given, seed, control)
         variables = [site.variable(role) for role in weights]
         if not weights:
@@ -168,6 +170,7 @@ def initialize(
             variable = site.variable(role)
             new.append((variable, values))
             rows.append(_row(site, variable, values, f"control of {note}" if control else note))
+        rows += skipped
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     dead = _write(model, found.sites, new, data, dry_run)
@@ -274,6 +277,29 @@ def _norm(values: np.ndarray) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))
 
 
+def _skipped(site: Site) -> list[Row]:
+    """Rows of weights of a site that is written but for some of them."""
+    return [
+        _row(site, variable, None, why)
+        for pair, why in site.facts.get("skipped", {}).items()
+        for role, variable in site.weights.items()
+        if role in pair.split("_")
+    ]
+
+
+def _whole(new: list[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+    """Values of whole variables, from those of parts of them."""
+    whole: dict[int, tuple[Any, np.ndarray]] = {}
+    for variable, values in new:
+        if isinstance(variable, Part):
+            base = variable.variable
+            before = whole[id(base)][1] if id(base) in whole else values_of(base)
+            whole[id(base)] = base, variable.put(before, values)
+        else:
+            whole[id(variable)] = variable, values
+    return list(whole.values())
+
+
 def _write(
     model: Any,
     sites: list[Site],
@@ -287,6 +313,7 @@ def _write(
     """
     if dry_run and data is None:
         return {}
+    new = _whole(new)
     # As they are, in their own precision.
     old = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable, _ in new]
     done = False

@@ -311,7 +311,20 @@ def _has_no_call(layer: Any) -> bool:
 def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
     if declares_its_base_class_output(operation):
         return keras.Operation.compute_output_spec(operation, *args, **kwargs)
-    return operation.compute_output_spec(*args, **kwargs)
+    spec = operation.compute_output_spec(*args, **kwargs)
+    if isinstance(operation, keras.layers.EinsumDense) and None in spec.shape:
+        return keras.KerasTensor(_einsum_shape(operation, args[0].shape, spec.shape), spec.dtype)
+    return spec
+
+
+def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ...]:
+    """The shape of an `EinsumDense`'s output, also where its declaration leaves sizes open."""
+    left, _, output = layer.equation.replace(" ", "").partition("->")
+    term = left.partition(",")[0]
+    if "." in term or len(term) != len(given) or len(output) != len(declared):
+        return tuple(declared)
+    sizes = dict(zip(term, given, strict=True))
+    return tuple(size or sizes.get(x) for x, size in zip(output, declared, strict=True))
 
 
 def _values(structure: Any) -> list[Value]:
