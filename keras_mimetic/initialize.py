@@ -96,9 +96,10 @@ def initialize(
             kernels or biases as they are. For "attention" they are
             `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
             paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
-            which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours;
-            see `MimeticDepthwise`) and `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9`
-            (a reconstruction; see `sigma_at_depth`); for "state_space" `a_log=-8`, `step=1`
+            which one may be `None` to leave that pair; for "depthwise" `gain="keep"` (each
+            kernel's own norm; others as in `MimeticDepthwise`) and `sigma_0=0.08`,
+            `velocity=0.37`, `acceleration=2.9` (a reconstruction; see `sigma_at_depth`); for
+            "state_space" `a_log=-8`, `step=1`
             (from accounts of the paper's recipe), `correlation=0.9` (ours) and
             `convolution=None` (ours, or "identity"; see `MimeticStateSpace`): `None` leaves what
             is a weight of its own, and draws the projection as Mamba-2 does.
@@ -169,7 +170,8 @@ def initialize(
             note = entry.describe(site, role, given)
             variable = site.variable(role)
             new.append((variable, values))
-            rows.append(_row(site, variable, values, f"control of {note}" if control else note))
+            note = f"control of {note}" if control else note
+            rows.append(_with_change(_row(site, variable, values, note)))
         rows += skipped
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
@@ -271,6 +273,16 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row
         norm_after=None if values is None else _norm(values),
         note=note,
     )
+
+
+def _with_change(row: Row) -> Row:
+    """The row with a word on its norm, where that changes by more than a factor of 2."""
+    if not row.norm_before or row.norm_after is None:
+        return row
+    factor = row.norm_after / row.norm_before
+    if 0.5 <= factor <= 2:
+        return row
+    return dataclasses.replace(row, note=f"{row.note}; norm changes by a factor of {factor:.2g}")
 
 
 def _norm(values: np.ndarray) -> float:

@@ -399,6 +399,57 @@ def test_dead_units_are_counted_and_warned_of():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("initializer", "is_known"),
+    [
+        ("glorot_uniform", True),
+        (keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"), True),
+        (keras.initializers.RandomNormal(stddev=0.3), True),
+        (keras.initializers.RandomUniform(-0.3, 0.3), True),
+        (keras.initializers.TruncatedNormal(stddev=0.3), True),
+        ("ones", False),
+    ],
+)
+def test_filters_keep_their_own_scale(initializer, is_known):
+    layer = layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=initializer)
+    model = keras.Sequential([keras.Input((8, 8, 32)), layer])
+    before = array(layer.kernel)
+    for seed in (0, 1):
+        (row,) = keras_mimetic.initialize(model, "depthwise", seed=seed).rows
+        after = array(layer.kernel)
+        expected = np.sqrt(np.mean(before**2))
+        assert np.sqrt(np.mean(after**2)) == pytest.approx(expected, rel=0.25)
+        assert "norm changes" not in row.note
+    # Twice the same: the scale is the initializer's, not that of its draw.
+    first = array(layer.kernel)
+    layer.kernel.assign(before[::-1])
+    keras_mimetic.initialize(model, "depthwise", seed=1)
+    if is_known:
+        np.testing.assert_array_equal(array(layer.kernel), first)
+
+
+def test_a_loaded_scale_is_kept_and_zero_filters_are_skipped():
+    layer = layers.DepthwiseConv2D(3, padding="same")
+    model = keras.Sequential([keras.Input((8, 8, 32)), layer])
+    layer.kernel.assign(10 * layer.kernel)
+    (row,) = keras_mimetic.initialize(model, "depthwise", seed=0).rows
+    assert row.norm_after / row.norm_before == pytest.approx(1, rel=0.2)
+    (row,) = keras_mimetic.initialize(model, {"depthwise": {"gain": "keras"}}, seed=0).rows
+    assert "norm changes by a factor of 0.1" in row.note
+    layer.kernel.assign(0 * layer.kernel)
+    (row,) = keras_mimetic.initialize(model, "depthwise", seed=0).rows
+    assert (row.written, row.note) == (False, "its filters are zero: name a `gain`")
+
+
+def test_a_change_of_attention_norms_is_noted():
+    inputs = keras.Input((6, 64))
+    small = keras.initializers.RandomNormal(stddev=0.002)
+    attention = layers.MultiHeadAttention(4, 16, kernel_initializer=small)
+    model = keras.Model(inputs, attention(inputs, inputs))
+    report = keras_mimetic.initialize(model, "attention", seed=0)
+    assert all("norm changes by a factor of" in row.note for row in report.rows)
+
+
 def test_nothing_to_do():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     report = keras_mimetic.initialize(model, seed=0)
