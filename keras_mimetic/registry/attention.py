@@ -33,7 +33,7 @@ def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]
     for name in sites.PAIRS:
         given = settings[name]
         if is_auto(given):
-            given = attention.auto_strengths(name, is_causal=site.facts["causal"])
+            given = attention.auto_strengths(name, is_causal=site.facts.get("causal", False))
         if given is not None and name not in site.facts["skipped"]:
             strengths[name] = given
     return strengths
@@ -82,9 +82,9 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
     pair = next(pair for pair in settings if role in pair.split("_"))
     noise, identity = _strengths(site, settings)[pair]
     part = site.weights[role]
-    of = f" ({role} part)" if isinstance(part, Part) and not part.is_whole else ""
-    why = f" ({why})" if why else ""
-    return f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}{why}"
+    of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
+    note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}"
+    return f"{note} ({why})" if why else note
 
 
 def _measure(site: Site, weights: Weights) -> Measured:
