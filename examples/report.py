@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import platform
@@ -12,6 +13,10 @@ import statistics
 import textwrap
 
 import keras
+import lock
+import script
+
+import keras_mimetic
 
 # What makes a run the run that it is; the other columns are its results.
 KEY = ("model", "init", "learning_rate", "seed")
@@ -27,8 +32,8 @@ COLUMNS = (
 )
 
 
-class SettingsError(Exception):
-    """The output folder holds runs that cannot be compared with the ones asked for."""
+class SettingsError(script.Stop):
+    """The output folder holds what does not fit to the runs asked for, or cannot be read."""
 
 
 def environment():
@@ -41,7 +46,8 @@ def environment():
             versions[backend] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    versions["keras_mimetic"] = importlib.metadata.version("keras-mimetic")
+    # Its own, which is there without an installation, too.
+    versions["keras_mimetic"] = keras_mimetic.__version__
     return {
         "backend": backend,
         "hardware": _hardware(backend),
@@ -90,17 +96,35 @@ def where(rows):
 
 
 def keep_settings(folder, settings):
-    """Makes a folder for results with these settings, unless it has some with others."""
+    """Makes a folder for results with these settings, unless it has some with others.
+
+    It is locked for this process.
+    """
+    folder = pathlib.Path(folder)
+    lock.take(folder)
     path = folder / "args.json"
     if path.exists():
-        before = json.loads(path.read_text())["settings"]
+        before = _settings_in(path)
         if listed := different_settings(before, settings):
             raise SettingsError(
                 f"{folder} holds runs with other settings ({listed}). "
                 "Choose another --output, or remove that folder."
             )
-    folder.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps({"settings": settings, **environment()}, indent=2) + "\n")
+
+
+def _settings_in(path):
+    """The settings of an args.json."""
+    try:
+        settings = json.loads(path.read_text())["settings"]
+        if not isinstance(settings, dict):
+            raise TypeError("its settings are not")
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{path} is not as it was written ({type(error).__name__}: {error}). Choose another "
+            "--output, or remove that folder."
+        ) from error
+    return settings
 
 
 def different_settings(before, settings):
@@ -126,18 +150,28 @@ class Runs:
         if settings is not None:
             keep_settings(self.folder, settings)
         self.path = self.folder / "runs.csv"
-        self.rows = self._read()
+        # Only to be read, it may have any columns besides.
+        self.rows = self._read(exactly=settings is not None)
 
-    def _read(self):
+    def _read(self, exactly):
         if not self.path.exists():
             return []
-        text = self.path.read_text()
+        try:
+            text = self.path.read_text()
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{self.path} is no text ({error}). {_MEND}") from error
         complete = text[: text.rfind("\n") + 1]
-        rows = list(csv.DictReader(complete.splitlines()))
-        for row in rows:
-            row["seed"] = int(row["seed"])
-            for name in ("learning_rate", "validation_accuracy", "test_accuracy", "seconds"):
-                row[name] = float(row[name])
+        reader = csv.DictReader(complete.splitlines(), strict=True)
+        rows = []
+        try:
+            header = tuple(reader.fieldnames or ())
+            if complete and (header != self.columns if exactly else not {*COLUMNS} <= {*header}):
+                raise ValueError(f"the columns must be {', '.join(self.columns)}")
+            for row in reader:
+                rows.append(_checked(row))
+        except (ValueError, csv.Error) as error:
+            line = max(1, reader.line_num)
+            raise SettingsError(f"{self.path}, line {line}: {error}. {_MEND}") from error
         if complete != text:
             write(self.path, complete)
         return rows
@@ -170,11 +204,39 @@ class Runs:
         self.rows.append(row)
 
 
+_MEND = "Mend it, choose another --output, or remove that folder"
+
+
+def _checked(row):
+    """A row of runs.csv with its numbers, or `ValueError`."""
+    if None in row or None in row.values():
+        raise ValueError("there are more or fewer fields than columns")
+    for name in COLUMNS:
+        if not row[name]:
+            raise ValueError(f"{name} is empty")
+    numbers = {"learning_rate", "seconds", *(name for name in row if name.endswith("_accuracy"))}
+    for name in numbers:
+        row[name] = float(row[name])
+        most = 1.0 if name.endswith("_accuracy") else math.inf
+        if not 0 <= row[name] <= most or math.isinf(row[name]):
+            raise ValueError(f"{name} is {row[name]}")
+    row["seed"] = int(row["seed"])
+    if row["seed"] < 0:
+        raise ValueError(f"seed is {row['seed']}")
+    if not all(math.isfinite(float(value)) for value in row["curve"].split()):
+        raise ValueError("the curve has values that are not finite")
+    return row
+
+
 def write(path, text):
     """Writes a file as a whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_rows(path, rows):
@@ -304,7 +366,8 @@ def curves(runs, chosen, title):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=7 if len(inits) > 5 else None)
-    figure.suptitle(textwrap.fill(title, int(17 * width)), fontsize=8)
+    # Names of files may have dollar signs, which would begin a formula.
+    figure.suptitle(textwrap.fill(title, int(17 * width)), fontsize=8, parse_math=False)
     figure.tight_layout()
     path = runs.folder / "curves.png"
     figure.savefig(path, dpi=120)

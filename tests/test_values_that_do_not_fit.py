@@ -41,7 +41,7 @@ def build_attention(**arguments):
     ],
 )
 def test_they_are_refused_by_name(make, names):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="Received") as caught:
         make()
     for name in names:
         assert name in str(caught.value)
