@@ -174,6 +174,8 @@ def initialize(
             note = f"control of {note}" if control else note
             rows.append(_with_change(_row(site, variable, values, note)))
         rows += skipped
+    for name in settings:
+        STRUCTURES[name].forget()
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     if not new:
