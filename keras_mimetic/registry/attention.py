@@ -118,7 +118,7 @@ def _is_square(value: np.ndarray, output: np.ndarray) -> bool:
 
 def _expected(site: Site, shapes: Shapes) -> Expected:
     known = set(sites.PAIRS) - sites.unknown(site)
-    kinds: dict[Kind, tuple[float, float]] = {}
+    kinds: dict[Kind, tuple[float, float] | None] = {}
     if "query_key" in known:
         query_dim, _, key_dim = shapes["query"]
         kinds["query_key", "diagonal", True] = expected_diagonal(query_dim, key_dim)
