@@ -111,8 +111,9 @@ def test_kernels_of_one_block_are_independent():
         ({"norm": "layer_norm", "mean": 0}, 0, -0.5),
         ({"norm": "layer_norm", "mean": 0.3}, 0.3, -0.5),
         # What stands before the block is not known to it: the mean is safe for any input.
-        ({}, -0.5 / 4, -0.5),
+        ({}, -0.5 / 4, 0),
         ({"use_bias": False}, -0.5 / 4, 0),
+        ({"hidden_bias": -0.3}, -0.5 / 4, -0.3),
         ({"mean": 0, "hidden_bias": 0}, 0, 0),
     ],
 )

@@ -35,9 +35,9 @@ _NORM_EPSILON = 1e-6
 class MimeticMLPBlock(keras.layers.Layer):
     """The MLP of Transformers and ConvNeXts, with a mimetic start.
 
-    The kernel of `fc1` has a nonzero mean, and the bias of `fc1` starts below zero.
-    Computes `fc2(activation(fc1(x)))` on the last axis of `x`, if asked with
-    `norm` first and `x` added last:
+    The kernel of `fc1` has a nonzero mean, and after a LayerNormalization the bias of
+    `fc1` starts below zero. Computes `fc2(activation(fc1(x)))` on the last axis of `x`,
+    if asked with `norm` first and `x` added last:
 
         x + fc2(activation(fc1(norm(x))))
 
@@ -58,15 +58,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see
             `MimeticMean`). `"auto"` is -1 after a LayerNormalization (see `norm`) and
             `-0.5 / sqrt(fan_in)` elsewhere, which no input can turn into a large shift.
-            The nonzero mean is the paper's; its sign and size are ours.
+            The nonzero mean is the paper's; its sign and size are ours (rows `mean-1` and
+            `shift-0.5` of `benchmarks/README.md`).
         hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
             pre-activation for inputs of unit variance: the bias is
             `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
             of `fc1`'s kernel, times `sqrt(1 + mean**2)` where no LayerNormalization
-            stands before. `"auto"` is -0.5, on the side on which trained networks
-            have it (`keras_mimetic.measure` shows it), and 0 where the bias is not
-            free (`use_bias=False`, or `bias_initializer` other than zeros). The hidden
-            bias is ours, in addition to the paper's mean.
+            stands before. The hidden bias is ours, in addition to the paper's mean.
+            `"auto"` is -0.5 after a LayerNormalization, on the side on which trained
+            networks have it (`keras_mimetic.measure` shows it; rows `bias-0.5` and
+            `mean-1_bias-0.5`). It is 0 elsewhere, where -0.5 cost accuracy on raw inputs
+            (row `shift-0.5_bias-0.5`), and where the bias is not free
+            (`use_bias=False`, or `bias_initializer` other than zeros).
             `mean=0, hidden_bias=0` is the start of Keras's own layers.
         norm: What normalizes the input over the channels: `"layer_norm"` for a
             `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one that
@@ -296,7 +299,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             mean = MEAN_AFTER_LAYER_NORM if self._is_normalized() else safe_mean(input_dim)
         if isinstance(hidden_bias, str):
             is_free = self.use_bias and self._biases_start_at_zero()
-            hidden_bias = HIDDEN_BIAS if is_free else 0.0
+            hidden_bias = HIDDEN_BIAS if is_free and self._is_normalized() else 0.0
         return mean, hidden_bias
 
     def _is_normalized(self) -> bool:
