@@ -10,7 +10,7 @@ from keras import ops
 import keras_mimetic
 from keras_mimetic.initializers import MimeticDepthwise, MimeticMean
 from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention, MimeticStateSpace
-from keras_mimetic.structures import attention, query_key, value_output
+from keras_mimetic.structures import query_key, value_output
 
 
 def build(layer):
