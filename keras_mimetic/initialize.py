@@ -157,7 +157,7 @@ def initialize(
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     if not dry_run:
-        _assign(new)
+        assign_all(new)
     return Report(tuple(rows), seed=seed, control=control, dry_run=dry_run)
 
 
@@ -254,7 +254,7 @@ def _norm(values: np.ndarray) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))
 
 
-def _assign(new: list[tuple[Any, np.ndarray]]) -> None:
+def assign_all(new: list[tuple[Any, np.ndarray]]) -> None:
     """Writes all values, or none."""
     done: list[tuple[Any, np.ndarray]] = []
     try:
