@@ -20,6 +20,9 @@ def run_all(function, items, count, start=None, args=()):
     # Read by the numeric libraries of the processes, when these start.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(each)
+    # Where this process is ended, another one tidies up after it, and need not say so.
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.getenv("PYTHONWARNINGS"), quiet)))
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
     for number in range(count):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import check_flag
+from keras_mimetic.assign import assign_all
 from keras_mimetic.dead_units import check_data, dead_units
 from keras_mimetic.draws import check_seed, subseed
 from keras_mimetic.find import check_model, check_names, find_sites, path_of
@@ -17,7 +18,7 @@ from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
 from keras_mimetic.sites.kernels import Part
-from keras_mimetic.trained import remember, trained_weight
+from keras_mimetic.trained import trained_weight
 
 # A warning names an MLP with more dead units than this.
 _MANY_DEAD = 0.5
@@ -355,23 +356,14 @@ def _write(
     """
     if dry_run and data is None:
         return {}
-    new = _whole(new)
-    # As they are, in their own precision.
-    old = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable, _ in new]
+    old = assign_all(_whole(new))
     done = False
     try:
-        for variable, values in new:
-            variable.assign(values)
         dead = {} if data is None else dead_units(model, sites, data)
         done = True
-        if not dry_run:
-            for variable, _ in new:
-                if len(variable.shape) == 1:
-                    remember(variable)
     finally:
         if dry_run or not done:
-            for variable, values in old:
-                variable.assign(values)
+            assign_all(old)
     for place, fraction in dead.items():
         if fraction > _MANY_DEAD:
             warnings.warn(

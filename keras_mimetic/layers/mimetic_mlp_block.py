@@ -10,6 +10,7 @@ from keras_mimetic._checks import (
     AUTO,
     check_choice,
     check_flag,
+    check_fraction,
     check_integer,
     check_number,
     is_auto,
@@ -136,22 +137,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.output_dim = (
             None if output_dim is None else check_integer("output_dim", output_dim, minimum=1)
         )
-        self.activation = _get_activation(activation)
+        self.activation = _get("activation", activation)
         self.mean = _check_strength("mean", mean)
         self.hidden_bias = _check_strength("hidden_bias", hidden_bias)
         self._norm_name = check_choice("norm", norm, (None, "layer_norm", "before"))
         self.residual = check_flag("residual", residual)
-        self.dropout = check_number("dropout", dropout, "a number in [0, 1)")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"Argument `dropout` must be a number in [0, 1). Received: dropout={dropout}"
-            )
+        self.dropout = check_fraction("dropout", dropout)
         self.use_bias = check_flag("use_bias", use_bias)
         self.fc2_initializer = fc2_initializer
         self.bias_initializer = bias_initializer
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.kernel_regularizer = _get("kernel_regularizer", kernel_regularizer)
+        self.bias_regularizer = _get("bias_regularizer", bias_regularizer)
+        self.kernel_constraint = _get("kernel_constraint", kernel_constraint)
         self.seed = None if seed is None else draws.check_seed(seed)
         check_float_policy(self)
 
@@ -367,14 +364,21 @@ def _serialize(initializer: Any) -> Any:
     return keras.initializers.serialize(keras.initializers.get(initializer))
 
 
-def _get_activation(identifier: Any) -> Any:
+def _get(name: str, identifier: Any) -> Any:
+    """An activation, regularizer or constraint, or an error that names the argument."""
+    kind = name.rpartition("_")[2]
+    get = {
+        "activation": keras.activations.get,
+        "regularizer": keras.regularizers.get,
+        "constraint": keras.constraints.get,
+    }[kind]
     if isinstance(identifier, dict):
         # A config, of a saved layer: Keras's own error says what is not registered.
-        return keras.activations.get(identifier)
+        return get(identifier)
     try:
-        return keras.activations.get(identifier)
+        return get(identifier)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            "Argument `activation` must be the name of a Keras activation, a callable or None. "
-            f"Received: activation={identifier!r}"
+            f"Argument `{name}` must be the name of a Keras {kind}, a callable or None. "
+            f"Received: {name}={identifier!r}"
         ) from error

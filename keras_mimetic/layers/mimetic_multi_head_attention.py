@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_mimetic import draws
-from keras_mimetic._checks import AUTO, check_flag, is_auto
+from keras_mimetic._checks import AUTO, check_flag, check_fraction, check_integer, is_auto
 from keras_mimetic.initializers.attention_projection import (
     AttentionProjection,
     check_strengths,
@@ -117,6 +117,14 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
                 "Argument `seed` must be below 2**31 where `dropout` is not 0: Keras's "
                 f"generators take no more. Received: seed={seed}"
             )
+        num_heads = check_integer("num_heads", num_heads, minimum=1)
+        key_dim = check_integer("key_dim", key_dim, minimum=1)
+        if value_dim is not None:
+            value_dim = check_integer("value_dim", value_dim, minimum=1)
+        dropout = check_fraction("dropout", dropout)
+        use_bias = check_flag("use_bias", use_bias)
+        output_shape = _check_axes("output_shape", output_shape, minimum=1)
+        attention_axes = _check_axes("attention_axes", attention_axes, minimum=-64)
         query_key = check_strengths("query_key", query_key)
         value_output = check_strengths("value_output", value_output)
         check_flag("causal", causal)
@@ -237,3 +245,10 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
 
 def _serialize(strengths: Any) -> Any:
     return list(strengths) if isinstance(strengths, tuple) else strengths
+
+
+def _check_axes(name: str, value: Any, minimum: int) -> Any:
+    """`value`, if it is `None`, an integer, or some of them."""
+    if value is None or isinstance(value, (list, tuple)):
+        return value and tuple(check_integer(name, size, minimum) for size in value)
+    return check_integer(name, value, minimum)

@@ -20,6 +20,8 @@ from keras_mimetic.structures.state_space import A_LOG, CORRELATION, STEP
 
 # Of the reference implementation.
 _NORM_EPSILON = 1e-5
+# The convolution is short by design, and computed as an operation for each of its places.
+_MAX_CONV_WIDTH = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
@@ -61,7 +63,7 @@ class MimeticStateSpace(keras.layers.Layer):
         expand: Channels of x, of all heads together, over those of the input.
         num_groups: Groups of heads that share b and c (and the normalization);
             a divisor of the number of heads.
-        conv_width: Places that the convolution sees, an integer >= 1.
+        conv_width: Places that the convolution sees, an integer from 1 to 256.
         a_log: Logarithm of the decay for a step of 1, absolute, <= 80, the same in all heads:
             of the state exp(-exp(a_log)) is left. The default -8 keeps 0.9997. It and
             the default of `step` are those that accounts of the paper's recipe give. `None`
@@ -153,6 +155,11 @@ class MimeticStateSpace(keras.layers.Layer):
         self.expand = check_integer("expand", expand, minimum=1)
         self.num_groups = check_integer("num_groups", num_groups, minimum=1)
         self.conv_width = check_integer("conv_width", conv_width, minimum=1)
+        if self.conv_width > _MAX_CONV_WIDTH:
+            raise ValueError(
+                f"Argument `conv_width` must be an integer from 1 to {_MAX_CONV_WIDTH}. "
+                f"Received: conv_width={conv_width}"
+            )
         self.initial_a_log = check_a_log("a_log", a_log)
         self.initial_step = check_strength("step", step, positive=True)
         self.correlation = check_correlation("correlation", correlation)
@@ -195,12 +202,8 @@ class MimeticStateSpace(keras.layers.Layer):
         )
         self.a_log = self._weight("a_log", (self.num_heads,), a_log=self.initial_a_log)
         self.step_bias = self._weight("step_bias", (self.num_heads,), step=self.initial_step)
-        self.skip = self.add_weight(
-            shape=(self.num_heads,), initializer="ones", name="skip", autocast=False
-        )
-        self.norm_scale = self.add_weight(
-            shape=(inner,), initializer="ones", name="norm_scale", autocast=False
-        )
+        self.skip = self._add("skip", (self.num_heads,), keras.initializers.Ones())
+        self.norm_scale = self._add("norm_scale", (inner,), keras.initializers.Ones())
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
         self.built = True
 
@@ -217,13 +220,13 @@ class MimeticStateSpace(keras.layers.Layer):
         return layer
 
     def _weight(self, role: str, shape: Any, **settings: Any) -> Any:
+        return self._add(role, shape, StateSpaceWeight(role, self._root, **settings))
+
+    def _add(self, name: str, shape: Any, initializer: Any) -> Any:
+        # Kept, as Keras's layers keep theirs: `conv_kernel_initializer` and so on.
+        setattr(self, f"{name}_initializer", initializer)
         # Cast where they are used: logarithms and small steps lose much in low precision.
-        return self.add_weight(
-            shape=shape,
-            initializer=StateSpaceWeight(role, self._root, **settings),
-            name=role,
-            autocast=False,
-        )
+        return self.add_weight(shape=shape, initializer=initializer, name=name, autocast=False)
 
     def call(
         self,
@@ -232,6 +235,7 @@ class MimeticStateSpace(keras.layers.Layer):
         return_state: bool = False,
         mask: Any = None,
     ) -> Any:
+        check_flag("return_state", return_state)
         window, memory = self._state(initial_state, ops.shape(inputs)[0])
         if mask is None:
             # Keras hands it to `call` only where the inputs are the one tensor there.
@@ -306,7 +310,13 @@ class MimeticStateSpace(keras.layers.Layer):
         Returns:
             The last inputs of the convolution, (batch, conv_width - 1, channels), and H,
             (batch, num_heads, head_dim, state_dim), in float32 or higher.
+
+        Raises:
+            TypeError: unless `batch_size` is an integer, or a scalar tensor.
+            ValueError: for a negative one, or before the layer is built.
         """
+        if isinstance(batch_size, (int, float, str, list, tuple, dict)):
+            check_integer("batch_size", batch_size, minimum=0)
         shapes = self._state_shapes(batch_size)
         dtypes = (self.compute_dtype, self._scan_dtype)
         return tuple(
