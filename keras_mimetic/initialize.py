@@ -18,7 +18,7 @@ from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
 from keras_mimetic.sites.kernels import Part
-from keras_mimetic.trained import trained_weight
+from keras_mimetic.trained import remember, trained_weight
 
 # A warning names an MLP with more dead units than this.
 _MANY_DEAD = 0.5
@@ -364,6 +364,10 @@ def _write(
     finally:
         if dry_run or not done:
             assign_all(old)
+        else:
+            for variable, _ in old:
+                if len(variable.shape) == 1:
+                    remember(variable)
     for place, fraction in dead.items():
         if fraction > _MANY_DEAD:
             warnings.warn(

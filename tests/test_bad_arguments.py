@@ -134,7 +134,7 @@ WRONG_MODEL = [None, 3, "model", keras.layers.Dense, object(), [keras.layers.Den
 STRUCTURES = ["nothing", ["mlp", "nothing"], 3, None, {"nothing": {}}, {"mlp": 3}, [3], b"mlp"]
 RULES = ["mlp", 3, [1], {"kernel": "nothing"}, {"(": "mlp"}, {"no such weight": "mlp"}, {3: "mlp"}]
 SETTINGS = {
-    "mlp": {"mean": NO_NUMBER[1:], "hidden_bias": [True, [1], {}, NAN, INF]},
+    "mlp": {"mean": NO_NUMBER[2:], "hidden_bias": [True, [1], {}, NAN, INF]},
     "attention": {"query_key": NO_PAIR, "value_output": [(1,), "a"]},
     "depthwise": {"gain": ["nothing", 0, NAN], "sigma_0": ["1", INF], "velocity": ["1", None]},
     "state_space": {
