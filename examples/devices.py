@@ -15,10 +15,11 @@ from typing import Any
 import keras
 import numpy as np
 import options
+import script
 from imagenet_data import ALONE, Host
 
 
-class DevicesError(Exception):
+class DevicesError(script.Stop):
     """The devices cannot be used as was asked; says what can."""
 
 

@@ -1,8 +1,12 @@
 """Independent runs in several processes, which share the cores out."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 
 
 def run_all(function, items, count, start=None, args=()):
@@ -16,6 +20,9 @@ def run_all(function, items, count, start=None, args=()):
     # Read by the numeric libraries of the processes, when these start.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(each)
+    # Where this process is ended, another one tidies up after it, and need not say so.
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.getenv("PYTHONWARNINGS"), quiet)))
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
     for number in range(count):
@@ -23,7 +30,9 @@ def run_all(function, items, count, start=None, args=()):
     with concurrent.futures.ProcessPoolExecutor(
         count, mp_context=context, initializer=_start, initargs=(numbers, start, args)
     ) as pool:
-        waiting = {pool.submit(function, item): item for item in items}
+        # They inherit what is blocked: Ctrl-C is for this process, with which they end.
+        with _blocked_signals():
+            waiting = {pool.submit(function, item): item for item in items}
         try:
             for future in concurrent.futures.as_completed(waiting):
                 yield waiting[future], future.result()
@@ -32,7 +41,26 @@ def run_all(function, items, count, start=None, args=()):
             raise
 
 
+@contextlib.contextmanager
+def _blocked_signals():
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent():
+    """However that one ends, also killed."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
 def _start(numbers, start, args):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cores = numbers.get()
     if cores:
         os.sched_setaffinity(0, cores)

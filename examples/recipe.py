@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import options
+import script
 from training import adamw
 
 
@@ -50,7 +51,7 @@ class Recipe:
     erase: float = 0.25
 
 
-class RecipeError(Exception):
+class RecipeError(script.Stop):
     """The recipe cannot be carried out; says what to change."""
 
 

@@ -6,6 +6,7 @@ from keras_mimetic.measure import measure
 from keras_mimetic.measurements import Measurements
 from keras_mimetic.mimic import mimic
 from keras_mimetic.report import Report
+from keras_mimetic.reset import reset
 
 __version__ = "0.1.0"
 
@@ -18,4 +19,5 @@ __all__ = [
     "layers",
     "measure",
     "mimic",
+    "reset",
 ]

@@ -9,7 +9,7 @@ wrong value.
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 # What leaves the choice of a number to the package.
@@ -66,6 +66,15 @@ def check_positive(name: str, value: Any, allowed: str = "a finite number > 0") 
     return number
 
 
+def check_fraction(name: str, value: Any) -> float:
+    """`value` as a `float`, if it is a number in [0, 1)."""
+    allowed = "a number in [0, 1)"
+    number = check_number(name, value, allowed)
+    if not 0 <= number < 1:
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
+    return number
+
+
 def check_flag(name: str, value: Any) -> bool:
     """`value`, if it is `True` or `False`."""
     if not isinstance(value, bool):
@@ -84,7 +93,8 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
 
 def check_shape(shape: Any) -> tuple[int, ...]:
     """`shape` as a tuple of `int`s >= 0."""
-    if isinstance(shape, (str, bytes)) or not isinstance(shape, Iterable):
+    # A dict or set is iterable and has no order.
+    if isinstance(shape, (str, bytes, Mapping, Set)) or not isinstance(shape, Iterable):
         raise TypeError(
             "Argument `shape` must be a sequence of integers >= 0, one per axis. "
             f"Received: shape={shape!r}"

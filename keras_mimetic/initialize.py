@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import check_flag
+from keras_mimetic.assign import assign_all
 from keras_mimetic.dead_units import check_data, dead_units
 from keras_mimetic.draws import check_seed, subseed
 from keras_mimetic.find import check_model, check_names, find_sites, path_of
@@ -16,6 +17,8 @@ from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
+from keras_mimetic.sites.kernels import Part
+from keras_mimetic.trained import remember, trained_weight
 
 # A warning names an MLP with more dead units than this.
 _MANY_DEAD = 0.5
@@ -95,9 +98,10 @@ def initialize(
             kernels or biases as they are. For "attention" they are
             `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
             paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
-            which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours;
-            see `MimeticDepthwise`) and `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9`
-            (a reconstruction; see `sigma_at_depth`); for "state_space" `a_log=-8`, `step=1`
+            which one may be `None` to leave that pair; for "depthwise" `gain="keep"` (each
+            kernel's own norm; others as in `MimeticDepthwise`) and `sigma_0=0.08`,
+            `velocity=0.37`, `acceleration=2.9` (a reconstruction; see `sigma_at_depth`); for
+            "state_space" `a_log=-8`, `step=1`
             (from accounts of the paper's recipe), `correlation=0.9` (ours) and
             `convolution=None` (ours, or "identity"; see `MimeticStateSpace`): `None` leaves what
             is a weight of its own, and draws the projection as Mamba-2 does.
@@ -116,8 +120,9 @@ def initialize(
             "state_space" have no such twin and become Mamba-2's own.
         dry_run: Only reports what would be written.
         force: Writes into a trained model, too. Trained is a model whose Keras
-            optimizer has taken steps; weights that were loaded cannot be told
-            from fresh ones and are overwritten without it.
+            optimizer has taken steps, or with a bias, gamma, beta or moving statistic
+            whose values differ from one another where its initializer makes them one
+            constant. Loaded weights without any of these cannot be told from fresh ones.
         inputs: What `model` is called with; only shapes and dtypes are used.
             Needed for a subclassed model that takes more than one argument, or
             whose input's shape is not known. A tuple has several positional
@@ -131,13 +136,12 @@ def initialize(
     Raises:
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; for a model that is not
-            built, is quantized, has LoRA enabled, or is trained (its optimizer
-            has taken steps) without `force`; for `data` that the model does not
-            take. If anything fails, the model is as it was.
+            built, is quantized, has LoRA enabled, or is trained without `force`; for `data`
+            that the model does not take. If anything fails, the model is as it was.
 
     Warns:
         UserWarning: if more than half of the hidden units of an MLP are off for all
-            of `data`.
+            of `data`; if no weight is written.
 
     Reference: those of the initializers and layers named above.
     """
@@ -156,6 +160,7 @@ def initialize(
             rows += _left(site, site.weights.values(), site.left)
             continue
         entry, given = STRUCTURES[site.structure], settings[site.structure]
+        skipped = _skipped(site)
         weights = _draw(site, given, seed, control)
         variables = [site.variable(role) for role in weights]
         if not weights:
@@ -167,11 +172,15 @@ def initialize(
             note = entry.describe(site, role, given)
             variable = site.variable(role)
             new.append((variable, values))
-            rows.append(_row(site, variable, values, f"control of {note}" if control else note))
+            note = f"control of {note}" if control else note
+            rows.append(_with_change(_row(site, variable, values, note)))
+        rows += skipped
     for name in settings:
         STRUCTURES[name].forget()
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
+    if not new:
+        _warn_of_nothing(settings, rows)
     dead = _write(model, found.sites, new, data, dry_run)
     return Report(
         tuple(_with_dead_units(row, dead) for row in rows),
@@ -224,6 +233,13 @@ def _check_model(model: Any, force: bool) -> None:
                 f"{steps} steps), and initializing it would lose that. Pass force=True if you "
                 "mean it."
             )
+    found = None if force else trained_weight(model)
+    if found is not None:
+        raise ValueError(
+            f"Argument `model` has visibly been trained: the values of {found[0].path!r} differ, "
+            f"where its initializer makes all of them {found[1]:g}. Initializing the model would "
+            "lose that. Pass force=True if you mean it."
+        )
 
 
 def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dict[str, np.ndarray]:
@@ -272,8 +288,59 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row
     )
 
 
+def _with_change(row: Row) -> Row:
+    """The row with a word on its norm, where that changes by more than a factor of 2."""
+    if not row.norm_before or row.norm_after is None:
+        return row
+    factor = row.norm_after / row.norm_before
+    if 0.5 <= factor <= 2:
+        return row
+    return dataclasses.replace(row, note=f"{row.note}; norm changes by a factor of {factor:.2g}")
+
+
 def _norm(values: np.ndarray) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))
+
+
+def _skipped(site: Site) -> list[Row]:
+    """Rows of weights of a site that is written but for some of them."""
+    return [
+        _row(site, variable, None, why)
+        for pair, why in site.facts.get("skipped", {}).items()
+        for role, variable in site.weights.items()
+        if role in pair.split("_")
+    ]
+
+
+_LOOKED_FOR = {
+    "mlp": "MLPs (a projection, an activation, a projection)",
+    "attention": "attention (projections, a product, a softmax, a product, a projection)",
+    "depthwise": "depthwise convolutions of more than one pixel",
+    "state_space": "MimeticStateSpace layers",
+}
+
+
+def _warn_of_nothing(settings: dict[str, Any], rows: list[Row]) -> None:
+    looked = ", ".join(_LOOKED_FOR.get(name, name) for name in settings)
+    why = (
+        f"{len(rows)} were found and skipped; print the report for the reasons"
+        if rows
+        else ("none were found")
+    )
+    warnings.warn(f"initialize wrote no weight. It looked for {looked}: {why}.", stacklevel=3)
+
+
+def _whole(new: list[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+    """Values of whole variables, from those of parts of them."""
+    whole: dict[int, tuple[Any, np.ndarray]] = {}
+    for variable, values in new:
+        if isinstance(variable, Part):
+            base = variable.variable
+            before = whole[id(base)][1] if id(base) in whole else values_of(base)
+            whole[id(base)] = base, variable.put(before, values)
+        else:
+            whole[id(variable)] = variable, values
+    return list(whole.values())
 
 
 def _write(
@@ -289,18 +356,18 @@ def _write(
     """
     if dry_run and data is None:
         return {}
-    # As they are, in their own precision.
-    old = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable, _ in new]
+    old = assign_all(_whole(new))
     done = False
     try:
-        for variable, values in new:
-            variable.assign(values)
         dead = {} if data is None else dead_units(model, sites, data)
         done = True
     finally:
         if dry_run or not done:
-            for variable, values in old:
-                variable.assign(values)
+            assign_all(old)
+        else:
+            for variable, _ in old:
+                if len(variable.shape) == 1:
+                    remember(variable)
     for place, fraction in dead.items():
         if fraction > _MANY_DEAD:
             warnings.warn(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_mimetic._html import table
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Column
 
@@ -69,9 +70,9 @@ class Left:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Measurements:
-    """The figures of `keras_mimetic.measure`; they print as a table.
+    """The figures of `keras_mimetic.measure`; they print, and show in a notebook, as tables.
 
     Attributes:
         rows: One for each figure, in the order of the network; each has `structure`,
@@ -158,11 +159,12 @@ class Measurements:
             title: A headline.
 
         Returns:
-            A `matplotlib.figure.Figure`; `savefig("picture.png")` writes it.
+            A `matplotlib.figure.Figure`, which a notebook shows; `savefig("picture.png")`
+            writes it.
 
         Raises:
             ImportError: where matplotlib is not installed.
-            TypeError: if `before` is something else.
+            TypeError: if `before` is something else, or `title` no string.
             ValueError: where there is nothing to draw.
         """
         # It imports this module.
@@ -170,27 +172,57 @@ class Measurements:
 
         return plot(self, before, title)
 
+    def __repr__(self) -> str:
+        return f"<Measurements: {self._headline()}>"
+
     def __str__(self) -> str:
-        places = dict.fromkeys((row.structure, row.place) for row in self.rows)
-        head = f"{len(places)} place{'' if len(places) == 1 else 's'} measured"
-        if self.left:
-            head += f", {len(self.left)} left"
-        if self.rows:
-            head += f"; * is more than {_FAR} deviations from fresh weights"
-        else:
-            head += ": no weights with a place for any of these structures were found"
-        blocks = [head, *(self._block(name) for name in dict.fromkeys(name for name, _ in places))]
+        blocks = [self._marked_headline(), *(self._block(name) for name in self._structures())]
         if self.left:
             blocks.append("left:\n" + "\n".join(f"{x.path}  {x.reason}" for x in self.left))
         return "\n\n".join(blocks)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        tables = [
+            table(name, self._cells(name), legend=STRUCTURES[name].legend)
+            for name in self._structures()
+        ]
+        if self.left:
+            left = [("left", "why"), *((x.path, x.reason) for x in self.left)]
+            tables.append(table("left", left))
+        return "\n".join([table(self._marked_headline(), ()), *tables])
+
+    def _structures(self) -> list[str]:
+        """Names of the structures that have rows."""
+        return list(dict.fromkeys(row.structure for row in self.rows))
+
+    def _headline(self) -> str:
+        places = dict.fromkeys((row.structure, row.place) for row in self.rows)
+        head = f"{len(places)} place{'' if len(places) == 1 else 's'} measured"
+        if self.left:
+            head += f", {len(self.left)} left"
+        if not self.rows:
+            head += ": no weights with a place for any of these structures were found"
+        return head
+
+    def _marked_headline(self) -> str:
+        mark = f"; * is more than {_FAR} deviations from fresh weights" if self.rows else ""
+        return self._headline() + mark
+
     def _block(self, structure: str) -> str:
         """The table of one structure: a line a place."""
+        lines = self._cells(structure)
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        legend = f"{structure}: {STRUCTURES[structure].legend}"
+        return "\n".join([textwrap.fill(legend, 100, subsequent_indent="  "), *text])
+
+    def _cells(self, structure: str) -> list[tuple[str, ...]]:
+        """The table of one structure with its heading, and fresh weights below those alike."""
         rows = self.select(structure=structure)
-        entry = STRUCTURES[structure]
         columns = [
             column
-            for column in entry.columns
+            for column in STRUCTURES[structure].columns
             if any((row.part, row.figure) == (column.part, column.name) for row in rows)
         ]
         lines = [("", *(column.heading for column in columns), "")]
@@ -203,10 +235,7 @@ class Measurements:
             following = [row for row in rows if row.place in places[number + 1 : number + 2]]
             if not following or null[1:-1] != tuple(_null_cell(following, c) for c in columns):
                 lines.append(null)
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        legend = textwrap.fill(f"{structure}: {entry.legend}", 100, subsequent_indent="  ")
-        return "\n".join([legend, *table])
+        return lines
 
 
 def _found(rows: list[Row], column: Column) -> list[Row]:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from keras_mimetic._html import table
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -38,9 +40,9 @@ class Row:
         return self.norm_after is not None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """The rows of `keras_mimetic.initialize`; it prints as a table.
+    """The rows of `keras_mimetic.initialize`; prints, and shows in a notebook, as a table.
 
     Attributes:
         rows: One for each weight that was written or left for a reason.
@@ -73,23 +75,39 @@ class Report:
         """The rows as plain dicts: their attributes, and `written`."""
         return [{**dataclasses.asdict(row), "written": row.written} for row in self.rows]
 
+    def __repr__(self) -> str:
+        return f"<Report: {self._headline()}>"
+
     def __str__(self) -> str:
+        head = self._headline()
+        if not self.rows:
+            return "\n".join([head, *self.notes])
+        cells = self._cells()
+        widths = [max(len(line[column]) for line in cells) for column in range(4)]
+        lines = ["  ".join([*map(str.ljust, line[:4], widths), line[4]]) for line in cells]
+        return "\n".join([head, *(line.rstrip() for line in lines), *self.notes])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
+
+    def _headline(self) -> str:
         count = len(self.written)
         what = "control weights of the same norms" if self.control else "structure"
         verb = "would be given" if self.dry_run else "given"
         weights = "weight" if count == 1 else "weights"
         head = f"{count} {weights} {verb} {what}, {len(self.left)} left; seed {self.seed}"
-        if not self.rows:
-            head = f"{head}: no place for any of these structures was found"
-            return "\n".join([head, *self.notes])
-        cells = [("weight", "structure", "norm before", "norm after", "note")]
-        cells += [
-            (row.path, row.structure, _norm(row.norm_before), _norm(row.norm_after), row.note)
-            for row in self.rows
+        return head if self.rows else f"{head}: no place for any of these structures was found"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The table, with its heading."""
+        return [
+            ("weight", "structure", "norm before", "norm after", "note"),
+            *(
+                (row.path, row.structure, _norm(row.norm_before), _norm(row.norm_after), row.note)
+                for row in self.rows
+            ),
         ]
-        widths = [max(len(line[column]) for line in cells) for column in range(4)]
-        lines = ["  ".join([*map(str.ljust, line[:4], widths), line[4]]) for line in cells]
-        return "\n".join([head, *(line.rstrip() for line in lines), *self.notes])
 
 
 def _norm(norm: float | None) -> str:

@@ -4,16 +4,17 @@ A process pays seconds of imports. Where it is not the point, the script runs he
 """
 
 import contextlib
+import importlib
 import io
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 import traceback
 import warnings
 
 import keras
+import script as runner
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -51,7 +52,8 @@ def _here(script, arguments):
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            runpy.run_path(script, run_name="__main__")
+            # As its last lines do, but for the handling of signals, which is a process's.
+            runner.run(importlib.import_module(pathlib.Path(script).stem).main)
     except SystemExit as stop:
         code = stop.code or 0
         if isinstance(code, str):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from keras_mimetic.find import find_sites
 from keras_mimetic.sites import places, sublayers, trace
@@ -124,7 +124,6 @@ def between(*middle):
         [lambda y: 0.5 * y * (1 + keras.ops.erf(y / 2**0.5))],
         [lambda y: y * keras.ops.sigmoid(y)],
         [layers.Activation("relu"), layers.Dropout(0.1)],
-        [layers.BatchNormalization(), layers.Activation("relu")],
         [layers.Activation("gelu"), layers.LayerNormalization()],
         [layers.Activation("gelu"), ResponseNorm()],
         [layers.Lambda(lambda y: keras.ops.gelu(y))],
@@ -152,16 +151,79 @@ def test_no_mlps(middle):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "why"),
     [
-        lambda x: layers.Dense(8)(layers.Dense(8, "gelu")(x)),  # no expansion
-        lambda x: layers.Dense(8)(layers.Dense(4, "gelu")(x)),  # a bottleneck
-        lambda x: layers.Dense(32)(layers.Dense(16, "gelu")(x)),  # no contraction
-        lambda x: layers.Dense(16, "gelu")(x),  # no second projection
+        (lambda x: layers.Dense(8)(layers.Dense(8, "gelu")(x)), ""),
+        (lambda x: layers.Dense(16)(layers.Dense(16, "gelu")(x)), ""),
+        (lambda x: layers.Dense(8)(layers.Dense(4, "gelu")(x)), "narrower than its input"),
+        (lambda x: layers.Dense(32)(layers.Dense(16, "gelu")(x)), "wider than its hidden"),
+        (between(layers.BatchNormalization(), layers.ReLU()), "normalization stands between"),
+        (between(layers.LayerNormalization(), keras.ops.gelu), "normalization stands between"),
+        (between(layers.DepthwiseConv1D(3, padding="same"), ops.gelu), "depthwise convolution"),
     ],
 )
-def test_projections_that_are_no_mlps(body):
-    assert mlps(functional(body)) == []
+def test_mlps_of_other_kinds_are_written_or_have_a_reason(body, why):
+    (site,) = sites_of(functional(body), "mlp")
+    assert why in site.left
+    assert bool(why) is bool(site.left)
+
+
+def test_a_projection_alone_is_no_mlp():
+    assert sites_of(functional(lambda x: layers.Dense(16, "gelu")(x)), "mlp") == []
+
+
+def test_a_spatial_gate_is_reported():
+    """gMLP: one half of the hidden units is mixed over places and multiplies the other."""
+
+    def body(x):
+        u, v = ops.split(layers.Dense(16, "gelu")(layers.LayerNormalization()(x)), 2, axis=-1)
+        v = layers.Permute((2, 1))(layers.LayerNormalization()(v))
+        v = layers.Permute((2, 1))(layers.Dense(6)(v))
+        return layers.Dense(8)(u * v)
+
+    (site,) = sites_of(functional(body), "mlp")
+    assert "gated" in site.left
+
+
+class Snake(layers.Layer):
+    """An activation with a weight, on the left."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return x + self.scale * keras.ops.square(keras.ops.sin(x))
+
+
+def test_activations_with_weights():
+    assert mlps(functional(between(Snake()))) == [LAYER_NORM]
+
+
+@pytest.mark.parametrize(
+    ("move", "before"),
+    [
+        (layers.Reshape((2, 3, 8)), "layer_norm"),
+        (lambda y: ops.reshape(y, (-1, 8)), "layer_norm"),
+        (lambda y: ops.roll(y, 1, axis=1), "layer_norm"),
+        (lambda y: ops.transpose(y, (1, 0, 2)), "layer_norm"),
+        (
+            lambda y: ops.reshape(
+                ops.transpose(ops.reshape(y, (-1, 3, 2, 8)), (0, 2, 1, 3)), (-1, 3, 8)
+            ),
+            "layer_norm",
+        ),
+        (lambda y: y[:, 0], "layer_norm"),
+        (lambda y: ops.concatenate([y, y], axis=1), "layer_norm"),
+        (lambda y: ops.reshape(y, (-1, 3, 16)), "other"),
+        (lambda y: y[..., :4], "other"),
+        (lambda y: ops.roll(y, 1, axis=2), "layer_norm"),
+        (lambda y: ops.concatenate([y, y], axis=2), "other"),
+        (lambda y: ops.transpose(y, (0, 2, 1)), "other"),
+    ],
+)
+def test_norms_hold_where_places_are_moved(move, before):
+    model = functional(lambda x: expand_contract(move(layers.LayerNormalization()(x)), hidden=32))
+    assert [kind for _, kind in mlps(model)] == [before]
 
 
 def test_hidden_units_that_feed_two_layers_are_no_mlp():
@@ -414,9 +476,10 @@ def test_attention_and_what_flows_into_it():
     z = own(x, x) + cross(x, y) + shifted(x, x, key=x + 1.0)
     z = both(query=z, value=z)
     z = both(z, y)
+    # A position added to the keys leaves them of one stream with the queries.
     model = keras.Model([x, y], z)
     found = {id(s.layer): s.facts["self_attention"] for s in sites_of(model, "attention")}
-    expected = [(own, True), (cross, False), (shifted, False), (both, False)]
+    expected = [(own, True), (cross, False), (shifted, True), (both, False)]
     assert found == {id(layer): value for layer, value in expected}
 
 
@@ -516,7 +579,12 @@ def test_rules_reach_what_no_call_was_seen_of():
     sites = find_sites(model, ["mlp", "attention"], {up: "mlp", "attention": "attention"}).sites
     by_structure = {site.structure: site for site in sites}
     assert not any(site.left for site in sites)
-    assert by_structure["mlp"].facts == {"before": "other", "norm": None, "second": None}
+    assert by_structure["mlp"].facts == {
+        "before": "other",
+        "norm": None,
+        "second": None,
+        "activated_in": "",
+    }
     assert by_structure["attention"].facts["self_attention"]
 
 
@@ -580,11 +648,11 @@ def test_a_second_input_must_be_given():
     assert all(site.left for site in found.sites)
     assert "'memory' gets is not known: pass `inputs`" in found.opaque[0][2]
     (site,) = find_sites(model, ["attention"], inputs=(x, memory)).sites
-    assert (site.left, site.facts["self_attention"]) == ("", False)
+    assert (site.left, site.facts["self_attention"]) == ("cross-attention", False)
     # Only shapes and dtypes count.
     symbols = tuple(keras.KerasTensor(a.shape) for a in (x, memory))
     (site,) = find_sites(model, ["attention"], inputs=symbols).sites
-    assert not site.left
+    assert site.left == "cross-attention"
 
 
 def test_an_optional_input_gets_its_default():
@@ -826,3 +894,67 @@ def test_layers_that_give_none_besides():
     assert mlps(model) == [OTHER]
     (site,) = sites_of(model, "attention")
     assert (site.left, site.facts["self_attention"]) == ("", True)
+
+
+def depthwise(size=3, **arguments):
+    return layers.DepthwiseConv1D(size, **{"padding": "same", **arguments})
+
+
+def depths(body, shape=(16, 8)):
+    return [site.facts["depth"] for site in sites_of(functional(body, shape), "depthwise")]
+
+
+def test_parallel_branches_stand_side_by_side():
+    def tower(x):
+        for _ in range(3):
+            x = depthwise()(x)
+        return x
+
+    found = depths(lambda x: tower(x) + tower(x))
+    np.testing.assert_allclose(sorted(found), [0, 0, 0.5, 0.5, 1, 1])
+    # The longest path counts.
+    np.testing.assert_allclose(depths(lambda x: depthwise()(x + tower(x))), [0, 1 / 3, 2 / 3, 1])
+
+
+class Hidden(layers.Layer):
+    """Fails where it is followed; Keras has its output declared."""
+
+    def __init__(self, early):
+        super().__init__()
+        self.early, self.first, self.second = early, depthwise(), depthwise()
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build(shape)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def call(self, x):
+        if self.early:
+            raise RuntimeError("no")
+        return float(self.second(self.first(x)))
+
+
+@pytest.mark.parametrize(("early", "expected"), [(False, [0, 1 / 3, 2 / 3, 1]), (True, None)])
+def test_what_is_hidden_has_its_place(early, expected):
+    found = depths(lambda x: depthwise()(depthwise()(Hidden(early)(x))))
+    # What no call was seen of stands side by side.
+    np.testing.assert_allclose(found, expected or [0, 0, 0.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("body", "causal"),
+    [
+        (lambda x: layers.Conv1D(8, 3, groups=8, padding="causal")(x), True),
+        (lambda x: depthwise(4, padding="valid")(layers.ZeroPadding1D((3, 0))(x)), True),
+        (lambda x: depthwise(4, padding="valid")(ops.pad(x, ((0, 0), (3, 0), (0, 0)))), True),
+        (lambda x: depthwise(4, padding="valid")(ops.concatenate([x[:, :3] * 0, x], 1)), True),
+        (lambda x: depthwise(3, padding="valid")(layers.ZeroPadding1D((1, 1))(x)), False),
+        (lambda x: depthwise(3, padding="valid")(x), False),
+        (lambda x: depthwise(3)(x), False),
+    ],
+)
+def test_causal_filters_are_skipped(body, causal):
+    (site,) = sites_of(functional(body, (16, 8)), "depthwise")
+    assert ("causal" in site.left) is causal

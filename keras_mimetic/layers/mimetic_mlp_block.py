@@ -10,6 +10,7 @@ from keras_mimetic._checks import (
     AUTO,
     check_choice,
     check_flag,
+    check_fraction,
     check_integer,
     check_number,
     is_auto,
@@ -17,7 +18,8 @@ from keras_mimetic._checks import (
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.layers.quantized import check_float_policy, policies_of, without_policies
+from keras_mimetic.initializers.tensors import check_fits, described
+from keras_mimetic.layers.sublayers import Changes, check_float_policy
 from keras_mimetic.structures.hidden_units import (
     HIDDEN_BIAS,
     MEAN_AFTER_LAYER_NORM,
@@ -34,9 +36,9 @@ _NORM_EPSILON = 1e-6
 class MimeticMLPBlock(keras.layers.Layer):
     """The MLP of Transformers and ConvNeXts, with a mimetic start.
 
-    The kernel of `fc1` has a nonzero mean, and the bias of `fc1` starts below zero.
-    Computes `fc2(activation(fc1(x)))` on the last axis of `x`, if asked with
-    `norm` first and `x` added last:
+    The kernel of `fc1` has a nonzero mean, and after a LayerNormalization the bias of
+    `fc1` starts below zero. Computes `fc2(activation(fc1(x)))` on the last axis of `x`,
+    if asked with `norm` first and `x` added last:
 
         x + fc2(activation(fc1(norm(x))))
 
@@ -57,15 +59,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see
             `MimeticMean`). `"auto"` is -1 after a LayerNormalization (see `norm`) and
             `-0.5 / sqrt(fan_in)` elsewhere, which no input can turn into a large shift.
-            The nonzero mean is the paper's; its sign and size are ours.
+            The nonzero mean is the paper's; its sign and size are ours (rows `mean-1` and
+            `shift-0.5` of `benchmarks/README.md`).
         hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
             pre-activation for inputs of unit variance: the bias is
             `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
             of `fc1`'s kernel, times `sqrt(1 + mean**2)` where no LayerNormalization
-            stands before. `"auto"` is -0.5, on the side on which trained networks
-            have it (`keras_mimetic.measure` shows it), and 0 where the bias is not
-            free (`use_bias=False`, or `bias_initializer` other than zeros). The hidden
-            bias is ours, in addition to the paper's mean.
+            stands before. The hidden bias is ours, in addition to the paper's mean.
+            `"auto"` is -0.5 after a LayerNormalization, on the side on which trained
+            networks have it (`keras_mimetic.measure` shows it; rows `bias-0.5` and
+            `mean-1_bias-0.5`). It is 0 elsewhere, where -0.5 cost accuracy on raw inputs
+            (row `shift-0.5_bias-0.5`), and where the bias is not free
+            (`use_bias=False`, or `bias_initializer` other than zeros).
             `mean=0, hidden_bias=0` is the start of Keras's own layers.
         norm: What normalizes the input over the channels: `"layer_norm"` for a
             `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one that
@@ -80,6 +85,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             `hidden_bias` is a number other than 0.
         kernel_regularizer: For both kernels.
         bias_regularizer: For both biases.
+        kernel_constraint: For both kernels.
         seed: An integer >= 0 for all weights and the dropout; `None` takes one
             from Python's `random`, which `keras.utils.set_random_seed` sets.
             Equal weights on every backend, bit for bit, unless an initializer
@@ -122,6 +128,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -130,21 +137,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.output_dim = (
             None if output_dim is None else check_integer("output_dim", output_dim, minimum=1)
         )
-        self.activation = _get_activation(activation)
+        self.activation = _get("activation", activation)
         self.mean = _check_strength("mean", mean)
         self.hidden_bias = _check_strength("hidden_bias", hidden_bias)
         self._norm_name = check_choice("norm", norm, (None, "layer_norm", "before"))
         self.residual = check_flag("residual", residual)
-        self.dropout = check_number("dropout", dropout, "a number in [0, 1)")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"Argument `dropout` must be a number in [0, 1). Received: dropout={dropout}"
-            )
+        self.dropout = check_fraction("dropout", dropout)
         self.use_bias = check_flag("use_bias", use_bias)
         self.fc2_initializer = fc2_initializer
         self.bias_initializer = bias_initializer
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_regularizer = _get("kernel_regularizer", kernel_regularizer)
+        self.bias_regularizer = _get("bias_regularizer", bias_regularizer)
+        self.kernel_constraint = _get("kernel_constraint", kernel_constraint)
         self.seed = None if seed is None else draws.check_seed(seed)
         check_float_policy(self)
 
@@ -161,7 +165,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc2: Any = None
         self._dropout1: Any = None
         self._dropout2: Any = None
-        self._policies: dict[str, Any] = {}
+        self._changes = Changes(("fc1", "fc2"))
         self.supports_masking = True
 
     def _check_hidden_bias(self) -> None:
@@ -188,6 +192,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,
             "bias_regularizer": self.bias_regularizer,
+            "kernel_constraint": self.kernel_constraint,
         }
         if self._norm_name == "layer_norm":
             self.norm = keras.layers.LayerNormalization(
@@ -200,19 +205,21 @@ class MimeticMLPBlock(keras.layers.Layer):
             kernel_initializer=MimeticMean(mean, seed=self._seeds[0]),
             bias_initializer=self._fc1_bias_initializer(mean, hidden_bias, input_dim),
             name="fc1",
-            dtype=self._policies.get("fc1", self.dtype_policy),
+            dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
         )
         self.fc1.build(input_shape)
+        self._changes.restore_lora("fc1", self.fc1)
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
             bias_initializer=self._bias_initializers[1],
             name="fc2",
-            dtype=self._policies.get("fc2", self.dtype_policy),
+            dtype=self._changes.policies.get("fc2", self.dtype_policy),
             **shared,
         )
         self.fc2.build(hidden_shape)
+        self._changes.restore_lora("fc2", self.fc2)
         if self.dropout:
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(
@@ -227,7 +234,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = inputs if self.norm is None else self.norm(inputs)
+        x = inputs if self.norm is None else self._normalize(inputs)
         x = self.fc1(x)
         if self._dropout1 is not None:
             x = self._dropout1(x, training=training)
@@ -237,6 +244,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         if self.residual:
             x = keras.ops.add(inputs, x)
         return x
+
+    def _normalize(self, x: Any) -> Any:
+        if not _is_exported_to_onnx():
+            return self.norm(x)
+        # The kernel that Keras calls on torch cannot be exported.
+        dtype = x.dtype
+        x = keras.ops.cast(x, keras.backend.result_type(dtype, "float32"))
+        x = x - keras.ops.mean(x, axis=-1, keepdims=True)
+        square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
+        gamma, beta = (keras.ops.cast(w, x.dtype) for w in (self.norm.gamma, self.norm.beta))
+        x = x * keras.ops.rsqrt(square + self.norm.epsilon) * gamma + beta
+        return keras.ops.cast(x, dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         _, output_dim = self._dims(input_shape)
@@ -258,15 +277,16 @@ class MimeticMLPBlock(keras.layers.Layer):
             "bias_initializer": _serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "seed": self.seed,
-            **policies_of(self, ("fc1", "fc2")),
+            **self._changes.config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MimeticMLPBlock":
-        config, policies = without_policies(config)
+        config, changes = Changes.split(config)
         layer = super().from_config(config)
-        layer._policies = policies
+        layer._changes.update(changes)
         return layer
 
     def _strengths(self, input_dim: int) -> tuple[float, float]:
@@ -276,7 +296,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             mean = MEAN_AFTER_LAYER_NORM if self._is_normalized() else safe_mean(input_dim)
         if isinstance(hidden_bias, str):
             is_free = self.use_bias and self._biases_start_at_zero()
-            hidden_bias = HIDDEN_BIAS if is_free else 0.0
+            hidden_bias = HIDDEN_BIAS if is_free and self._is_normalized() else 0.0
         return mean, hidden_bias
 
     def _is_normalized(self) -> bool:
@@ -296,6 +316,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         moving = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
         start = bias_start(hidden_bias, std, input_dim, moving)
+        check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
         return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
@@ -321,6 +342,15 @@ class MimeticMLPBlock(keras.layers.Layer):
         return input_dim, output_dim
 
 
+def _is_exported_to_onnx() -> bool:
+    """Whether PyTorch traces the layer for an ONNX file."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.onnx.is_in_onnx_export()
+
+
 def _check_strength(name: str, value: Any) -> float | str:
     if is_auto(value):
         return AUTO
@@ -334,11 +364,21 @@ def _serialize(initializer: Any) -> Any:
     return keras.initializers.serialize(keras.initializers.get(initializer))
 
 
-def _get_activation(identifier: Any) -> Any:
+def _get(name: str, identifier: Any) -> Any:
+    """An activation, regularizer or constraint, or an error that names the argument."""
+    kind = name.rpartition("_")[2]
+    get = {
+        "activation": keras.activations.get,
+        "regularizer": keras.regularizers.get,
+        "constraint": keras.constraints.get,
+    }[kind]
+    if isinstance(identifier, dict):
+        # A config, of a saved layer: Keras's own error says what is not registered.
+        return get(identifier)
     try:
-        return keras.activations.get(identifier)
+        return get(identifier)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            "Argument `activation` must be the name of a Keras activation, a callable or None. "
-            f"Received: activation={identifier!r}"
+            f"Argument `{name}` must be the name of a Keras {kind}, a callable or None. "
+            f"Received: {name}={identifier!r}"
         ) from error

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_mimetic import draws
-from keras_mimetic._checks import AUTO, check_flag, is_auto
+from keras_mimetic._checks import AUTO, check_flag, check_fraction, check_integer, is_auto
 from keras_mimetic.initializers.attention_projection import (
     AttentionProjection,
     check_strengths,
@@ -16,6 +16,7 @@ from keras_mimetic.initializers.attention_projection import (
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import seeded
 from keras_mimetic.initializers.seeds import resolve_seed
+from keras_mimetic.layers.sublayers import Changes
 from keras_mimetic.structures.attention import ROLES, auto_strengths
 
 
@@ -116,6 +117,14 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
                 "Argument `seed` must be below 2**31 where `dropout` is not 0: Keras's "
                 f"generators take no more. Received: seed={seed}"
             )
+        num_heads = check_integer("num_heads", num_heads, minimum=1)
+        key_dim = check_integer("key_dim", key_dim, minimum=1)
+        if value_dim is not None:
+            value_dim = check_integer("value_dim", value_dim, minimum=1)
+        dropout = check_fraction("dropout", dropout)
+        use_bias = check_flag("use_bias", use_bias)
+        output_shape = _check_axes("output_shape", output_shape, minimum=1)
+        attention_axes = _check_axes("attention_axes", attention_axes, minimum=-64)
         query_key = check_strengths("query_key", query_key)
         value_output = check_strengths("value_output", value_output)
         check_flag("causal", causal)
@@ -147,6 +156,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             )
         self._is_self_attention = True
         self._projections: Any = None
+        self._changes = Changes(tuple(f"{role}_dense" for role in ROLES))
 
     def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
@@ -169,6 +179,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
                     "This version of Keras builds the projections of `MultiHeadAttention` in an "
                     "order that keras_mimetic does not know. Please report it."
                 )
+
+        for name in self._changes.names:
+            self._changes.restore_lora(name, getattr(self, name))
 
     def _get_common_kwargs_for_sublayer(self) -> dict[str, Any]:
         arguments = super()._get_common_kwargs_for_sublayer()
@@ -218,8 +231,24 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             "query_key": _serialize(self.query_key),
             "value_output": _serialize(self.value_output),
             "causal": self.causal,
+            # Keras's layer says itself which of its policies are quantized.
+            **self._changes.config(self, quantized=False),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MimeticMultiHeadAttention":
+        config, changes = Changes.split(config)
+        layer = super().from_config(config)
+        layer._changes.update(changes)
+        return layer
 
 
 def _serialize(strengths: Any) -> Any:
     return list(strengths) if isinstance(strengths, tuple) else strengths
+
+
+def _check_axes(name: str, value: Any, minimum: int) -> Any:
+    """`value`, if it is `None`, an integer, or some of them."""
+    if value is None or isinstance(value, (list, tuple)):
+        return value and tuple(check_integer(name, size, minimum) for size in value)
+    return check_integer(name, value, minimum)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
-from keras_mimetic.initializers.attention_projection import check_strengths, where_it_stands
+from keras_mimetic.initializers.attention_projection import check_strengths
 from keras_mimetic.measures.identity import diagonal, expected_diagonal, moments, strengths
 from keras_mimetic.measures.middle import median
 from keras_mimetic.registry.structure import (
@@ -15,6 +15,7 @@ from keras_mimetic.registry.structure import (
     Column,
     Expected,
     Figure,
+    Kind,
     Measured,
     Panel,
     Reading,
@@ -24,6 +25,7 @@ from keras_mimetic.registry.structure import (
     Weights,
 )
 from keras_mimetic.sites import attention as sites
+from keras_mimetic.sites.kernels import Part
 from keras_mimetic.sites.site import Site
 from keras_mimetic.structures import attention
 from keras_mimetic.structures.noise_plus_identity import forget_decompositions
@@ -31,19 +33,13 @@ from keras_mimetic.structures.noise_plus_identity import forget_decompositions
 
 def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
     """(noise, identity) by pair, as far as the site takes them."""
-    shapes = {role: site.weights[role].shape for role in attention.ROLES}
-    is_square = {
-        "query_key": shapes["query"][0] == shapes["key"][0],
-        "value_output": shapes["value"][0] == shapes["output"][-1],
-    }
     strengths = {}
-    for name, square in is_square.items():
+    for name in sites.PAIRS:
         given = settings[name]
         if is_auto(given):
             given = attention.auto_strengths(name, is_causal=site.facts.get("causal", False))
-        if given is not None:
-            has_identity = site.facts["self_attention"] and square
-            strengths[name] = where_it_stands(name, given, has_identity, site.place)
+        if given is not None and name not in site.facts["skipped"]:
+            strengths[name] = given
     return strengths
 
 
@@ -79,7 +75,7 @@ def _check(settings: dict[str, Any]) -> dict[str, Any]:
 def _named(layer: Any, place: str) -> Site | None:
     if not isinstance(layer, keras.layers.MultiHeadAttention):
         return None
-    return sites.site(layer, place, self_attention=True)
+    return sites.site(layer, place)
 
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
@@ -89,22 +85,24 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
         return why
     pair = next(pair for pair in settings if role in pair.split("_"))
     noise, identity = _strengths(site, settings)[pair]
-    why = why or ("" if site.facts["self_attention"] else "cross-attention")
-    note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity"
+    part = site.weights[role]
+    of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
+    note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}"
     return f"{note} ({why})" if why else note
 
 
 def _measure(site: Site, weights: Weights) -> Measured:
     figures: list[Figure] = []
     images: Weights = {}
-    query, key = weights["query"], weights["key"]
-    if len(query) == len(key):
+    known = set(sites.PAIRS) - sites.unknown(site)
+    if "query_key" in known and len(weights["query"]) == len(weights["key"]):
+        query, key = weights["query"], weights["key"]
         left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
         for head, factors in enumerate(zip(left, right, strict=True)):
             figures += _figures("query_key", *factors, head)
         images["query_key"] = _product(left[:, :SHOWN], right[..., :SHOWN]).mean(axis=0)
-    value, output = weights["value"], weights["output"]
-    if output.ndim == 3 and len(value) == output.shape[-1]:
+    if "value_output" in known and _is_square(weights["value"], weights["output"]):
+        value, output = weights["value"], weights["output"]
         for head in range(value.shape[1]):
             found = diagonal(value[:, head], output[head])
             figures.append(Figure("value_output", "diagonal", found, head))
@@ -114,14 +112,20 @@ def _measure(site: Site, weights: Weights) -> Measured:
     return Measured(tuple(figures), images)
 
 
+def _is_square(value: np.ndarray, output: np.ndarray) -> bool:
+    return output.ndim == 3 and len(value) == output.shape[-1]
+
+
 def _expected(site: Site, shapes: Shapes) -> Expected:
-    dim, heads, head_dim = shapes["value"]
-    query_dim, _, key_dim = shapes["query"]
-    kinds = {
-        ("query_key", "diagonal", True): expected_diagonal(query_dim, key_dim),
-        ("value_output", "diagonal", True): expected_diagonal(dim, head_dim),
-        ("value_output", "diagonal", False): expected_diagonal(dim, heads * head_dim),
-    }
+    known = set(sites.PAIRS) - sites.unknown(site)
+    kinds: dict[Kind, tuple[float, float] | None] = {}
+    if "query_key" in known:
+        query_dim, _, key_dim = shapes["query"]
+        kinds["query_key", "diagonal", True] = expected_diagonal(query_dim, key_dim)
+    if "value_output" in known:
+        dim, heads, head_dim = shapes["value"]
+        kinds["value_output", "diagonal", True] = expected_diagonal(dim, head_dim)
+        kinds["value_output", "diagonal", False] = expected_diagonal(dim, heads * head_dim)
     return {kind: pair for kind, pair in kinds.items() if pair}
 
 
@@ -143,11 +147,11 @@ def _figures(
 
 def _read(readings: Sequence[Reading]) -> dict[str, Any]:
     """Where there are no figures, that pair is left."""
-    readings = [reading for reading in readings if reading.site.facts["self_attention"]]
     settings: dict[str, Any] = {}
-    for pair in ("query_key", "value_output"):
+    for pair in sites.PAIRS:
+        own = [reading for reading in readings if reading.site.facts["pairs"][pair]]
         noise, identity = (
-            median(x for reading in readings for x in reading.values.get((pair, name), []))
+            median(x for reading in own for x in reading.values.get((pair, name), []))
             for name in ("noise", "identity")
         )
         if noise is None or identity is None:

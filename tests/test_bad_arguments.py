@@ -1,0 +1,254 @@
+"""Bad arguments of every public call: a clear error names each, and models stay as they were.
+
+The values are drawn with a seed, besides those that were often passed by mistake.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mimetic
+from keras_mimetic.initializers import MimeticDepthwise, MimeticMean, sigma_at_depth
+from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention, MimeticStateSpace
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the checks are the same on every backend"
+)
+RANDOM = np.random.default_rng(0)
+NAN, INF = float("nan"), float("inf")
+
+
+def drawn(low, high, count=2):
+    return [float(x) for x in RANDOM.uniform(low, high, count)]
+
+
+NO_NUMBER = ["1", None, True, [1], {}, 1j, object(), np.ones(2)]
+NO_INTEGER = [*NO_NUMBER, *drawn(1, 9), NAN, INF]
+NOT_POSITIVE = [0, -1, *(-int(n) for n in RANDOM.integers(1, 10**9, 2))]
+NO_FLAG = [0, 1, None, "True", [True], np.True_, NAN]
+NO_CHOICE = ["nothing", "", 1, 0.5, [], True]
+COUNT = [*NO_INTEGER, *NOT_POSITIVE]
+OPTIONAL_COUNT = [value for value in COUNT if value is not None]
+NUMBER = [*NO_NUMBER, NAN, INF, -INF, 10**400]
+POSITIVE = [*NUMBER, *NOT_POSITIVE, *drawn(-9, 0)]
+FRACTION = [*NUMBER, 1, *drawn(1, 9), *drawn(-9, 0)]
+SEED = [value for value in NO_INTEGER if value is not None] + [-1, -(2**40)]
+OPTIONAL_NUMBER = [value for value in NUMBER if value is not None]
+NO_INITIALIZER = [None, "nothing", 3, [], 0.5]
+NO_PAIR = [0.7, "ab", (), (1,), (1, 2, 3), (0, 0), (-1, 0), ("a", 1), (NAN, 1), (1, INF), {}, True]
+NO_SHAPE = [3, None, "33", (3, -1), (3, None), (3, 1.5), {3: 3}, {3, 4}, object()]
+NO_DTYPE = ["int32", "bool", "nothing", 3]
+
+LAYERS = {
+    MimeticMLPBlock: (
+        {"hidden_dim": 8},
+        {
+            "hidden_dim": COUNT,
+            "output_dim": OPTIONAL_COUNT,
+            "mean": NUMBER,
+            "hidden_bias": NUMBER,
+            "norm": NO_CHOICE,
+            "residual": NO_FLAG,
+            "dropout": FRACTION,
+            "use_bias": NO_FLAG,
+            "activation": ["nothing", 3, [1]],
+            "fc2_initializer": NO_INITIALIZER,
+            "bias_initializer": NO_INITIALIZER,
+            "kernel_regularizer": ["nothing", 3],
+            "bias_regularizer": ["nothing", 3],
+            "kernel_constraint": ["nothing", 3],
+            "seed": SEED,
+            "dtype": ["int32", "int8_from_float32"],
+        },
+    ),
+    MimeticStateSpace: (
+        {},
+        {
+            **dict.fromkeys(("state_dim", "head_dim", "expand", "num_groups", "chunk_size"), COUNT),
+            "conv_width": [*COUNT, 257, 2**20],
+            "a_log": [*OPTIONAL_NUMBER, 81],
+            "step": [value for value in POSITIVE if value is not None],
+            "correlation": [*OPTIONAL_NUMBER, 1.1, -2],
+            "convolution": NO_CHOICE,
+            "use_bias": NO_FLAG,
+            "go_backwards": NO_FLAG,
+            "seed": SEED,
+            "dtype": ["int32", "int8_from_float32"],
+        },
+    ),
+    MimeticMultiHeadAttention: (
+        {"num_heads": 2, "key_dim": 4},
+        {
+            "num_heads": COUNT,
+            "key_dim": COUNT,
+            "value_dim": OPTIONAL_COUNT,
+            "dropout": FRACTION,
+            "use_bias": NO_FLAG,
+            "output_shape": ["8", -1, 0, 1.5, True, [8, -1], {8}],
+            "attention_axes": ["1", 1.5, True, [1.5]],
+            "query_key": NO_PAIR,
+            "value_output": NO_PAIR,
+            "kernel_initializer": NO_INITIALIZER,
+            "seed": SEED,
+        },
+    ),
+    MimeticMean: (
+        {},
+        {
+            "mean": NUMBER,
+            "scale": POSITIVE,
+            "mode": [*NO_CHOICE, None],
+            "distribution": [*NO_CHOICE, None],
+            "seed": SEED,
+            "input_axes": [0, "0", (), (0.5,), (0,)],
+            "output_axes": [0, "0", (), (0.5,), (0,)],
+        },
+    ),
+    MimeticDepthwise: (
+        {"sigma": 1.0},
+        {
+            "sigma": POSITIVE,
+            "gain": [*POSITIVE, "nothing"],
+            "seed": SEED,
+        },
+    ),
+    sigma_at_depth: (
+        {"x": 0.5},
+        {
+            "x": [*NUMBER, 1.1, -0.1],
+            **dict.fromkeys(("sigma_0", "velocity", "acceleration"), NUMBER),
+        },
+    ),
+}
+TABLE = [
+    pytest.param(make, {**good, name: value}, name, id=f"{make.__name__}-{name}-{number}")
+    for make, (good, arguments) in LAYERS.items()
+    for name, values in arguments.items()
+    for number, value in enumerate(values)
+]
+CALLS = {
+    "shape": [((value, "float32"), "shape") for value in NO_SHAPE],
+    "dtype": [(((3, 3, 2, 1), value), "dtype") for value in NO_DTYPE],
+}
+WRONG_MODEL = [None, 3, "model", keras.layers.Dense, object(), [keras.layers.Dense(2)]]
+STRUCTURES = ["nothing", ["mlp", "nothing"], 3, None, {"nothing": {}}, {"mlp": 3}, [3], b"mlp"]
+RULES = ["mlp", 3, [1], {"kernel": "nothing"}, {"(": "mlp"}, {"no such weight": "mlp"}, {3: "mlp"}]
+SETTINGS = {
+    "mlp": {"mean": NO_NUMBER[2:], "hidden_bias": [True, [1], {}, NAN, INF]},
+    "attention": {"query_key": NO_PAIR, "value_output": [(1,), "a"]},
+    "depthwise": {"gain": ["nothing", 0, NAN], "sigma_0": ["1", INF], "velocity": ["1", None]},
+    "state_space": {
+        "step": [0, "1"],
+        "a_log": ["1", 81, NAN],
+        "correlation": [2],
+        "convolution": [3],
+    },
+}
+# Of `initialize`, and of the functions that hand theirs on to it.
+GIVEN = {
+    "structures": STRUCTURES,
+    "rules": RULES,
+    "seed": SEED,
+    "control": NO_FLAG,
+    "dry_run": NO_FLAG,
+    "force": NO_FLAG,
+}
+FUNCTIONS = [
+    *(("initialize", name, value) for name, values in GIVEN.items() for value in values),
+    *(
+        ("initialize", name, {structure: {name: value}})
+        for structure, settings in SETTINGS.items()
+        for name, values in settings.items()
+        for value in values
+    ),
+    *(
+        ("mimic", name, value)
+        for name, values in GIVEN.items()
+        for value in values
+        if name != "structures"
+    ),
+    *(("measure", name, value) for name in ("structures", "rules") for value in GIVEN[name]),
+    *(("reset", "seed", value) for value in SEED),
+    *(
+        (name, "model", value)
+        for name in ("initialize", "measure", "reset")
+        for value in WRONG_MODEL
+    ),
+    *(("mimic", name, value) for name in ("model", "trained") for value in WRONG_MODEL),
+]
+
+
+def assert_clear(error, name):
+    text = str(error)
+    assert name in text, text
+    assert "eceived" in text or "Rule" in text or "has been trained" in text, text
+
+
+def test_there_are_many():
+    assert len(TABLE) + len(FUNCTIONS) + sum(map(len, CALLS.values())) >= 250
+
+
+@pytest.mark.parametrize(("make", "arguments", "name"), TABLE)
+def test_arguments_of_layers_and_initializers(make, arguments, name):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make(**arguments)
+    assert_clear(caught.value, name)
+
+
+@pytest.mark.parametrize("initializer", [MimeticMean(), MimeticDepthwise(1.0)])
+@pytest.mark.parametrize(("given", "name"), [pair for pairs in CALLS.values() for pair in pairs])
+def test_arguments_of_calls(initializer, given, name):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        initializer(*given)
+    if name == "shape":
+        assert_clear(caught.value, name)
+
+
+@pytest.fixture(scope="module")
+def model():
+    x = inputs = keras.Input((6, 8))
+    x = keras.layers.LayerNormalization()(x)
+    x = keras.layers.MultiHeadAttention(2, 4)(x, x)
+    x = keras.layers.DepthwiseConv1D(3, padding="same")(x)
+    x = MimeticStateSpace(4, 8)(x)
+    x = keras.layers.Dense(16, "relu")(keras.layers.LayerNormalization()(x))
+    return keras.Model(inputs, keras.layers.Dense(8)(x))
+
+
+@pytest.mark.parametrize(("function", "name", "value"), FUNCTIONS)
+def test_arguments_of_functions(function, name, value, model, trained):
+    before = model.get_weights()
+    arguments = {"model": model}
+    if function == "mimic":
+        arguments["trained"] = trained
+    is_setting = function == "initialize" and name not in GIVEN and name != "model"
+    arguments["structures" if is_setting else name] = value
+    with pytest.raises((TypeError, ValueError)) as caught:
+        getattr(keras_mimetic, function)(**arguments)
+    if name == "rules" and "Rule " in str(caught.value):
+        name = "Rule"
+    if name == "structures" and "Settings of" in str(caught.value):
+        name = "Settings of the structure"
+    assert_clear(caught.value, name)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.fixture(scope="module")
+def trained(model):
+    return keras_mimetic.measure(model)
+
+
+@pytest.mark.parametrize("value", [-1, 2.0, "a", True, [2]])
+def test_sizes_of_a_batch(value):
+    layer = MimeticStateSpace(4, 8)
+    layer.build((None, 6, 8))
+    with pytest.raises((TypeError, ValueError)) as caught:
+        layer.get_initial_state(value)
+    assert_clear(caught.value, "batch_size")
+
+
+@pytest.mark.parametrize("value", [0, "yes", None])
+def test_whether_a_state_is_returned(value):
+    with pytest.raises(TypeError, match="`return_state`"):
+        MimeticStateSpace(4, 8)(np.zeros((1, 3, 8), "float32"), return_state=value)
