@@ -1,6 +1,6 @@
 """Mimetic initialization for Keras 3: initial weights with the structure of trained ones."""
 
-from keras_mimetic import initializers, layers
+from keras_mimetic import callbacks, initializers, layers
 from keras_mimetic.initialize import initialize
 from keras_mimetic.measure import measure
 from keras_mimetic.measurements import Measurements
@@ -13,6 +13,7 @@ __all__ = [
     "Measurements",
     "Report",
     "__version__",
+    "callbacks",
     "initialize",
     "initializers",
     "layers",

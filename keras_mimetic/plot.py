@@ -42,16 +42,10 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     ]
     if not lines:
         raise ValueError("There is nothing to draw: no figures were measured.")
-    try:
-        import matplotlib.figure  # noqa: F401 (the next import needs it)
-    except ImportError as error:
-        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
-    from keras_mimetic._figure import Figure
-
     heights = [_strip_height(shown, *strip) for strip in strips] + [3.0] * len(lines)
     headline = textwrap.fill(title, 130)
     above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
-    figure = Figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
+    figure = new_figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
     if title:
         figure.suptitle(headline, fontsize=9)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -60,6 +54,17 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     for part, line in zip(parts[len(strips) :], lines, strict=True):
         _draw_line(part, shown, *line)
     return figure
+
+
+def new_figure(**arguments: Any) -> Any:
+    """An empty figure that notebooks show, or an error without matplotlib."""
+    try:
+        import matplotlib.figure  # noqa: F401 (the next import needs it)
+    except ImportError as error:
+        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
+    from keras_mimetic._figure import Figure
+
+    return Figure(**arguments)
 
 
 def _panels(shown: dict[str, Measurements]) -> dict[str, list[Panel]]:
