@@ -148,7 +148,7 @@ ATTENTION = {
 SHIFT = {
     **{f"shift{shift:+g}": Row(shift=shift) for shift in (-1.0, -0.5, 0.5, 1.0)},
     "shift-0.5_bias-0.5": Row(shift=-0.5, mlp=_bias(-0.5)),
-    "shift-0.5_bias-0.25": Row(shift=-0.5, mlp=_bias(-0.25)),
+    **{f"shift-0.5_bias{bias:+g}": Row(shift=-0.5, mlp=_bias(bias)) for bias in (-0.1, -0.25)},
     "spatial_shift-0.5_bias-0.5": _spatial(shift=-0.5, mlp=_bias(-0.5)),
 }
 DEPTHWISE = {

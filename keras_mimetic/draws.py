@@ -166,15 +166,18 @@ def draw_range(
     stop = check_integer("stop", stop, minimum=start)
     transform, deviation = _TRANSFORMS[distribution]
     key = np.random.SeedSequence(check_seed(seed)).generate_state(2, np.uint64)
-    scale, shift = np.float32(std / deviation), np.float32(mean)
+    # What float32 cannot hold becomes inf, for the caller to see.
+    with np.errstate(over="ignore"):
+        scale, shift = np.float32(std / deviation), np.float32(mean)
     out = np.empty(stop - start, np.float32)
 
     def fill(begin: int) -> None:
         values = out[begin - start : min(begin + _CHUNK, stop) - start]
         _symmetric_uniform(key, begin, values)
         transform(values, np.empty((_SCRATCH, len(values)), np.float32))
-        values *= scale
-        values += shift
+        with np.errstate(over="ignore", invalid="ignore"):
+            values *= scale
+            values += shift
 
     chunks = range(start, stop, _CHUNK)
     threads = min(threads or processors(), len(chunks))

@@ -58,7 +58,8 @@ def find_sites(
         found = STRUCTURES[structure].find(graph, layers, place_of)
         seen = {id(site.layer) for site in found if not site.left}
         for site in found:
-            rule = named.get(id(site.layer))
+            rules_of = (named.get(id(layer)) for layer in (site.layer, *site.others))
+            rule = next((rule for rule in rules_of if rule is not None), None)
             if rule is None:
                 sites.append(site)
             elif rule.structure != structure:

@@ -16,6 +16,7 @@ from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
+from keras_mimetic.sites.kernels import Part
 
 # A warning names an MLP with more dead units than this.
 _MANY_DEAD = 0.5
@@ -95,9 +96,10 @@ def initialize(
             kernels or biases as they are. For "attention" they are
             `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
             paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
-            which one may be `None` to leave that pair; for "depthwise" `gain="keras"` (ours;
-            see `MimeticDepthwise`) and `sigma_0=0.08`, `velocity=0.37`, `acceleration=2.9`
-            (a reconstruction; see `sigma_at_depth`); for "state_space" `a_log=-8`, `step=1`
+            which one may be `None` to leave that pair; for "depthwise" `gain="keep"` (each
+            kernel's own norm; others as in `MimeticDepthwise`) and `sigma_0=0.08`,
+            `velocity=0.37`, `acceleration=2.9` (a reconstruction; see `sigma_at_depth`); for
+            "state_space" `a_log=-8`, `step=1`
             (from accounts of the paper's recipe), `correlation=0.9` (ours) and
             `convolution=None` (ours, or "identity"; see `MimeticStateSpace`): `None` leaves what
             is a weight of its own, and draws the projection as Mamba-2 does.
@@ -156,6 +158,7 @@ def initialize(
             rows += _left(site, site.weights.values(), site.left)
             continue
         entry, given = STRUCTURES[site.structure], settings[site.structure]
+        skipped = _skipped(site)
         weights = _draw(site, given, seed, control)
         variables = [site.variable(role) for role in weights]
         if not weights:
@@ -167,7 +170,9 @@ def initialize(
             note = entry.describe(site, role, given)
             variable = site.variable(role)
             new.append((variable, values))
-            rows.append(_row(site, variable, values, f"control of {note}" if control else note))
+            note = f"control of {note}" if control else note
+            rows.append(_with_change(_row(site, variable, values, note)))
+        rows += skipped
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
     dead = _write(model, found.sites, new, data, dry_run)
@@ -270,8 +275,41 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row
     )
 
 
+def _with_change(row: Row) -> Row:
+    """The row with a word on its norm, where that changes by more than a factor of 2."""
+    if not row.norm_before or row.norm_after is None:
+        return row
+    factor = row.norm_after / row.norm_before
+    if 0.5 <= factor <= 2:
+        return row
+    return dataclasses.replace(row, note=f"{row.note}; norm changes by a factor of {factor:.2g}")
+
+
 def _norm(values: np.ndarray) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))
+
+
+def _skipped(site: Site) -> list[Row]:
+    """Rows of weights of a site that is written but for some of them."""
+    return [
+        _row(site, variable, None, why)
+        for pair, why in site.facts.get("skipped", {}).items()
+        for role, variable in site.weights.items()
+        if role in pair.split("_")
+    ]
+
+
+def _whole(new: list[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+    """Values of whole variables, from those of parts of them."""
+    whole: dict[int, tuple[Any, np.ndarray]] = {}
+    for variable, values in new:
+        if isinstance(variable, Part):
+            base = variable.variable
+            before = whole[id(base)][1] if id(base) in whole else values_of(base)
+            whole[id(base)] = base, variable.put(before, values)
+        else:
+            whole[id(variable)] = variable, values
+    return list(whole.values())
 
 
 def _write(
@@ -288,6 +326,7 @@ def _write(
     if dry_run and data is None:
         return {}
     # As they are, in their own precision.
+    new = _whole(new)
     old = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable, _ in new]
     done = False
     try:

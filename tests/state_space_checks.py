@@ -112,7 +112,10 @@ def by_hand(layer, inputs, state=None, mask=None):
     y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-5)
     y = y.reshape(batch, length, inner) * w["norm_scale"]
     outputs = y @ w["out_projection/kernel"] + w.get("out_projection/bias", 0)
-    return outputs, (seen[:, length:], memory)
+    # Up to the last place of each sequence that is not masked.
+    ends = [max(np.flatnonzero(row), default=-1) + 1 for row in mask]
+    window = [row[end : end + taps - 1] for row, end in zip(seen, ends, strict=True)]
+    return outputs, (np.stack(window) if batch else seen[:, length:], memory)
 
 
 def by_steps(layer, inputs, state=None):

@@ -226,7 +226,7 @@ def test_products_that_are_not_square_have_no_diagonal():
     model = keras.Model([a, b], layers.MultiHeadAttention(2, 8)(a, b))
     measured = keras_mimetic.measure(model)
     assert not measured.rows
-    assert "shapes" in measured.left[0].reason
+    assert measured.left[0].reason == "cross-attention"
 
 
 def test_rules_name_and_leave():
@@ -341,7 +341,9 @@ def test_models_of_several_arguments_take_inputs():
     assert any("could not be followed" in left.reason for left in measured.left)
     measured = keras_mimetic.measure(model, inputs=(x, context))
     assert not measured.left
-    assert not any(row.note for row in measured.rows)
+    notes = {row.structure: row.note for row in measured.rows}
+    assert notes["attention"] == "cross-attention"
+    assert not any(note for structure, note in notes.items() if structure != "attention")
 
 
 def test_a_model_without_these_layers():

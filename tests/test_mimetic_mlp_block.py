@@ -242,6 +242,32 @@ def test_regularizers_reach_both_layers():
     assert len(block.losses) == 4
 
 
+def test_a_constraint_reaches_both_kernels(tmp_path):
+    block = MimeticMLPBlock(8, kernel_constraint=keras.constraints.UnitNorm(), seed=0)
+    model = keras.Sequential([keras.Input((6,)), block])
+    model.compile("sgd", "mse")
+    model.fit(data(8, 6), data(8, 6, seed=1), verbose=0)
+    for kernel in (block.fc1.kernel, block.fc2.kernel):
+        np.testing.assert_allclose(np.linalg.norm(array(kernel), axis=0), 1, rtol=1e-5)
+    clone = MimeticMLPBlock.from_config(block.get_config())
+    assert isinstance(clone.kernel_constraint, keras.constraints.UnitNorm)
+
+
+def test_an_unregistered_activation_is_named_when_it_is_loaded(tmp_path):
+    def squared_relu(x):
+        return keras.ops.square(keras.ops.relu(x))
+
+    block = MimeticMLPBlock(8, activation=squared_relu, seed=0)
+    model = keras.Sequential([keras.Input((6,)), block])
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(TypeError, match="Could not locate function 'squared_relu'"):
+        keras.saving.load_model(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(
+        tmp_path / "model.keras", custom_objects={"squared_relu": squared_relu}
+    )
+    np.testing.assert_array_equal(array(loaded(data(2, 6))), array(model(data(2, 6))))
+
+
 def test_masks_pass_through():
     inputs = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(10, 6, mask_zero=True)(inputs)

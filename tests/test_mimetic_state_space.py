@@ -242,11 +242,10 @@ def test_padding_changes_nothing(start, left, right):
     expected, after = layer(x, return_state=True)
     outputs, state = layer(padded, mask=mask, return_state=True)
     close(array(outputs)[:, places], array(expected))
-    close(state[1], array(after[1]))
-    if not right:
-        close(state[0], array(after[0]))
-        y = data(2, WIDTH, seed=2)
-        close(layer.step(y, state)[0], array(layer.step(y, after)[0]))
+    # On either side: what comes next is what comes after the sequence.
+    all_close(state, after)
+    y = data(2, WIDTH, seed=2)
+    close(layer.step(y, state)[0], array(layer.step(y, after)[0]))
 
 
 @pytest.mark.parametrize("convert", [ops.convert_to_tensor, np.float32, np.ndarray.tolist])
@@ -290,14 +289,62 @@ def test_masked_places_give_zeros_and_do_not_move():
     close(state[1], array(after[1]))
 
 
-def test_nothing_but_masked_places_leave_the_memory():
+def test_goes_on_from_sequences_of_their_own_lengths():
+    layer = stirred(chunk_size=4)
+    x, y = data(4, 7, WIDTH), data(4, WIDTH, seed=1)
+    # Shorter than the convolution, too, and of no place at all.
+    lengths = [7, 2, 0, 4]
+    before = layer(data(4, 3, WIDTH, seed=2), return_state=True)[1]
+    mask = np.arange(7) < np.array(lengths)[:, None]
+    _, state = layer(x, initial_state=before, mask=mask, return_state=True)
+    following = array(layer.step(y, state)[0])
+    for row, length in enumerate(lengths):
+        own = [part[row : row + 1] for part in before]
+        _, own = layer(x[row : row + 1, :length], initial_state=own, return_state=True)
+        close(following[row : row + 1], array(layer.step(y[row : row + 1], own)[0]))
+
+
+def test_nothing_but_masked_places_leave_the_state():
     layer = stirred()
     x = data(2, 10, WIDTH)
     _, state = layer(x, return_state=True)
     mask = np.zeros((2, 10), bool)
     _, after = layer(x, initial_state=state, mask=mask, return_state=True)
-    np.testing.assert_array_equal(array(after[1]), array(state[1]))
-    assert not array(after[0]).any()
+    for part, same in zip(state, after, strict=True):
+        np.testing.assert_array_equal(array(same), array(part))
+
+
+def test_padding_of_nan_gives_no_gradient_of_nan():
+    layer = stirred(chunk_size=4, use_bias=True)
+    mask = np.ones((2, 9), bool)
+    mask[0, 6:] = mask[1, :2] = False
+    x = data(2, 9, WIDTH)
+    moved = []
+    for padding in (0.0, np.nan):
+        inputs, masks = keras.Input((9, WIDTH)), keras.Input((9,), dtype="bool")
+        own = stirred(chunk_size=4, use_bias=True)
+        model = keras.Model([inputs, masks], own(inputs, mask=masks))
+        model.compile(keras.optimizers.SGD(1.0), "mse")
+        padded = np.float32(np.where(mask[..., None], x, padding))
+        model.train_on_batch([padded, mask], np.ones_like(x), sample_weight=np.float32(mask))
+        moved.append([array(weight) for weight in own.weights])
+    for weight, zeros, nans in zip(layer.weights, *moved, strict=True):
+        assert (zeros != array(weight)).any(), weight.path
+        np.testing.assert_allclose(nans, zeros, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [None, np.arange(10) >= np.array([[3], [0]])])
+def test_reads_backwards_what_a_reversed_sequence_is(mask):
+    layer, backwards = stirred(chunk_size=4), stirred(chunk_size=4, go_backwards=True)
+    x = data(2, 10, WIDTH)
+    flipped = None if mask is None else mask[:, ::-1]
+    expected = layer(x[:, ::-1], mask=flipped, return_state=True)
+    outputs, state = backwards(x, mask=mask, return_state=True)
+    close(outputs, array(expected[0]))
+    all_close(state, expected[1])
+    if mask is not None:
+        kept = backwards.compute_mask(x, ops.convert_to_tensor(mask))
+        np.testing.assert_array_equal(ops.convert_to_numpy(kept), flipped)
 
 
 def test_masks_arrive_and_are_handed_on():

@@ -111,9 +111,9 @@ def test_config_and_clone():
     [
         # Different in all.
         {"state_dim": 3, "head_dim": 4, "expand": 1, "num_groups": 2, "conv_width": 3}
-        | {"use_bias": True, "chunk_size": 9, "seed": 5, **OWN},
+        | {"use_bias": True, "chunk_size": 9, "go_backwards": True, "seed": 5, **OWN},
         {"state_dim": 4, "head_dim": 5, "expand": 3, "num_groups": 3, "conv_width": 2}
-        | {"use_bias": False, "chunk_size": 8, "seed": None, **MIMETIC},
+        | {"use_bias": False, "chunk_size": 8, "go_backwards": False, "seed": None, **MIMETIC},
     ],
 )
 def test_every_argument_is_in_the_config(arguments):
@@ -158,6 +158,42 @@ def test_ways_of_use():
     lines = []
     functional.summary(print_fn=lines.append, expand_nested=True)
     assert "mimetic_state_space" in "\n".join(lines)
+
+
+class _Residual(keras.layers.Layer):
+    """A block of the user's: Keras traces its `call` with sizes that are not known."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.norm, self.inner = keras.layers.RMSNormalization(), inner
+
+    def call(self, x):
+        return x + self.inner(self.norm(x))
+
+
+def test_unknown_length_in_a_block():
+    inputs = keras.Input((None, WIDTH))
+    layer = stirred(chunk_size=2)
+    block = _Residual(layer)
+    model = keras.Model(inputs, block(inputs))
+    assert model.output_shape == (None, None, WIDTH)
+    x = data(2, 5, WIDTH)
+    close(model(x), x + array(layer(block.norm(x))))
+
+
+@pytest.mark.parametrize("merge_mode", ["concat", None])
+def test_both_directions(merge_mode, tmp_path):
+    wrapper = keras.layers.Bidirectional(MimeticStateSpace(5, 8), merge_mode=merge_mode)
+    inputs = keras.Input((6, WIDTH))
+    model = keras.Model(inputs, wrapper(inputs))
+    model.save(tmp_path / "model.keras")
+    x = data(2, 6, WIDTH)
+    found = keras.saving.load_model(tmp_path / "model.keras")(x)
+    forward, backward = wrapper.forward_layer(x), array(wrapper.backward_layer(x))[:, ::-1]
+    assert not np.allclose(array(forward), backward)
+    if merge_mode == "concat":
+        found = ops.split(found, 2, axis=-1)
+    all_close(found, (array(forward), backward))
 
 
 def test_states_in_a_functional_model(tmp_path):

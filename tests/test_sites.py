@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from keras_mimetic.find import find_sites
 from keras_mimetic.sites import places, sublayers, trace
@@ -414,9 +414,10 @@ def test_attention_and_what_flows_into_it():
     z = own(x, x) + cross(x, y) + shifted(x, x, key=x + 1.0)
     z = both(query=z, value=z)
     z = both(z, y)
+    # A position added to the keys leaves them of one stream with the queries.
     model = keras.Model([x, y], z)
     found = {id(s.layer): s.facts["self_attention"] for s in sites_of(model, "attention")}
-    expected = [(own, True), (cross, False), (shifted, False), (both, False)]
+    expected = [(own, True), (cross, False), (shifted, True), (both, False)]
     assert found == {id(layer): value for layer, value in expected}
 
 
@@ -585,11 +586,11 @@ def test_a_second_input_must_be_given():
     assert all(site.left for site in found.sites)
     assert "'memory' gets is not known: pass `inputs`" in found.opaque[0][2]
     (site,) = find_sites(model, ["attention"], inputs=(x, memory)).sites
-    assert (site.left, site.facts["self_attention"]) == ("", False)
+    assert (site.left, site.facts["self_attention"]) == ("cross-attention", False)
     # Only shapes and dtypes count.
     symbols = tuple(keras.KerasTensor(a.shape) for a in (x, memory))
     (site,) = find_sites(model, ["attention"], inputs=symbols).sites
-    assert not site.left
+    assert site.left == "cross-attention"
 
 
 def test_an_optional_input_gets_its_default():
@@ -831,3 +832,67 @@ def test_layers_that_give_none_besides():
     assert mlps(model) == [OTHER]
     (site,) = sites_of(model, "attention")
     assert (site.left, site.facts["self_attention"]) == ("", True)
+
+
+def depthwise(size=3, **arguments):
+    return layers.DepthwiseConv1D(size, **{"padding": "same", **arguments})
+
+
+def depths(body, shape=(16, 8)):
+    return [site.facts["depth"] for site in sites_of(functional(body, shape), "depthwise")]
+
+
+def test_parallel_branches_stand_side_by_side():
+    def tower(x):
+        for _ in range(3):
+            x = depthwise()(x)
+        return x
+
+    found = depths(lambda x: tower(x) + tower(x))
+    np.testing.assert_allclose(sorted(found), [0, 0, 0.5, 0.5, 1, 1])
+    # The longest path counts.
+    np.testing.assert_allclose(depths(lambda x: depthwise()(x + tower(x))), [0, 1 / 3, 2 / 3, 1])
+
+
+class Hidden(layers.Layer):
+    """Fails where it is followed; Keras has its output declared."""
+
+    def __init__(self, early):
+        super().__init__()
+        self.early, self.first, self.second = early, depthwise(), depthwise()
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build(shape)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def call(self, x):
+        if self.early:
+            raise RuntimeError("no")
+        return float(self.second(self.first(x)))
+
+
+@pytest.mark.parametrize(("early", "expected"), [(False, [0, 1 / 3, 2 / 3, 1]), (True, None)])
+def test_what_is_hidden_has_its_place(early, expected):
+    found = depths(lambda x: depthwise()(depthwise()(Hidden(early)(x))))
+    # What no call was seen of stands side by side.
+    np.testing.assert_allclose(found, expected or [0, 0, 0.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("body", "causal"),
+    [
+        (lambda x: layers.Conv1D(8, 3, groups=8, padding="causal")(x), True),
+        (lambda x: depthwise(4, padding="valid")(layers.ZeroPadding1D((3, 0))(x)), True),
+        (lambda x: depthwise(4, padding="valid")(ops.pad(x, ((0, 0), (3, 0), (0, 0)))), True),
+        (lambda x: depthwise(4, padding="valid")(ops.concatenate([x[:, :3] * 0, x], 1)), True),
+        (lambda x: depthwise(3, padding="valid")(layers.ZeroPadding1D((1, 1))(x)), False),
+        (lambda x: depthwise(3, padding="valid")(x), False),
+        (lambda x: depthwise(3)(x), False),
+    ],
+)
+def test_causal_filters_are_skipped(body, causal):
+    (site,) = sites_of(functional(body, (16, 8)), "depthwise")
+    assert ("causal" in site.left) is causal

@@ -48,7 +48,8 @@ class AttentionProjection(keras.initializers.Initializer):
             values = pair.pop(self.role)
             if self._shared is not None:
                 self._shared.update(pair)
-        return as_tensor(values.reshape(shape), dtype)
+        name = "query_key" if self.role in ("query", "key") else "value_output"
+        return as_tensor(values.reshape(shape), dtype, {name: (self.noise, self.identity)})
 
     def _pair(self, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         if self.role == "output":

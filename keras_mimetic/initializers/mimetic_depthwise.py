@@ -94,7 +94,7 @@ class MimeticDepthwise(keras.initializers.Initializer):
             rms=depthwise_rms(shape, self.gain),
             seed=read_seed(self.seed),
         )
-        return as_tensor(values.reshape(shape), dtype)
+        return as_tensor(values.reshape(shape), dtype, {"sigma": self.sigma, "gain": self.gain})
 
     def get_config(self) -> dict[str, Any]:
         return {

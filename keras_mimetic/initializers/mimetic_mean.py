@@ -146,7 +146,7 @@ class MimeticMean(keras.initializers.Initializer):
             input_axes=self.input_axes,
             output_axes=self.output_axes,
         )
-        return as_tensor(values, dtype)
+        return as_tensor(values, dtype, {"mean": self.mean, "scale": self.scale})
 
     def _mean(self, shape: tuple[int, ...]) -> float:
         """The mean in standard deviations, with `"auto"` resolved."""

@@ -40,7 +40,7 @@ class StateSpaceWeight(keras.initializers.Initializer):
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         dtype = check_float_dtype(dtype)
         values = _DRAWS[self.role](check_shape(shape), seed=self.seed, **self.settings)
-        return as_tensor(values, dtype)
+        return as_tensor(values, dtype, self.settings, may_be_zero=True)
 
     def get_config(self) -> dict[str, Any]:
         return {"role": self.role, "seed": self.seed, **self.settings}
@@ -53,6 +53,21 @@ def check_strength(name: str, value: Any, positive: bool = False) -> float | Non
     if positive:
         return check_positive(name, value, "None or a finite number > 0")
     return check_number(name, value, "None or a finite number")
+
+
+def check_a_log(name: str, value: Any) -> float | None:
+    """`value` as a `float`, if it is `None` or a number whose exponential float32 can hold."""
+    allowed = f"None or a finite number <= {_MAX_A_LOG}"
+    if value is None:
+        return None
+    number = check_number(name, value, allowed)
+    if number > _MAX_A_LOG:
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
+    return number
+
+
+# Of the state nothing is left long before.
+_MAX_A_LOG = 80
 
 
 def check_correlation(name: str, value: Any) -> float | None:

@@ -17,7 +17,8 @@ from keras_mimetic._checks import (
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import keras_seed, seeded
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.layers.quantized import check_float_policy, policies_of, without_policies
+from keras_mimetic.initializers.tensors import check_fits, described
+from keras_mimetic.layers.sublayers import Changes, check_float_policy
 from keras_mimetic.structures.hidden_units import (
     HIDDEN_BIAS,
     MEAN_AFTER_LAYER_NORM,
@@ -80,6 +81,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             `hidden_bias` is a number other than 0.
         kernel_regularizer: For both kernels.
         bias_regularizer: For both biases.
+        kernel_constraint: For both kernels.
         seed: An integer >= 0 for all weights and the dropout; `None` takes one
             from Python's `random`, which `keras.utils.set_random_seed` sets.
             Equal weights on every backend, bit for bit, unless an initializer
@@ -122,6 +124,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -145,6 +148,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.bias_initializer = bias_initializer
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.seed = None if seed is None else draws.check_seed(seed)
         check_float_policy(self)
 
@@ -161,7 +165,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc2: Any = None
         self._dropout1: Any = None
         self._dropout2: Any = None
-        self._policies: dict[str, Any] = {}
+        self._changes = Changes(("fc1", "fc2"))
         self.supports_masking = True
 
     def _check_hidden_bias(self) -> None:
@@ -188,6 +192,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,
             "bias_regularizer": self.bias_regularizer,
+            "kernel_constraint": self.kernel_constraint,
         }
         if self._norm_name == "layer_norm":
             self.norm = keras.layers.LayerNormalization(
@@ -200,19 +205,21 @@ class MimeticMLPBlock(keras.layers.Layer):
             kernel_initializer=MimeticMean(mean, seed=self._seeds[0]),
             bias_initializer=self._fc1_bias_initializer(mean, hidden_bias, input_dim),
             name="fc1",
-            dtype=self._policies.get("fc1", self.dtype_policy),
+            dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
         )
         self.fc1.build(input_shape)
+        self._changes.restore_lora("fc1", self.fc1)
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
             bias_initializer=self._bias_initializers[1],
             name="fc2",
-            dtype=self._policies.get("fc2", self.dtype_policy),
+            dtype=self._changes.policies.get("fc2", self.dtype_policy),
             **shared,
         )
         self.fc2.build(hidden_shape)
+        self._changes.restore_lora("fc2", self.fc2)
         if self.dropout:
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(
@@ -227,7 +234,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = inputs if self.norm is None else self.norm(inputs)
+        x = inputs if self.norm is None else self._normalize(inputs)
         x = self.fc1(x)
         if self._dropout1 is not None:
             x = self._dropout1(x, training=training)
@@ -237,6 +244,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         if self.residual:
             x = keras.ops.add(inputs, x)
         return x
+
+    def _normalize(self, x: Any) -> Any:
+        if not _is_exported_to_onnx():
+            return self.norm(x)
+        # The kernel that Keras calls on torch cannot be exported.
+        dtype = x.dtype
+        x = keras.ops.cast(x, keras.backend.result_type(dtype, "float32"))
+        x = x - keras.ops.mean(x, axis=-1, keepdims=True)
+        square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
+        gamma, beta = (keras.ops.cast(w, x.dtype) for w in (self.norm.gamma, self.norm.beta))
+        x = x * keras.ops.rsqrt(square + self.norm.epsilon) * gamma + beta
+        return keras.ops.cast(x, dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         _, output_dim = self._dims(input_shape)
@@ -258,15 +277,16 @@ class MimeticMLPBlock(keras.layers.Layer):
             "bias_initializer": _serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "seed": self.seed,
-            **policies_of(self, ("fc1", "fc2")),
+            **self._changes.config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MimeticMLPBlock":
-        config, policies = without_policies(config)
+        config, changes = Changes.split(config)
         layer = super().from_config(config)
-        layer._policies = policies
+        layer._changes.update(changes)
         return layer
 
     def _strengths(self, input_dim: int) -> tuple[float, float]:
@@ -296,6 +316,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         moving = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
         start = bias_start(hidden_bias, std, input_dim, moving)
+        check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
         return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
@@ -321,6 +342,15 @@ class MimeticMLPBlock(keras.layers.Layer):
         return input_dim, output_dim
 
 
+def _is_exported_to_onnx() -> bool:
+    """Whether PyTorch traces the layer for an ONNX file."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.onnx.is_in_onnx_export()
+
+
 def _check_strength(name: str, value: Any) -> float | str:
     if is_auto(value):
         return AUTO
@@ -335,6 +365,9 @@ def _serialize(initializer: Any) -> Any:
 
 
 def _get_activation(identifier: Any) -> Any:
+    if isinstance(identifier, dict):
+        # A config, of a saved layer: Keras's own error says what is not registered.
+        return keras.activations.get(identifier)
     try:
         return keras.activations.get(identifier)
     except (ValueError, TypeError) as error:

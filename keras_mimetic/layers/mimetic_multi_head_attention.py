@@ -16,6 +16,7 @@ from keras_mimetic.initializers.attention_projection import (
 from keras_mimetic.initializers.mimetic_mean import MimeticMean
 from keras_mimetic.initializers.seeded import seeded
 from keras_mimetic.initializers.seeds import resolve_seed
+from keras_mimetic.layers.sublayers import Changes
 from keras_mimetic.structures.attention import ROLES, auto_strengths
 
 
@@ -145,6 +146,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             )
         self._is_self_attention = True
         self._projections: Any = None
+        self._changes = Changes(tuple(f"{role}_dense" for role in ROLES))
 
     def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
@@ -167,6 +169,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
                     "This version of Keras builds the projections of `MultiHeadAttention` in an "
                     "order that keras_mimetic does not know. Please report it."
                 )
+
+        for name in self._changes.names:
+            self._changes.restore_lora(name, getattr(self, name))
 
     def _get_common_kwargs_for_sublayer(self) -> dict[str, Any]:
         arguments = super()._get_common_kwargs_for_sublayer()
@@ -216,7 +221,16 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             "query_key": _serialize(self.query_key),
             "value_output": _serialize(self.value_output),
             "causal": self.causal,
+            # Keras's layer says itself which of its policies are quantized.
+            **self._changes.config(self, quantized=False),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MimeticMultiHeadAttention":
+        config, changes = Changes.split(config)
+        layer = super().from_config(config)
+        layer._changes.update(changes)
+        return layer
 
 
 def _serialize(strengths: Any) -> Any:

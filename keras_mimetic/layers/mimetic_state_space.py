@@ -10,11 +10,12 @@ from keras_mimetic._checks import check_choice, check_flag, check_integer
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.state_space_weight import (
     StateSpaceWeight,
+    check_a_log,
     check_correlation,
     check_strength,
 )
-from keras_mimetic.layers.quantized import check_float_policy, policies_of, without_policies
 from keras_mimetic.layers.selective_scan import scan_in_chunks, scan_one
+from keras_mimetic.layers.sublayers import Changes, check_float_policy
 from keras_mimetic.structures.state_space import A_LOG, CORRELATION, STEP
 
 # Of the reference implementation.
@@ -61,7 +62,7 @@ class MimeticStateSpace(keras.layers.Layer):
         num_groups: Groups of heads that share b and c (and the normalization);
             a divisor of the number of heads.
         conv_width: Places that the convolution sees, an integer >= 1.
-        a_log: Logarithm of the decay for a step of 1, absolute, the same in all heads:
+        a_log: Logarithm of the decay for a step of 1, absolute, <= 80, the same in all heads:
             of the state exp(-exp(a_log)) is left. The default -8 keeps 0.9997. It and
             the default of `step` are those that accounts of the paper's recipe give. `None`
             is Mamba-2's own: decays uniform in (1, 16).
@@ -81,6 +82,10 @@ class MimeticStateSpace(keras.layers.Layer):
         use_bias: Whether the two projections have biases, which start at zero.
         chunk_size: Places that are computed together. It changes the speed alone,
             and results by rounding.
+        go_backwards: Whether to read the sequence from its end. As in
+            `keras.layers.RNN`, outputs come in the order of reading then: reversed.
+            `keras.layers.Bidirectional` makes one such layer and one forward of any
+            `MimeticStateSpace` (with a seed given, both start with equal weights).
         seed: An integer >= 0 for all weights; `None` takes one from Python's
             `random`, which `keras.utils.set_random_seed` sets. Equal weights on every
             backend (those of Mamba-2's decays and steps to rounding).
@@ -102,7 +107,8 @@ class MimeticStateSpace(keras.layers.Layer):
         mask: Booleans `(batch, length)`. Where they are False, the place
             neither moves nor is in the state, and gives the convolution zeros. So
             padding, on either side, changes nothing in the other outputs;
-            its own mean nothing. To go on from a state, pad on the left.
+            its own mean nothing. A returned state is that after the last place of each
+            sequence that is True, so that one goes on from it whichever side was padded.
 
     Output shape:
         `(batch, length, width)`.
@@ -120,6 +126,9 @@ class MimeticStateSpace(keras.layers.Layer):
       Models Learn to Recall" (arXiv:2410.11135): where it starts.
     """
 
+    # What `keras.layers.Bidirectional` asks of a layer, besides `go_backwards`.
+    return_sequences, return_state, stateful = True, False, False
+
     def __init__(
         self,
         state_dim: int = 128,
@@ -133,6 +142,7 @@ class MimeticStateSpace(keras.layers.Layer):
         convolution: str | None = None,
         use_bias: bool = False,
         chunk_size: int = 64,
+        go_backwards: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -143,16 +153,17 @@ class MimeticStateSpace(keras.layers.Layer):
         self.expand = check_integer("expand", expand, minimum=1)
         self.num_groups = check_integer("num_groups", num_groups, minimum=1)
         self.conv_width = check_integer("conv_width", conv_width, minimum=1)
-        self.initial_a_log = check_strength("a_log", a_log)
+        self.initial_a_log = check_a_log("a_log", a_log)
         self.initial_step = check_strength("step", step, positive=True)
         self.correlation = check_correlation("correlation", correlation)
         self.convolution = check_choice("convolution", convolution, ("identity", None))
         self.use_bias = check_flag("use_bias", use_bias)
         self.chunk_size = check_integer("chunk_size", chunk_size, minimum=1)
+        self.go_backwards = check_flag("go_backwards", go_backwards)
         self.seed = None if seed is None else draws.check_seed(seed)
         check_float_policy(self)
         self._root = resolve_seed(self.seed)
-        self._policies: dict[str, Any] = {}
+        self._changes = Changes(("in_projection", "out_projection"))
         self.in_projection: Any = None
         self.out_projection: Any = None
         self.supports_masking = True
@@ -198,10 +209,11 @@ class MimeticStateSpace(keras.layers.Layer):
             units,
             use_bias=self.use_bias,
             kernel_initializer=StateSpaceWeight(role, self._root, **settings),
-            dtype=self._policies.get(role, self.dtype_policy),
+            dtype=self._changes.policies.get(role, self.dtype_policy),
             name=role,
         )
         layer.build(input_shape)
+        self._changes.restore_lora(role, layer)
         return layer
 
     def _weight(self, role: str, shape: Any, **settings: Any) -> Any:
@@ -220,26 +232,45 @@ class MimeticStateSpace(keras.layers.Layer):
         return_state: bool = False,
         mask: Any = None,
     ) -> Any:
-        batch, length = ops.shape(inputs)[:2]
-        window, memory = self._state(initial_state, batch)
-        gate, convolved, steps = self._project(inputs)
+        window, memory = self._state(initial_state, ops.shape(inputs)[0])
         if mask is None:
             # Keras hands it to `call` only where the inputs are the one tensor there.
             mask = getattr(inputs, "_keras_mask", None)
         if mask is not None:
             mask = self._check_mask(mask, inputs)
-            # Not a product: padding may be NaN.
+            # Before the weights, so that padding of NaN does not reach their gradients.
+            inputs = ops.where(mask, inputs, ops.zeros_like(inputs))
+        if self.go_backwards:
+            inputs, mask = (None if z is None else ops.flip(z, axis=1) for z in (inputs, mask))
+        gate, convolved, steps = self._project(inputs)
+        if mask is not None:
             convolved = ops.where(mask, convolved, 0.0)
         seen = ops.concatenate((window, convolved), axis=1)
-        window = seen[:, length:]
+        # Counted from the end: exporters know that number where they do not know the length.
+        before = self.conv_width - 1
+        if not before:
+            window = seen[:, :0]
+        elif return_state and mask is not None:
+            window = self._last_seen(seen, mask)
+        else:
+            window = seen[:, -before:]
         kernel = ops.cast(self.conv_kernel, seen.dtype)
-        convolved = sum(kernel[tap] * seen[:, tap : tap + length] for tap in range(self.conv_width))
+        convolved = sum(
+            kernel[tap] * seen[:, tap : (tap - before) or None] for tap in range(self.conv_width)
+        )
         x, b, c, steps = self._parts(convolved, steps)
         if mask is not None:
             steps = ops.where(mask, steps, 0.0)
         y, memory = scan_in_chunks(x, steps, self._decay(), b, c, memory, self.chunk_size)
         outputs = self._finish(y, x, gate)
         return (outputs, (window, memory)) if return_state else outputs
+
+    def _last_seen(self, seen: Any, mask: Any) -> Any:
+        """What the convolution keeps of each sequence: up to the last place that is not masked."""
+        places = ops.arange(1, ops.shape(mask)[1] + 1)
+        last = ops.max(ops.where(mask[..., 0], places, 0), axis=1, initial=0)
+        index = last[:, None] + ops.arange(self.conv_width - 1)
+        return ops.take_along_axis(seen, index[..., None], axis=1)
 
     def step(self, inputs: Any, state: Any) -> tuple[Any, Any]:
         """The next place: what `call` gives for it after all places before.
@@ -303,7 +334,9 @@ class MimeticStateSpace(keras.layers.Layer):
         )
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        return previous_mask
+        if previous_mask is None or not self.go_backwards:
+            return previous_mask
+        return ops.flip(previous_mask, axis=1)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -319,15 +352,16 @@ class MimeticStateSpace(keras.layers.Layer):
             "convolution": self.convolution,
             "use_bias": self.use_bias,
             "chunk_size": self.chunk_size,
+            "go_backwards": self.go_backwards,
             "seed": self.seed,
-            **policies_of(self, ("in_projection", "out_projection")),
+            **self._changes.config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MimeticStateSpace":
-        config, policies = without_policies(config)
+        config, changes = Changes.split(config)
         layer = super().from_config(config)
-        layer._policies = policies
+        layer._changes.update(changes)
         return layer
 
     @property
@@ -336,14 +370,14 @@ class MimeticStateSpace(keras.layers.Layer):
 
     def _project(self, inputs: Any) -> Any:
         inner, channels, _ = self._sizes
-        return ops.split(self.in_projection(inputs), (inner, inner + channels), axis=-1)
+        return _parted(self.in_projection(inputs), inner, inner + channels)
 
     def _parts(self, convolved: Any, steps: Any) -> tuple[Any, Any, Any, Any]:
         """x, b and c by heads and groups, and the steps, for the recurrence."""
         convolved = ops.silu(convolved + ops.cast(self.conv_bias, convolved.dtype))
         convolved, steps = (ops.cast(z, self._scan_dtype) for z in (convolved, steps))
         inner, shared = self._sizes[0], self.num_groups * self.state_dim
-        x, b, c = ops.split(convolved, (inner, inner + shared), axis=-1)
+        x, b, c = _parted(convolved, inner, inner + shared)
         leading = ops.shape(convolved)[:-1]
         x = ops.reshape(x, (*leading, self.num_heads, self.head_dim))
         b, c = (ops.reshape(z, (*leading, self.num_groups, self.state_dim)) for z in (b, c))
@@ -357,7 +391,9 @@ class MimeticStateSpace(keras.layers.Layer):
         leading, inner = ops.shape(gate)[:-1], self._sizes[0]
         y = ops.reshape(y, (*leading, inner)) * ops.silu(ops.cast(gate, y.dtype))
         by_group = ops.reshape(y, (*leading, self.num_groups, inner // self.num_groups))
-        y = ops.rms_normalization(by_group, axis=-1, epsilon=_NORM_EPSILON)
+        # Not `ops.rms_normalization`, which cannot be exported to ONNX on torch.
+        square = ops.mean(ops.square(by_group), axis=-1, keepdims=True)
+        y = by_group * ops.rsqrt(square + _NORM_EPSILON)
         y = ops.reshape(y, (*leading, inner)) * ops.cast(self.norm_scale, y.dtype)
         return self.out_projection(ops.cast(y, self.compute_dtype))
 
@@ -422,6 +458,11 @@ class MimeticStateSpace(keras.layers.Layer):
                 f"num_groups={self.num_groups}, with {inner // self.head_dim} heads"
             )
         return shape[-1]
+
+
+def _parted(values: Any, first: int, second: int) -> tuple[Any, Any, Any]:
+    """Three parts of the last axis. `ops.split` reads sizes off tensors, which exporters refuse."""
+    return values[..., :first], values[..., first:second], values[..., second:]
 
 
 def _may_be(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

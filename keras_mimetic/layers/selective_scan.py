@@ -10,7 +10,6 @@ Reference:
 - Dao and Gu, 2024, "Transformers are SSMs" (arXiv:2405.21060): the form in chunks.
 """
 
-import math
 from typing import Any
 
 from keras import ops
@@ -39,7 +38,8 @@ def scan_in_chunks(
     batch, length, heads, head_dim = ops.shape(x)
     groups, state_dim = b.shape[-2:]
     in_group = heads // groups
-    count = -(-length // chunk)
+    # Rounded up by adding first: exported graphs divide integers toward zero.
+    count = (length + chunk - 1) // chunk
     if isinstance(length, int):
         # One, if there is no place at all; and none longer than the sequence.
         count, chunk = max(1, count), min(chunk, max(1, length))
@@ -47,40 +47,39 @@ def scan_in_chunks(
     missing = count * chunk - length
 
     def chunked(values: Any, *shape: int) -> Any:
-        return ops.reshape(_filled(values, missing), (batch, count, chunk, groups, *shape))
+        # Batch and chunks are one axis: mobile runtimes take no more than five.
+        return ops.reshape(_filled(values, missing), (batch * count, chunk, groups, *shape))
 
-    # (batch, count, groups, chunk, in_group, head_dim): what each place writes.
-    writes = chunked(x * step[..., None], in_group, head_dim)
-    writes = ops.transpose(writes, (0, 1, 3, 2, 4, 5))
-    b, c = (ops.transpose(chunked(z, state_dim), (0, 1, 3, 2, 4)) for z in (b, c))
-    # (batch, count, groups, in_group, chunk): the logarithm of what each place keeps of the
+    # (batch count, groups, in_group, chunk, head_dim): what each place writes.
+    writes = chunked(x * ops.expand_dims(step, -1), in_group, head_dim)
+    writes = ops.transpose(writes, (0, 2, 3, 1, 4))
+    b, c = (ops.transpose(chunked(z, state_dim), (0, 2, 1, 3)) for z in (b, c))
+    # (batch count, groups, in_group, chunk): the logarithm of what each place keeps of the
     # state, and of what is left of it since the chunk's beginning.
-    log_kept = ops.transpose(chunked(step * decay, in_group), (0, 1, 3, 4, 2))
+    log_kept = ops.transpose(chunked(step * decay, in_group), (0, 2, 3, 1))
     log_left, decays = _decays(log_kept)
 
     # Within chunks: (..., in_group, chunk, chunk) weights of places for later ones.
     alike = ops.matmul(c, ops.swapaxes(b, -1, -2))
-    within = ops.matmul(
-        ops.expand_dims(alike, 3) * decays, ops.transpose(writes, (0, 1, 2, 4, 3, 5))
-    )
+    within = ops.matmul(ops.expand_dims(alike, 2) * decays, writes)
 
-    # What each chunk adds to the state, (batch, count, groups, in_group head_dim, state_dim).
-    until_end = ops.swapaxes(decays[..., -1, :], -1, -2)
-    flat = (batch, count, groups, chunk, in_group * head_dim)
-    adds = ops.matmul(ops.swapaxes(ops.reshape(writes * until_end[..., None], flat), -1, -2), b)
-    adds = ops.reshape(adds, (batch, count, heads, head_dim, state_dim))
-    log_kept = ops.reshape(log_left[..., -1], (batch, count, heads, 1, 1))
-    before, state = _hand_on(adds, log_kept, state)
+    # What each chunk adds to the state, (batch, count, heads, head_dim state_dim).
+    kept = ops.swapaxes(writes * ops.expand_dims(decays[..., -1, :], -1), -1, -2)
+    kept = ops.reshape(kept, (batch * count, groups, in_group * head_dim, chunk))
+    adds = ops.reshape(ops.matmul(kept, b), (batch, count, heads, head_dim * state_dim))
+    log_kept = ops.reshape(log_left[..., -1], (batch, count, heads, 1))
+    flat = ops.reshape(state, (batch, heads, head_dim * state_dim))
+    before, flat = _hand_on(adds, log_kept, flat)
 
     # What the state before a chunk gives to its places.
-    before = ops.reshape(before, (batch, count, groups, in_group * head_dim, state_dim))
+    before = ops.reshape(before, (batch * count, groups, in_group * head_dim, state_dim))
     across = ops.matmul(c, ops.swapaxes(before, -1, -2))
-    across = ops.reshape(across, (batch, count, groups, chunk, in_group, head_dim))
-    across = across * ops.swapaxes(ops.exp(log_left), -1, -2)[..., None]
+    across = ops.reshape(across, (batch * count, groups, chunk, in_group, head_dim))
+    across = ops.transpose(across, (0, 1, 3, 2, 4)) * ops.expand_dims(ops.exp(log_left), -1)
 
-    y = ops.transpose(within, (0, 1, 4, 2, 3, 5)) + ops.transpose(across, (0, 1, 3, 2, 4, 5))
+    y = ops.transpose(within + across, (0, 3, 1, 2, 4))
     y = ops.reshape(y, (batch, count * chunk, heads, head_dim))
-    return y[:, :length], state
+    return y[:, :length], ops.reshape(flat, (batch, heads, head_dim, state_dim))
 
 
 def _hand_on(adds: Any, log_kept: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
@@ -90,12 +89,13 @@ def _hand_on(adds: Any, log_kept: Any, state: Any, halvings: int = 0) -> tuple[A
     square of the number of chunks, and on TensorFlow XLA does not compile all of either.
 
     Args:
-        adds: What each chunk adds, (batch, count, heads, head_dim, state_dim).
-        log_kept: Logarithm of what each keeps of it, (batch, count, heads, 1, 1).
+        adds: What each chunk adds, (batch, count, heads, head_dim state_dim).
+        log_kept: Logarithm of what each keeps of it, (batch, count, heads, 1).
         state: Before the first.
         halvings: Done before.
     """
     batch, count = ops.shape(adds)[:2]
+    heads = adds.shape[2]
     if isinstance(count, int):
         if count == 1:
             return state[:, None], state * ops.exp(log_kept[:, 0]) + adds[:, 0]
@@ -104,13 +104,15 @@ def _hand_on(adds: Any, log_kept: Any, state: Any, halvings: int = 0) -> tuple[A
     half = (count + 1) // 2
     # One more, if their number is odd, that keeps all and adds nothing.
     pairs = (
-        ops.reshape(_filled(z, count % 2), (batch, half, 2, *z.shape[2:])) for z in (adds, log_kept)
+        ops.reshape(_filled(z, 2 * half - count), (batch, half, 2, heads, z.shape[-1]))
+        for z in (adds, log_kept)
     )
     (add1, add2), (log1, log2) = (ops.unstack(z, 2, axis=2) for z in pairs)
     added = add1 * ops.exp(log2) + add2
     before, state = _hand_on(added, log1 + log2, state, halvings + 1)
     between = before * ops.exp(log1) + add1
-    both = ops.reshape(ops.stack((before, between), axis=2), (batch, 2 * half, *adds.shape[2:]))
+    both = ops.stack((before, between), axis=2)
+    both = ops.reshape(both, (batch, 2 * half, heads, adds.shape[-1]))
     return both[:, :count], state
 
 
@@ -121,18 +123,14 @@ _HALVINGS = 4
 
 def _hand_on_at_once(adds: Any, log_kept: Any, state: Any) -> tuple[Any, Any]:
     """The same by a matrix (count + 1, count + 1)."""
-    batch, count = ops.shape(adds)[:2]
-    heads, *matrix = adds.shape[2:]
     # The state before the first is what one more adds, before which there is nothing.
     adds = ops.concatenate((state[:, None], adds), axis=1)
-    log_kept = ops.pad(ops.transpose(log_kept[..., 0, 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
-    # No size of -1, which nothing decides where there are no sequences.
-    flat = (batch, heads, count + 1, math.prod(matrix))
-    adds = ops.reshape(ops.transpose(adds, (0, 2, 1, 3, 4)), flat)
+    log_kept = ops.pad(ops.transpose(log_kept[..., 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
     _, decays = _decays(log_kept)
-    states = ops.reshape(ops.matmul(decays, adds), (batch, heads, count + 1, *matrix))
-    states = ops.transpose(states, (0, 2, 1, 3, 4))
-    return states[:, :count], states[:, count]
+    states = ops.matmul(decays, ops.transpose(adds, (0, 2, 1, 3)))
+    states = ops.transpose(states, (0, 2, 1, 3))
+    # From the end: JAX takes no symbolic size as an index.
+    return states[:, :-1], states[:, -1]
 
 
 def _decays(log_kept: Any) -> tuple[Any, Any]:
@@ -150,8 +148,8 @@ def _decays(log_kept: Any) -> tuple[Any, Any]:
     # Those of whole numbers are exact; those of the rest stay small.
     whole = ops.stop_gradient(ops.round(log_kept))
     sums = [ops.cumsum(part, axis=-1) for part in (whole, log_kept - whole)]
-    between = sum(part[..., :, None] - part[..., None, :] for part in sums)
-    place = ops.arange(ops.shape(log_kept)[-1])
+    between = sum(ops.expand_dims(part, -1) - ops.expand_dims(part, -2) for part in sums)
+    place = ops.arange(0, ops.shape(log_kept)[-1])
     is_left = place[:, None] >= place[None, :]
     return sum(sums), ops.exp(ops.where(is_left, between, -float("inf")))
 

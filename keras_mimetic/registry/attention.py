@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
-from keras_mimetic.initializers.attention_projection import check_strengths, where_it_stands
+from keras_mimetic.initializers.attention_projection import check_strengths
 from keras_mimetic.measures.identity import diagonal, strengths
 from keras_mimetic.measures.middle import median
 from keras_mimetic.registry.structure import (
@@ -22,25 +22,20 @@ from keras_mimetic.registry.structure import (
     Weights,
 )
 from keras_mimetic.sites import attention as sites
+from keras_mimetic.sites.kernels import Part
 from keras_mimetic.sites.site import Site
 from keras_mimetic.structures import attention
 
 
 def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
     """(noise, identity) by pair, as far as the site takes them."""
-    shapes = {role: site.weights[role].shape for role in attention.ROLES}
-    is_square = {
-        "query_key": shapes["query"][0] == shapes["key"][0],
-        "value_output": shapes["value"][0] == shapes["output"][-1],
-    }
     strengths = {}
-    for name, square in is_square.items():
+    for name in sites.PAIRS:
         given = settings[name]
         if is_auto(given):
-            given = attention.auto_strengths(name, is_causal=site.facts.get("causal", False))
-        if given is not None:
-            has_identity = site.facts["self_attention"] and square
-            strengths[name] = where_it_stands(name, given, has_identity, site.place)
+            given = attention.auto_strengths(name, is_causal=site.facts["causal"])
+        if given is not None and name not in site.facts["skipped"]:
+            strengths[name] = given
     return strengths
 
 
@@ -76,7 +71,7 @@ def _check(settings: dict[str, Any]) -> dict[str, Any]:
 def _named(layer: Any, place: str) -> Site | None:
     if not isinstance(layer, keras.layers.MultiHeadAttention):
         return None
-    return sites.site(layer, place, self_attention=True)
+    return sites.site(layer, place)
 
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
@@ -86,28 +81,34 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
         return why
     pair = next(pair for pair in settings if role in pair.split("_"))
     noise, identity = _strengths(site, settings)[pair]
-    why = why or ("" if site.facts["self_attention"] else "cross-attention")
-    note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity"
-    return f"{note} ({why})" if why else note
+    part = site.weights[role]
+    of = f" ({role} part)" if isinstance(part, Part) and not part.is_whole else ""
+    why = f" ({why})" if why else ""
+    return f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}{why}"
 
 
 def _measure(site: Site, weights: Weights) -> Measured:
     figures: list[Figure] = []
     images: Weights = {}
-    query, key = weights["query"], weights["key"]
-    if len(query) == len(key):
+    known = set(sites.PAIRS) - sites.unknown(site)
+    if "query_key" in known and len(weights["query"]) == len(weights["key"]):
+        query, key = weights["query"], weights["key"]
         left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
         for head, factors in enumerate(zip(left, right, strict=True)):
             figures += _figures("query_key", *factors, head)
         images["query_key"] = _product(left[:, :SHOWN], right[..., :SHOWN]).mean(axis=0)
-    value, output = weights["value"], weights["output"]
-    if output.ndim == 3 and len(value) == output.shape[-1]:
+    if "value_output" in known and _is_square(weights["value"], weights["output"]):
+        value, output = weights["value"], weights["output"]
         for head in range(value.shape[1]):
             figures += _figures("value_output", value[:, head], output[head], head)[:1]
         left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
         figures += _figures("value_output", left, right)
         images["value_output"] = _product(left[:SHOWN], right[:, :SHOWN])
     return Measured(tuple(figures), images)
+
+
+def _is_square(value: np.ndarray, output: np.ndarray) -> bool:
+    return output.ndim == 3 and len(value) == output.shape[-1]
 
 
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -127,11 +128,11 @@ def _figures(
 
 def _read(readings: Sequence[Reading]) -> dict[str, Any]:
     """Where there are no figures, that pair is left."""
-    readings = [reading for reading in readings if reading.site.facts["self_attention"]]
     settings: dict[str, Any] = {}
-    for pair in ("query_key", "value_output"):
+    for pair in sites.PAIRS:
+        own = [reading for reading in readings if reading.site.facts["pairs"][pair]]
         noise, identity = (
-            median(x for reading in readings for x in reading.values.get((pair, name), []))
+            median(x for reading in own for x in reading.values.get((pair, name), []))
             for name in ("noise", "identity")
         )
         if noise is None or identity is None:

@@ -1,12 +1,13 @@
 """Depthwise convolution: filters from a covariance that widens with depth."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_mimetic._checks import check_number, check_positive
-from keras_mimetic.initializers.mimetic_depthwise import check_gain, depthwise_rms
+from keras_mimetic.initializers.mimetic_depthwise import GAINS, check_gain, depthwise_rms
 from keras_mimetic.measures.covariance import empirical_covariance, fit_over_depth, fit_sigma
 from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry.structure import (
@@ -21,7 +22,8 @@ from keras_mimetic.registry.structure import (
 )
 from keras_mimetic.sites import depthwise as sites
 from keras_mimetic.sites.operations import is_depthwise
-from keras_mimetic.sites.site import Site
+from keras_mimetic.sites.scale import rms_of
+from keras_mimetic.sites.site import Site, values_of
 from keras_mimetic.structures import depthwise
 
 
@@ -38,14 +40,33 @@ def _sigma(site: Site, settings: Settings) -> float:
 
 def _draw(site: Site, settings: Settings, seed: int) -> Weights:
     shape = tuple(site.weights["kernel"].shape)
+    if not _rms(site, settings["gain"]):
+        return {}
     filters = depthwise.depthwise_filters(
         shape[:-2],
         shape[-2] * shape[-1],
         sigma=_sigma(site, settings),
-        rms=depthwise_rms(shape, settings["gain"]),
+        rms=_rms(site, settings["gain"]),
         seed=seed,
     )
     return {"kernel": filters.reshape(shape)}
+
+
+def _rms(site: Site, gain: float | str) -> float:
+    """The root mean square entry of new filters.
+
+    `"keep"` is the scale that the layer's own initializer means, so that it does not
+    depend on its draws, or where the kernel is no draw of it, the kernel's own.
+    """
+    kernel = site.weights["kernel"]
+    if gain != "keep":
+        return depthwise_rms(tuple(kernel.shape), gain)
+    own = float(np.sqrt(np.mean(np.square(values_of(kernel), dtype=np.float64))))
+    meant = rms_of(sites.initializer_of(site.layer), tuple(kernel.shape))
+    if meant is None:
+        return own
+    # Five standard errors of the root mean square of normals.
+    return meant if abs(own / meant - 1) < 5 / np.sqrt(2 * math.prod(kernel.shape)) else own
 
 
 def _control(weights: Weights, seed: int) -> Weights:
@@ -55,11 +76,20 @@ def _control(weights: Weights, seed: int) -> Weights:
 
 def _check(settings: dict[str, Any]) -> dict[str, Any]:
     return {
-        "gain": check_gain("gain", settings["gain"]),
+        "gain": _check_gain(settings["gain"]),
         "sigma_0": check_positive("sigma_0", settings["sigma_0"]),
         "velocity": check_number("velocity", settings["velocity"]),
         "acceleration": check_number("acceleration", settings["acceleration"]),
     }
+
+
+def _check_gain(gain: Any) -> float | str:
+    if isinstance(gain, str) and gain not in ("keep", *GAINS):
+        raise ValueError(
+            "Argument `gain` must be 'keep', 'keras', 'fan_in' or a finite number > 0. "
+            f"Received: gain={gain!r}"
+        )
+    return gain if gain == "keep" else check_gain("gain", gain)
 
 
 def _named(layer: Any, place: str) -> Site | None:
@@ -67,6 +97,8 @@ def _named(layer: Any, place: str) -> Site | None:
 
 
 def _describe(site: Site, role: str, settings: Settings) -> str:
+    if not role:
+        return "its filters are zero: name a `gain`"
     return f"sigma {_sigma(site, settings):.3g} at depth {site.facts['depth']:.2f}"
 
 
@@ -112,7 +144,7 @@ def _read(readings: Sequence[Reading]) -> dict[str, Any]:
 
 DEPTHWISE = Structure(
     settings={
-        "gain": "keras",
+        "gain": "keep",
         "sigma_0": depthwise.SIGMA_0,
         "velocity": depthwise.VELOCITY,
         "acceleration": depthwise.ACCELERATION,

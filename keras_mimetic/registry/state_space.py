@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 
 from keras_mimetic._checks import check_choice
-from keras_mimetic.initializers.state_space_weight import check_correlation, check_strength
+from keras_mimetic.initializers.state_space_weight import (
+    check_a_log,
+    check_correlation,
+    check_strength,
+)
 from keras_mimetic.layers.mimetic_state_space import MimeticStateSpace
 from keras_mimetic.measures.identity import diagonal
 from keras_mimetic.measures.middle import median
@@ -73,7 +77,7 @@ def _check(settings: dict[str, Any]) -> dict[str, Any]:
             f"must not be None. Received: {settings}"
         )
     return {
-        "a_log": check_strength("a_log", settings["a_log"]),
+        "a_log": check_a_log("a_log", settings["a_log"]),
         "step": check_strength("step", settings["step"], positive=True),
         "correlation": check_correlation("correlation", settings["correlation"]),
         "convolution": check_choice("convolution", settings["convolution"], ("identity", None)),

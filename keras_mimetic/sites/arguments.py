@@ -11,6 +11,8 @@ import keras
 _FLAGS = ("training", "mask")
 # A size for the axis of the batch, which code may ask for.
 BATCH = 2
+# Sizes for axes of unknown length: of sequences, and of the sides of images.
+LENGTH, SIDE = 16, 64
 
 Arguments = tuple[Any, dict[str, Any], str]
 
@@ -26,6 +28,8 @@ def arguments_of(model: Any, inputs: Any = None) -> Iterator[Callable[[], Argume
     if inputs is not None:
         yield functools.partial(_given, model, inputs)
     elif is_functional(model):
+        if any(None in x.shape[1:] for x in model.inputs):
+            yield functools.partial(_own_inputs, model, sized=True)
         yield functools.partial(_own_inputs, model)
     else:
         for dtype in (model.compute_dtype, "int32"):
@@ -110,11 +114,15 @@ def _symbol(x: Any) -> Any:
     return keras.KerasTensor(tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
 
 
-def _own_inputs(model: Any) -> Arguments:
-    inputs = keras.tree.map_structure(
-        lambda x: keras.KerasTensor(_batched(x.shape), x.dtype, sparse=x.sparse),
-        _structure(model),
-    )
+def _own_inputs(model: Any, sized: bool = False) -> Arguments:
+    def symbol(x: Any) -> Any:
+        shape = _batched(x.shape)
+        if sized:
+            # Code may need the size of every axis.
+            shape = tuple(size or (LENGTH if len(shape) < 4 else SIDE) for size in shape)
+        return keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
+
+    inputs = keras.tree.map_structure(symbol, _structure(model))
     return [inputs], _required_training(model), ""
 
 

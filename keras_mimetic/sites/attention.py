@@ -3,69 +3,237 @@
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_mimetic.sites.causality import is_causal, values_of_tokens
-from keras_mimetic.sites.graph import Call, Graph, in_call_order
+from keras_mimetic.sites.causality import bound, is_causal, values_of_tokens
+from keras_mimetic.sites.graph import Call, Graph
+from keras_mimetic.sites.kernels import Part
 from keras_mimetic.sites.operations import source
+from keras_mimetic.sites.roles import GROUPED, NO_OUTPUT, NONE, UNKNOWN, Attention, attentions
 from keras_mimetic.sites.site import Site
+from keras_mimetic.sites.streams import Streams, streams
 from keras_mimetic.structures.attention import ROLES
 
+CROSS = {
+    "query_key": "cross-attention: query and key are of different streams",
+    "value_output": "cross-attention: values are of another stream than queries",
+}
+PAIRS = {"query_key": ("query", "key"), "value_output": ("value", "output")}
 _GROUPED = keras.layers.GroupQueryAttention
 
 
 def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
-    """One site for each attention layer.
+    """One site for each attention, in the order of the network.
 
-    Its fact `self_attention` is whether query, key and value are one tensor in
-    every call of the layer, `causal` whether one of its calls hides what comes
-    later (as far as the mask can be seen), `tokens` whether what flows into it
-    began as integer tokens.
+    Attention is a `MultiHeadAttention`, or what has its parts: projections, a
+    product, a softmax, a product, a projection. Whether a pair of weights has the
+    identity is judged for each pair (`facts["pairs"]`): the query-key pair where
+    queries and keys are of one stream of channels, the value-output pair where
+    values and queries are. `self_attention` is whether both are. `causal` is
+    whether one of its calls hides what comes later (as far as the mask can be
+    seen), `tokens` whether what flows into it began as integer tokens.
     """
-    tokens = values_of_tokens(graph)
+    looked = _Looked(graph, places)
+    order: dict[int, int] = {}
+    for number, call in enumerate(graph.calls):
+        order.setdefault(id(call.operation), number)
+    sites = [*_layers(graph, layers, looked), *_in_operations(graph, looked)]
+    return sorted(sites, key=lambda site: order.get(id(site.layer), len(graph.calls)))
+
+
+class _Looked:
+    """What the finder looks up of a graph."""
+
+    def __init__(self, graph: Graph, places: dict[int, str]) -> None:
+        self.places = places
+        self.streams: Streams = streams(graph)
+        self.tokens = values_of_tokens(graph)
+
+    def one_stream(self, a: Any, b: Any) -> bool:
+        if source(a) is source(b):
+            return True
+        a, b = self.streams.get(id(a), frozenset()), self.streams.get(id(b), frozenset())
+        return bool(a & b)
+
+
+def _layers(graph: Graph, layers: list[Any], looked: _Looked) -> list[Site]:
     calls: dict[int, list[Call]] = {}
     for call in graph.calls:
-        if not call.seen:
-            continue
-        calls.setdefault(id(call.operation), []).append(call)
+        if call.seen:
+            calls.setdefault(id(call.operation), []).append(call)
     sites = []
-    attention = [x for x in layers if isinstance(x, (keras.layers.MultiHeadAttention, _GROUPED))]
-    for layer in in_call_order([layer for layer in attention if layer.built], graph):
-        place = places[id(layer)]
-        if isinstance(layer, _GROUPED):
-            reason = "grouped-query attention: no structure is known for shared keys"
-            sites.append(Site("attention", place, layer, {}, left=reason))
+    for layer in layers:
+        if not isinstance(layer, (keras.layers.MultiHeadAttention, _GROUPED)) or not layer.built:
             continue
-        seen = calls.get(id(layer), [])
+        place, seen = looked.places[id(layer)], calls.get(id(layer), [])
+        if isinstance(layer, _GROUPED):
+            sites.append(Site("attention", place, layer, {}, left=GROUPED))
+            continue
         reason = "" if seen else "no call of it could be followed; `rules` may name it"
-        own = bool(seen) and all(_is_self_attention(call) for call in seen)
+        pairs = [_pairs(call, looked) for call in seen]
         facts = {
             "causal": any(is_causal(call) for call in seen),
-            "tokens": any(id(value) in tokens for call in seen for value in call.inputs),
+            "tokens": any(id(value) in looked.tokens for call in seen for value in call.inputs),
         }
-        sites.append(site(layer, place, self_attention=own, left=reason, **facts))
+        own = {name: bool(seen) and all(pair[name] for pair in pairs) for name in PAIRS}
+        sites.append(site(layer, place, own, left=reason, **facts))
     return sites
 
 
 def site(
     layer: Any,
     place: str,
+    pairs: dict[str, bool] | None = None,
     *,
-    self_attention: bool,
     left: str = "",
     causal: bool = False,
     tokens: bool = False,
 ) -> Site:
-    """The site of a built `MultiHeadAttention`."""
+    """The site of a built `MultiHeadAttention`; `pairs` are those of one stream."""
     kernels = {role: getattr(layer, f"{role}_dense").kernel for role in ROLES}
     if not left and len(kernels["output"].shape) != 3:
         left = "its output has several axes: the structure is that of a matrix"
-    facts = {"self_attention": self_attention, "causal": causal, "tokens": tokens}
-    return Site("attention", place, layer, kernels, facts, left)
+    pairs = dict.fromkeys(PAIRS, True) if pairs is None else pairs
+    skipped = {} if left else {name: CROSS[name] for name, own in pairs.items() if not own}
+    facts = {"causal": causal, "tokens": tokens, "skipped": skipped}
+    return _judged("attention", place, layer, kernels, facts, left, pairs)
 
 
-def _is_self_attention(call: Any) -> bool:
-    arguments = dict(zip(("query", "value", "key"), call.args, strict=False))
-    arguments.update(call.kwargs)
-    query, value, key = (source(arguments.get(name)) for name in ("query", "value", "key"))
+def _judged(
+    structure: str,
+    place: str,
+    layer: Any,
+    weights: dict[str, Any],
+    facts: dict[str, Any],
+    left: str,
+    pairs: dict[str, bool],
+    others: tuple[Any, ...] = (),
+) -> Site:
+    """A site, left as a whole where each of its pairs is."""
+    skipped = facts["skipped"]
+    for name, (first, second) in PAIRS.items():
+        if name in skipped or left or not {first, second} <= set(weights):
+            continue
+        rows = weights[first].shape[0]
+        columns = weights[second].shape[0 if second == "key" else -1]
+        if rows != columns:
+            skipped[name] = f"its product is not square ({rows} by {columns})"
+    if not left and len(skipped) == len(PAIRS):
+        both = list(dict.fromkeys(skipped.values()))
+        is_cross = set(skipped.values()) <= set(CROSS.values())
+        left = "cross-attention" if is_cross else "; ".join(both)
+    facts = {**facts, "pairs": pairs, "self_attention": all(pairs.values())}
+    return Site(structure, place, layer, weights, facts, left, others=others)
+
+
+def unknown(site: Site) -> set[str]:
+    """Pairs of a site without the weights of heads that could be multiplied."""
+    is_layer = isinstance(site.layer, keras.layers.MultiHeadAttention)
+    return {
+        name
+        for name, roles in PAIRS.items()
+        if not is_layer and not all(isinstance(site.weights.get(role), Part) for role in roles)
+    }
+
+
+def _pairs(call: Call, looked: _Looked) -> dict[str, bool]:
+    arguments = bound(call) if call.args or call.kwargs else {}
+    query = arguments.get("query", call.inputs[0] if call.inputs else None)
+    value = arguments.get("value")
     # A derived layer may take one argument.
-    return (value is None or value is query) and (key is None or key is query)
+    value = query if value is None else value
+    key = arguments.get("key")
+    key = value if key is None else key
+    return {
+        "query_key": looked.one_stream(query, key),
+        "value_output": looked.one_stream(query, value),
+    }
+
+
+def _in_operations(graph: Graph, looked: _Looked) -> list[Site]:
+    """Attention whose projections are layers of their own, or parts of one."""
+    by_layer: dict[int, list[Attention]] = {}
+    for found in attentions(graph):
+        sources = [found.query_source, found.key_source, found.value_source, found.output]
+        layer = next(x.call.operation for x in sources if x is not None)
+        if id(layer) in looked.places:
+            by_layer.setdefault(id(layer), []).append(found)
+    return [_operations_site(calls, looked) for calls in by_layer.values()]
+
+
+def _operations_site(calls: list[Attention], looked: _Looked) -> Site:
+    found = calls[0]
+    sources = dict(
+        zip(
+            ROLES,
+            (found.query_source, found.key_source, found.value_source, found.output),
+            strict=True,
+        )
+    )
+    index = dict(zip(ROLES, (found.query, found.key, found.value, found.rows), strict=True))
+    weights: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    pairs: dict[str, bool] = {}
+    for name, roles in PAIRS.items():
+        why = found.odd.get("both") or found.odd.get(name, "")
+        missing = [role for role in roles if sources[role] is None]
+        if missing == ["output"]:
+            why = why or NO_OUTPUT
+        elif missing:
+            why = why or f"its {' and '.join(missing)} {NONE}"
+        if not why and any(index[role] is None for role in roles):
+            why = UNKNOWN
+        inputs = [_input(sources[role]) for role in ("query", roles[0], roles[-1])]
+        first, second = (inputs[0], inputs[2]) if name == "query_key" else (inputs[0], inputs[1])
+        pairs[name] = first is not None and second is not None and looked.one_stream(first, second)
+        if not why and not pairs[name]:
+            why = CROSS[name]
+        if not why and any(not _same(found, other, name) for other in calls[1:]):
+            why = "its calls differ in what they do with its weights"
+        if why:
+            skipped[name] = why
+        weights |= {
+            role: _part(sources[role], None if index[role] is None else index[role], role)
+            for role in roles
+            if sources[role] is not None
+        }
+    for name, roles in PAIRS.items():
+        whole = all(isinstance(weights.get(role), Part) for role in roles)
+        if name not in skipped and not whole:
+            skipped[name] = UNKNOWN
+    kernels = [x for x in sources.values() if x is not None]
+    layer = kernels[0].call.operation
+    facts = {
+        "causal": any(call.causal for call in calls),
+        "tokens": any(id(v) in looked.tokens for call in calls for v in call.inputs),
+        "skipped": skipped,
+    }
+    others = tuple(x.call.operation for x in kernels)
+    place = looked.places[id(layer)]
+    return _judged("attention", place, layer, weights, facts, "", pairs, others)
+
+
+def _input(projection: Any) -> Any:
+    return None if projection is None else projection.call.inputs[0]
+
+
+def _same(a: Attention, b: Attention, pair: str) -> bool:
+    names = ("query", "key") if pair == "query_key" else ("value", "rows")
+    sources = ("query_source", "key_source") if pair == "query_key" else ("value_source", "output")
+    for name in sources:
+        one, other = getattr(a, name), getattr(b, name)
+        if one is None or other is None or one.call.operation is not other.call.operation:
+            return False
+    for name in names:
+        one, other = getattr(a, name), getattr(b, name)
+        if one is None or other is None or not np.array_equal(one, other):
+            return False
+    return True
+
+
+def _part(projection: Any, index: Any, role: str) -> Any:
+    """The weights of a role: part of a kernel, or the whole where it is not known which."""
+    kernel = projection.call.operation.kernel
+    if index is None or projection.matrix is None:
+        return kernel
+    return Part(kernel, projection.matrix, index, 0 if role == "output" else 1)

@@ -60,12 +60,7 @@ class Recorder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        # Layers that were called, and whatever must outlive its `id`.
-        self.entered: dict[int, Any] = {}
         self._constants: dict[int, Symbol] = {}
-        self._keep: list[Any] = []
-        # Layers whose sublayers are still to be followed one by one.
-        self._closed: list[tuple[Any, list[Value]]] = []
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
@@ -76,75 +71,79 @@ class Recorder:
             listening.recorder, listening.is_tracing = None, False
 
     def model(self, model: Any, inputs: Any, after: tuple[Value, ...] = ()) -> Any:
-        """Calls a model on what it was built for; its outputs, or `None`."""
-        best: tuple[int, str] | None = None
-        kept: Any = None
-        makers = [] if _has_no_call(model) else arguments_of(model, inputs)
-        for make in makers:
-            mark = self._mark()
+        """Calls a model on what it was built for; its outputs, or `None`.
+
+        Of several attempts the one that leaves the least hidden counts.
+        """
+        best: tuple[tuple[int, int], Any, Any, str] | None = None
+        why = NO_CALL
+        mark = self._mark()
+        for make in () if _has_no_call(model) else arguments_of(model, inputs):
+            outputs, assumed = None, ""
             try:
                 args, kwargs, assumed = make()
                 args, kwargs = keras.tree.map_structure(
                     lambda x: self._input(x, after), (args, kwargs)
                 )
                 outputs = model(*args, **kwargs)
+                rank = len(self.graph.opaque) - mark[1], mark[0] - len(self.graph.calls)
             except Exception as error:
-                came = len(self.graph.calls) - mark[0]
-                if best is None or came > best[0]:
-                    best, kept = (came, reason(error)), self._since(mark)
-                self._reset(mark)
-                continue
-            if self._failed_at(model, mark):
-                came = len(self.graph.calls) - mark[0]
-                why = self.graph.opaque[-1][1]
-                if best is None or came > best[0]:
-                    best, kept = (came, why), self._since(mark)
-                self._reset(mark)
-                continue
-            self.graph.assumed += [(model, assumed)] if assumed else []
-            return outputs
-        if kept is not None:
-            self._restore(kept)
-        if not any(layer is model for layer, _ in self.graph.opaque):
-            self.graph.opaque.append((model, best[1] if best else NO_CALL))
-        if not any(layer is model for layer, _ in self._closed):
-            self._closed.append((model, list(after)))
-        return None
+                why = reason(error) if best is None else why
+                # Worse than whatever it is called with.
+                rank = len(sublayers(model)), mark[0] - len(self.graph.calls)
+            if best is None or rank < best[0]:
+                best = rank, self._since(mark), outputs, assumed
+            self._reset(mark)
+            if rank[0] == 0:
+                break
+        if best is not None:
+            self._restore(best[1])
+            if best[3]:
+                self.graph.assumed.append((model, best[3]))
+        outputs = None if best is None else best[2]
+        if outputs is None and not self._is_opaque(model):
+            self.graph.opaque.append((model, why))
+            self._one_by_one(model, list(after))
+        return outputs
 
-    def follow_closed(self) -> None:
-        """Follows the sublayers of what could not be followed, one by one."""
-        while self._closed:
-            layer, around = self._closed.pop(0)
-            for sub in layer._flatten_layers(include_self=False, recursive=False):
-                if id(sub) not in self.entered and sub.weights and is_composite(sub):
-                    self.entered[id(sub)] = sub
+    def _is_opaque(self, layer: Any) -> bool:
+        return any(known is layer for known, _ in self.graph.opaque)
+
+    def _one_by_one(self, layer: Any, around: list[Value]) -> list[Value]:
+        """Follows the sublayers of what could not be followed; what they give."""
+        start = len(self.graph.calls)
+        for sub in layer._flatten_layers(include_self=False, recursive=False):
+            called = {id(call.operation) for call in self.graph.calls}
+            inside = sublayers(sub)
+            if self._is_opaque(sub) or any(id(inner) in called for inner in inside):
+                continue
+            if is_composite(sub):
+                if sub.weights:
                     self.model(sub, None, tuple(around))
-                elif id(sub) not in self.entered and not is_composite(sub):
-                    self.entered[id(sub)] = sub
-                    self._alone(sub, around)
+            else:
+                self._alone(sub, around)
+        return _ends(self.graph.calls[start:])
 
     def _alone(self, layer: Any, around: list[Value]) -> None:
         """A plain layer that no call was seen of: its place, and what is within."""
-        self._closed.append((layer, around))
+        value = Value((), "", after=(*around, *self._one_by_one(layer, around)))
         if layer.built:
-            value = Value((), "", after=tuple(around))
-            self.graph.calls.append(Call(layer, [], {}, [value], [], seen=False))
+            output = Value((), "")
+            call = Call(layer, [], {}, [value], [output], seen=False)
+            output.producer = call
+            self.graph.calls.append(call)
 
     # What Keras calls while it is listened to.
 
     def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
         """In place of `symbolic_call` of a layer or operation."""
-        if isinstance(operation, keras.layers.Layer):
-            self.entered[id(operation)] = operation
         if is_composite(operation):
             return self._enter(operation, args, kwargs)
         if isinstance(operation, keras.layers.TimeDistributed):
             return self._time_distributed(operation, args, kwargs)
         with self.paused():
             spec = _spec(operation, args, kwargs)
-        outputs = self._record(operation, args, kwargs, spec)
-        self._hides(operation)
-        return outputs
+        return self._record(operation, args, kwargs, spec, self._hidden(operation, args, kwargs))
 
     def foreign(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Records a function of the backend's own."""
@@ -202,13 +201,10 @@ class Recorder:
         start = len(self.graph.calls)
         self._restore(best[2])
         self.graph.opaque.append((layer, best[1]))
-        inner = self.graph.calls[start:]
-        values = _values((args, kwargs))
-        self._closed.append((layer, values))
+        self._one_by_one(layer, _values((args, kwargs)))
+        ends = _ends(self.graph.calls[start:])
         with self.paused():
             spec = layer.compute_output_spec(*args, **kwargs)
-        used = {id(value) for call in inner for value in call.inputs}
-        ends = [v for call in inner for v in call.outputs if id(v) not in used]
         # Nobody knows what it did with what was not used before it failed.
         return self._record(layer, args, kwargs, spec, ends)
 
@@ -249,15 +245,15 @@ class Recorder:
             return x.value
         return self._symbol(x).value if isinstance(x, keras.KerasTensor) else x
 
-    def _hides(self, operation: Any) -> None:
-        """A layer of Keras's around others, such as `RNN`, is not looked into."""
+    def _hidden(self, operation: Any, args: Any, kwargs: Any) -> list[Value]:
+        """What the layers give that one of Keras's, such as `RNN`, is put around."""
         if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
-            return
-        is_known = any(operation is layer for layer, _ in self.graph.opaque)
-        if len(sublayers(operation)) > 1 and not is_known:
-            what = f"{type(operation).__name__} hides what stands around its layers"
-            self.graph.opaque.append((operation, what))
-            self._closed.append((operation, []))
+            return []
+        if len(sublayers(operation)) == 1 or self._is_opaque(operation):
+            return []
+        what = f"{type(operation).__name__} hides what stands around its layers"
+        self.graph.opaque.append((operation, what))
+        return self._one_by_one(operation, _values((args, kwargs)))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -270,7 +266,7 @@ class Recorder:
     # An attempt that failed is taken back, or kept as far as it came.
 
     def _lists(self) -> tuple[list[Any], ...]:
-        return self.graph.calls, self.graph.opaque, self._closed
+        return self.graph.calls, self.graph.opaque
 
     def _mark(self) -> list[int]:
         return [len(items) for items in self._lists()]
@@ -285,9 +281,6 @@ class Recorder:
     def _restore(self, kept: list[list[Any]]) -> None:
         for items, more in zip(self._lists(), kept, strict=True):
             items += more
-
-    def _failed_at(self, model: Any, mark: Any) -> bool:
-        return any(layer is model for layer, _ in self.graph.opaque[mark[1] :])
 
 
 NO_CALL = "it has no `call`; its layers were followed one by one"
@@ -311,7 +304,26 @@ def _has_no_call(layer: Any) -> bool:
 def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
     if declares_its_base_class_output(operation):
         return keras.Operation.compute_output_spec(operation, *args, **kwargs)
-    return operation.compute_output_spec(*args, **kwargs)
+    spec = operation.compute_output_spec(*args, **kwargs)
+    if isinstance(operation, keras.layers.EinsumDense) and None in spec.shape:
+        return keras.KerasTensor(_einsum_shape(operation, args[0].shape, spec.shape), spec.dtype)
+    return spec
+
+
+def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ...]:
+    """The shape of an `EinsumDense`'s output, also where its declaration leaves sizes open."""
+    left, _, output = layer.equation.replace(" ", "").partition("->")
+    term = left.partition(",")[0]
+    if "." in term or len(term) != len(given) or len(output) != len(declared):
+        return tuple(declared)
+    sizes = dict(zip(term, given, strict=True))
+    return tuple(size or sizes.get(x) for x, size in zip(output, declared, strict=True))
+
+
+def _ends(calls: list[Call]) -> list[Value]:
+    """What calls give that none of them takes."""
+    used = {id(value) for call in calls for value in call.inputs}
+    return [value for call in calls for value in call.outputs if id(value) not in used]
 
 
 def _values(structure: Any) -> list[Value]:

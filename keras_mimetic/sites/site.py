@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mimetic.sites.kernels import Part
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Site:
@@ -23,6 +25,7 @@ class Site:
             such as the second matrix of an MLP. They are measured, and written
             only where a setting asks for it.
         by_rule: Whether it was a rule of the user's that left it.
+        others: Layers that the weights belong to besides `layer`.
     """
 
     structure: str
@@ -33,6 +36,7 @@ class Site:
     left: str = ""
     around: dict[str, Any] = dataclasses.field(default_factory=dict)
     by_rule: bool = False
+    others: tuple[Any, ...] = ()
 
     def variable(self, role: str) -> Any:
         """The variable of a role, also of one around it."""
@@ -40,5 +44,10 @@ class Site:
 
 
 def values_of(variable: Any) -> np.ndarray:
-    """Values of a variable or tensor, in float32, which every backend can turn into an array."""
+    """Values of a variable, part of one or tensor, in float32.
+
+    Every backend can turn that into an array.
+    """
+    if isinstance(variable, Part):
+        return variable.take(values_of(variable.variable))
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

@@ -30,5 +30,4 @@ def trace(model: Any, inputs: Any = None) -> Graph:
         outputs = recorder.model(model, inputs)
         flat = keras.tree.flatten(outputs)
         graph.outputs = [x.value for x in flat if isinstance(x, Symbol)]
-        recorder.follow_closed()
     return graph

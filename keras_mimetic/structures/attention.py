@@ -185,6 +185,9 @@ def _factors(
             "Arguments `noise` and `identity` must not both be 0. "
             f"Received: noise={noise}, identity={identity}"
         )
+    # The product is factored near a scale of 1: its square would not fit into float32.
+    exponent = _exponent(max(noise, abs(identity)))
+    noise, identity = math.ldexp(noise, -2 * exponent), math.ldexp(identity, -2 * exponent)
     std = noise / math.sqrt(math.sqrt(rows * columns))
     z = draws.draw("untruncated_normal", (rows, columns), draws.subseed(seed, 0), threads=1)
     if noise:
@@ -204,7 +207,17 @@ def _factors(
         square = draws.draw("untruncated_normal", (rank, left.shape[1]), draws.subseed(seed, 1))
         spread = np.linalg.qr(square)[0]
         left, right = left @ spread.T, spread @ right
+    if exponent:
+        with np.errstate(over="ignore", under="ignore"):
+            left, right = (np.ldexp(factor, exponent) for factor in (left, right))
     return left, right
+
+
+def _exponent(strength: float) -> int:
+    """The power of 2 by which both factors of a product are scaled; 0 for usual strengths."""
+    if 1e-3 <= strength <= 1e3:
+        return 0
+    return round(math.frexp(strength)[1] / 2)
 
 
 def _truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:

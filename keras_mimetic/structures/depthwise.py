@@ -104,10 +104,12 @@ def depthwise_filters(
     values, vectors = _spectrum(kernel_size, sigma)
     pixels = len(values)
     # The symmetric root is unique, whatever the signs and order of eigenvectors.
-    root = (vectors * np.sqrt(values)) @ vectors.T * (rms * math.sqrt(pixels))
+    root = (vectors * np.sqrt(values)) @ vectors.T
     noise = draws.draw("untruncated_normal", (count, pixels), seed)
-    filters = root @ noise.T.astype(np.float64)
-    return filters.astype(np.float32).reshape(*kernel_size, count)
+    # What float32 cannot hold becomes inf, for the caller to see.
+    with np.errstate(over="ignore", under="ignore"):
+        filters = (root * (rms * math.sqrt(pixels))) @ noise.T.astype(np.float64)
+        return filters.astype(np.float32).reshape(*kernel_size, count)
 
 
 def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:
@@ -132,8 +134,10 @@ def _spectrum(kernel_size: tuple[int, ...], sigma: float) -> tuple[np.ndarray, n
     from_centre, apart = distances(kernel_size)
     # M enters as a factor and its scale is lost, so let its largest entry be 1:
     # the centre of a filter of even size is no pixel.
-    m = np.exp(-(from_centre - from_centre.min()) / (2 * sigma))
-    product = m[:, None] * (np.exp(-apart / (2 * sigma)) - np.exp(-from_centre / (2 * sigma)) / 2)
+    with np.errstate(over="ignore", under="ignore"):  # of a sigma next to 0
+        m = np.exp(-(from_centre - from_centre.min()) / (2 * sigma))
+        s = np.exp(-from_centre / (2 * sigma))
+        product = m[:, None] * (np.exp(-apart / (2 * sigma)) - s / 2)
     values, vectors = np.linalg.eigh((product + product.T) / 2)
     values = np.maximum(values, 0)
     return values / values.sum(), vectors

@@ -85,7 +85,8 @@ def log_decays(shape: tuple[int], *, a_log: float | None, seed: int) -> np.ndarr
         float32 array of that shape.
     """
     if a_log is not None:
-        return np.full(shape, a_log, np.float32)
+        with np.errstate(over="ignore"):
+            return np.full(shape, a_log).astype(np.float32)
     return np.log(_between(*_DECAYS, shape, draws.subseed(seed, 1))).astype(np.float32)
 
 
@@ -107,7 +108,8 @@ def step_biases(shape: tuple[int], *, step: float | None, seed: int) -> np.ndarr
         low, high = np.log(_STEPS)
         steps = np.exp(_between(low, high, shape, draws.subseed(seed, 2)))
     # The inverse of softplus, without the overflow of log(exp(x) - 1).
-    return (steps + np.log(-np.expm1(-steps))).astype(np.float32)
+    with np.errstate(over="ignore", divide="ignore"):
+        return (steps + np.log(-np.expm1(-steps))).astype(np.float32)
 
 
 def conv_kernel(shape: tuple[int, int], *, identity: bool, seed: int) -> np.ndarray:
