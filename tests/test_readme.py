@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import textwrap
 
 import keras
 import pytest
@@ -13,7 +14,11 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def blocks(page, language):
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    """Also those in lists, which are indented."""
+    found = re.findall(
+        rf"^( *)```{language}\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    return [textwrap.dedent(block) for _, block in found]
 
 
 def run(page):
