@@ -21,7 +21,8 @@ import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, sys.argv.pop(1))
-import imagenet, script
+import imagenet
+import script
 script.run(imagenet.main)
 """
 
