@@ -1,7 +1,5 @@
 import csv
-import os
 import pathlib
-import subprocess
 import sys
 
 import keras
@@ -17,6 +15,7 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 import compare
 import data
 import report
+import scripts
 import training
 import verdict
 from lsuv import unit_variance
@@ -37,14 +36,8 @@ def array(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "benchmarks/compare.py", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
+def run(*arguments, in_process=True):
+    return scripts.run("benchmarks/compare.py", *arguments, in_process=in_process)
 
 
 def test_a_comparison_and_its_resumption(tmp_path):
@@ -52,7 +45,7 @@ def test_a_comparison_and_its_resumption(tmp_path):
         *("--epochs", 2, "--train-size", 64, "--model", "mixer", "--row", "bias-0.5", "all_half"),
         *("--seeds", 2, "--learning-rate", "2e-3", "--output", tmp_path),
     )
-    first = run(*arguments, "--processes", 2)
+    first = run(*arguments, "--processes", 2, in_process=False)
     assert first.returncode == 0, first.stderr
     with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))

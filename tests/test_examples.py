@@ -1,7 +1,5 @@
 import csv
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -15,12 +13,12 @@ pytest.importorskip("sklearn")
 import cifar10
 import data
 import models
+import options
 import report
+import scripts
 import training
 
 import keras_mimetic
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def small_npz(path, count=40, shape=(32, 32, 3)):
@@ -34,15 +32,8 @@ def small_npz(path, count=40, shape=(32, 32, 3)):
     return path
 
 
-def run(*arguments, script="cifar10", **kwargs):
-    return subprocess.run(
-        [sys.executable, f"examples/{script}.py", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
+def run(*arguments, script="cifar10", in_process=True):
+    return scripts.run(f"examples/{script}.py", *arguments, in_process=in_process)
 
 
 def rows_of(folder):
@@ -53,7 +44,7 @@ def rows_of(folder):
 def test_the_main_job_and_its_resumption(tmp_path):
     out = tmp_path / "out"
     arguments = ("--epochs", 1, "--train-size", 200, "--verbose", 2, "--output", out)
-    first = run(*arguments, "--seeds", 1)
+    first = run(*arguments, "--seeds", 1, in_process=False)
     assert first.returncode == 0, first.stderr
     assert {path.name for path in out.iterdir()} == {
         "runs.csv",
@@ -126,6 +117,7 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
         "augment": "on",
         "mixed_precision": "bfloat16",
         "jit": "off",
+        "init_version": options.INIT_VERSION,
         "backend": keras.backend.backend(),
     }
     table = (tmp_path / "out" / "table.md").read_text()
@@ -158,8 +150,8 @@ def test_cifar10_without_tensorflow_or_data_says_what_to_do(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def look(*arguments):
-    return run(*arguments, script="look_inside")
+def look(*arguments, in_process=True):
+    return run(*arguments, script="look_inside", in_process=in_process)
 
 
 def figures_of(path, when):
@@ -190,7 +182,7 @@ def test_looking_inside_before_and_after_training(tmp_path):
         assert before != after
     assert {key[1] for key in after} == {"first", "kernel"}  # of the ConvMixer
 
-    second = look(*arguments)
+    second = look(*arguments, in_process=False)
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("trained before") == 2
     assert figures_of(out / "convmixer.csv", "after") == after

@@ -20,6 +20,7 @@ import recipe
 import report
 import run_log
 import script
+import scripts
 
 SCRIPT = pathlib.Path(imagenet.__file__)
 SMALL = (
@@ -250,7 +251,8 @@ def test_bad_arguments(given, message, tmp_path, capsys):
 
 
 def test_errors_are_one_sentence(tmp_path):
-    finished = run(*SMALL, "--image-size", 40, output=tmp_path / "out")
+    given = arguments(*SMALL, "--image-size", 40, output=tmp_path / "out")
+    finished = scripts.run("examples/imagenet.py", *given)
     assert finished.returncode == 1
     assert finished.stderr.splitlines()[-1].startswith("imagenet.py: --image-size 40 is no")
     assert "Traceback" not in finished.stderr

@@ -1,11 +1,10 @@
-import os
 import pathlib
-import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import scripts
 import timing
 
 SMALL = (
@@ -15,13 +14,7 @@ SMALL = (
 
 
 def run(*arguments):
-    finished = subprocess.run(
-        [sys.executable, "benchmarks/speed.py", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
+    finished = scripts.run("benchmarks/speed.py", *arguments)
     assert finished.returncode == 0, finished.stderr
     header, table = finished.stdout.split("\n\n")
     assert header.startswith("Speed; ")

@@ -2,11 +2,11 @@ import csv
 import importlib.util
 import mmap
 import pathlib
-import subprocess
 import sys
 
 import keras
 import pytest
+import scripts
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
@@ -14,7 +14,6 @@ import state_space
 from state_space import Result
 from state_space_layers import FORWARD, NAIVE, OURS, TRAINING
 
-ROOT = pathlib.Path(__file__).parent.parent
 SIZES = (
     *("--lengths", "16", "32", "--width", "32", "--state-dim", "8", "--head-dim", "16"),
     *("--batch", "64", "--repeats", "2", "--their-chunks", "8", "16"),
@@ -45,10 +44,8 @@ def read(printed):
 
 def test_times_of_each_length_beside_what_the_backend_has(tmp_path):
     output = tmp_path / "times.csv"
-    command = [sys.executable, "benchmarks/state_space.py", *SIZES, "--part", "time"]
-    finished = subprocess.run(
-        [*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True
-    )
+    arguments = (*SIZES, "--part", "time", "--output", output)
+    finished = scripts.run("benchmarks/state_space.py", *arguments)
     assert finished.returncode == 0, finished.stderr
     header, rows = read(finished.stdout)
     assert ("beside transformers" in header) == TRANSFORMERS
