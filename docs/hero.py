@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-import models  # noqa: E402
-import report  # noqa: E402
+import models
+import report
 
-import keras_mimetic  # noqa: E402
+import keras_mimetic
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Pixels of the value-output product of layer 1 in that picture: rows, columns.

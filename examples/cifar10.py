@@ -17,30 +17,26 @@ if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
 
 import argparse
-import functools
 import time
 
-import data
-import keras
 import options
-import report
-from models import MODELS
-from training import INITS, INITS_HELP, build, evaluate, fit
-
-# What the table compares besides each with the first: what the structure is worth
-# beyond its scale, what MLPs add to the spatial structures, and what the mean adds to the bias.
-CONTRASTS = [("spatial", "control"), ("all", "spatial"), ("mlp", "bias")]
 
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = functools.partial(parser.add_argument, metavar="")
+    add = options.adder(parser)
     options.add_data(add, parser)
-    add("--model", nargs="+", choices=MODELS, default=["vit"], help=f"{', '.join(MODELS)} [vit]")
-    inits = f"{INITS_HELP} [default all]"
-    add("--init", nargs="+", choices=INITS, default=["default", "all"], help=inits)
+    add(
+        "--model",
+        nargs="+",
+        choices=options.MODELS,
+        default=["vit"],
+        help=f"{', '.join(options.MODELS)} [vit]",
+    )
+    inits = f"{options.INITS_HELP} [default all]"
+    add("--init", nargs="+", choices=options.INITS, default=["default", "all"], help=inits)
     add("--seeds", type=options.positive(int), default=3, help="paired seeds, from 0 [%(default)s]")
     add(
         "--learning-rate",
@@ -58,8 +54,24 @@ def parse(argv=None):
     return args
 
 
+if __name__ == "__main__":
+    # Before Keras, whose import takes seconds: --help and wrong options are answered at once.
+    parse()
+
+import data
+import keras
+import report
+from training import build, evaluate, fit
+
+# What the table compares besides each with the first: what the structure is worth
+# beyond its scale, what MLPs add to the spatial structures, and what the mean adds to the bias.
+CONTRASTS = [("spatial", "control"), ("all", "spatial"), ("mlp", "bias")]
+
+
 def main(argv=None):
     args = parse(argv)
+    if args.dataset == "digits":
+        print("Training on scikit-learn's 8x8 digits; --dataset cifar10 trains on CIFAR-10.")
     images = data.load(
         args.dataset,
         data_dir=args.data_dir,

@@ -14,7 +14,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import options
 import script
 from imagenet_data import ALONE, Host
 
@@ -38,16 +37,6 @@ class Devices:
     replicas: int = 1
     host: Host = ALONE
     scope: Any = contextlib.nullcontext
-
-
-def add_options(add):
-    """Options that say which devices."""
-    number = "how many of this host [all accelerators; one CPU]"
-    add("--devices", type=options.positive(int), help=number)
-    model_devices = "devices that share each layer's weights (JAX, ViT) [%(default)s]"
-    add("--model-devices", type=options.positive(int), default=1, help=model_devices)
-    hosts = "JAX on several hosts: HOST:PORT of the first, their number, and which this is"
-    add("--hosts", nargs=3, metavar=("ADDRESS", "COUNT", "NUMBER"), help=hosts)
 
 
 def use(args, recipe):

@@ -21,30 +21,15 @@ import functools
 import importlib.util
 import pathlib
 
-import checkpoint
-import devices
-import imagenet_data
-import imagenet_sources
-import keras
 import options
 import recipe as recipes
-import report
-import run_log
-import speed_alone
-from blocks import ImageBank
-from imagenet_models import MODELS
-from training import INITS, INITS_HELP, start
-
-from keras_mimetic.draws import subseed
-
-_SYNTHETIC_CLASSES = 1000
 
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = functools.partial(parser.add_argument, metavar="")
+    add = options.adder(parser)
     sets = "a TFDS data set with images and labels, or synthetic, for speed alone [%(default)s]"
     add("--dataset", default="imagenet2012", help=sets)
     add("--data-dir", type=options.text, help="folder of TFDS data sets [TFDS's own]")
@@ -60,23 +45,45 @@ def parse(argv=None):
     add("--synthetic-images", type=options.positive(int), default=1_281_167, help=size)
     buffer = "encoded images that TFDS's order is mixed over [%(default)s]"
     add("--shuffle-buffer", type=options.positive(int), default=16_384, help=buffer)
-    add("--model", choices=MODELS, default="vit_s16", help=f"{', '.join(MODELS)} [%(default)s]")
-    add("--init", choices=INITS, default="all", help=f"{INITS_HELP} [%(default)s]")
-    add("--seed", type=options.seed, default=0, help="[%(default)s]")
+    models = f"network: {', '.join(options.IMAGENET_MODELS)} [%(default)s]"
+    add("--model", choices=options.IMAGENET_MODELS, default="vit_s16", help=models)
+    add("--init", choices=options.INITS, default="all", help=f"{options.INITS_HELP} [%(default)s]")
+    add("--seed", type=options.seed, default=0, help="of weights and batches [%(default)s]")
     recipes.add_options(add)
     options.add_computation(add)
-    devices.add_options(add)
+    options.add_devices(add)
     flag = functools.partial(parser.add_argument, action="store_true")
     flag("--resume", help="go on from the last whole epoch in the output folder, if there is one")
     flag("--tensorboard", help="logs for TensorBoard, too (needs TensorFlow)")
     flag("--speed", help="only print what data alone and steps alone take, and the recipe")
-    add("--verbose", type=int, choices=(0, 1, 2), default=1, help="as in Keras [%(default)s]")
+    options.add_verbose(add)
     add(
         "--output",
         type=options.text,
         help="folder for the results [results/imagenet-MODEL-INIT-seedSEED-BACKEND]",
     )
     return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    # Before Keras, whose import takes seconds: --help and wrong options are answered at once.
+    parse()
+
+import checkpoint
+import devices
+import imagenet_data
+import imagenet_sources
+import keras
+import report
+import run_log
+import speed_alone
+from blocks import ImageBank
+from imagenet_models import MODELS
+from training import start
+
+from keras_mimetic.draws import subseed
+
+_SYNTHETIC_CLASSES = 1000
 
 
 def main(argv=None):

@@ -17,7 +17,6 @@ if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
 
 import argparse
-import functools
 import itertools
 import json
 import math
@@ -25,19 +24,7 @@ import statistics
 import textwrap
 import time
 
-import keras
-import language_text
-import numpy as np
 import options
-import processes
-import report
-from blocks import LearnedPositions
-from models import glorot, head, mlp, sub_streams
-from training import adamw
-
-import keras_mimetic
-from keras_mimetic import draws
-from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
 
 
 def _row(mean=0.0, hidden_bias=None, value_output=None, query_key=None, control=False):
@@ -85,16 +72,16 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = functools.partial(parser.add_argument, metavar="")
+    add = options.adder(parser)
     whole = options.positive(int)
-    texts = ", ".join(language_text.SOURCES)
+    texts = ", ".join(options.TEXTS)
     add(
         "--text",
         type=options.text,
         default="topics",
-        help=f"{texts} or a text file in UTF-8 [%(default)s]",
+        help=f"text: {texts} or a file in UTF-8 [%(default)s]",
     )
-    inits = f"{', '.join(INITS)}, or {EVERY} [default vo-]; differences are to the first"
+    inits = f"rows: {', '.join(INITS)}, or {EVERY} [default vo-]; differences are to the first"
     add("--init", nargs="+", choices=(*INITS, EVERY), default=["default", "vo-"], help=inits)
     add("--seeds", type=whole, default=5, help="paired seeds, from 0 [%(default)s]")
     rates = "peak rates, for each init the same %(default)s"
@@ -103,13 +90,13 @@ def parse(argv=None):
     trial = "seeds that try every rate; the others take an init's best of these [all]"
     add("--rate-seeds", type=whole, help=trial)
     for name, default in (("width", 96), ("depth", 4), ("heads", 3)):
-        add(f"--{name}", type=whole, default=default, help="of the network [%(default)s]")
+        add(f"--{name}", type=whole, default=default, help=f"{name} of the network [%(default)s]")
     add("--context", type=whole, default=64, help="characters that it sees [%(default)s]")
     add("--epochs", type=whole, default=5, help="after each it is validated [%(default)s]")
     add("--steps", type=whole, default=100, help="batches an epoch [%(default)s]")
-    add("--batch-size", type=whole, default=32, help="[%(default)s]")
+    add("--batch-size", type=whole, default=32, help="windows a step [%(default)s]")
     decay = options.positive(float, zero=True)
-    add("--weight-decay", type=decay, default=0.05, help="[%(default)s]")
+    add("--weight-decay", type=decay, default=0.05, help="of AdamW [%(default)s]")
     lines = f"characters of each of the {_LINES} lines that are sampled [%(default)s]"
     add("--sample", type=whole, default=100, help=lines)
     options.add_computation(add)
@@ -126,6 +113,24 @@ def parse(argv=None):
             f"argument --width: must be a multiple of --heads, not {args.width} for {args.heads}"
         )
     return args
+
+
+if __name__ == "__main__":
+    # Before Keras, whose import takes seconds: --help and wrong options are answered at once.
+    parse()
+
+import keras
+import language_text
+import numpy as np
+import processes
+import report
+from blocks import LearnedPositions
+from models import glorot, head, mlp, sub_streams
+from training import adamw
+
+import keras_mimetic
+from keras_mimetic import draws
+from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
 
 
 def main(argv=None):

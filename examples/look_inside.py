@@ -18,37 +18,21 @@ if __name__ == "__main__":
     script.catch_signals("the same command trains what is not trained yet")
 
 import argparse
-import functools
 import importlib.util
 import pathlib
 import re
 
-import data
-import keras
 import options
-import report
-from models import MODELS
-from training import INITS, INITS_HELP, build, evaluate, fit
-
-import keras_mimetic
-
-
-class ModelError(script.Stop):
-    """The model that was asked for could not be had; says why."""
-
-
-# What stands in for an MLP, which the finder does not see by itself.
-_RULES = {"convmixer": {r"pointwise_\d+/": "mlp"}}
 
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = functools.partial(parser.add_argument, metavar="")
+    add = options.adder(parser)
     what = parser.add_mutually_exclusive_group()
-    models = f"models to train: {', '.join(MODELS)} [vit convmixer]"
-    what.add_argument("--model", nargs="+", choices=MODELS, metavar="", help=models)
+    models = f"models to train: {', '.join(options.MODELS)} [vit convmixer]"
+    what.add_argument("--model", nargs="+", choices=options.MODELS, metavar="NAME", help=models)
     weights = "a saved Keras model to look into instead"
     what.add_argument("--weights", type=options.text, metavar="FILE.keras", help=weights)
     preset = "a trained model of keras.applications or keras_hub instead"
@@ -56,9 +40,14 @@ def parse(argv=None):
     rule = "a structure for layers with a weight whose path matches, as `rules` of `measure`"
     add("--rule", nargs=2, action="append", default=[], metavar=("REGEX", "STRUCTURE"), help=rule)
     options.add_data(add, parser)
-    add("--init", choices=INITS, default="default", help=f"{INITS_HELP} [%(default)s]")
-    add("--seed", type=options.seed, default=0, help="[%(default)s]")
-    add("--learning-rate", type=options.positive(float), default=2e-3, help="[0.002]")
+    add(
+        "--init",
+        choices=options.INITS,
+        default="default",
+        help=f"{options.INITS_HELP} [%(default)s]",
+    )
+    add("--seed", type=options.seed, default=0, help="of weights and batches [%(default)s]")
+    add("--learning-rate", type=options.positive(float), default=2e-3, help="peak rate [0.002]")
     options.add_training(add, epochs=20)
     add(
         "--output",
@@ -69,6 +58,26 @@ def parse(argv=None):
     args.model = list(dict.fromkeys(args.model or ["vit", "convmixer"]))
     options.resolve(args)
     return args
+
+
+if __name__ == "__main__":
+    # Before Keras, whose import takes seconds: --help and wrong options are answered at once.
+    parse()
+
+import data
+import keras
+import report
+from training import build, evaluate, fit
+
+import keras_mimetic
+
+
+class ModelError(script.Stop):
+    """The model that was asked for could not be had; says why."""
+
+
+# What stands in for an MLP, which the finder does not see by itself.
+_RULES = {"convmixer": {r"pointwise_\d+/": "mlp"}}
 
 
 def main(argv=None):

@@ -22,8 +22,60 @@ import itertools
 import statistics
 import time
 
-import keras
 import options
+
+# The names of `INITS`, whose values come with Keras.
+STARTS = ("mamba2", "decay", "correlation", "convolution", "mimetic", "recipe")
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = options.adder(parser)
+    whole = options.positive(int)
+    tasks = f"{' and '.join(options.TASKS)} (see recall_tasks.py) [both]"
+    add("--task", nargs="+", choices=options.TASKS, default=list(options.TASKS), help=tasks)
+    inits = f"starts: {', '.join(STARTS)} [mamba2 mimetic]; differences are to the first"
+    add("--init", nargs="+", choices=STARTS, default=["mamba2", "mimetic"], help=inits)
+    add("--seeds", type=whole, default=10, help="paired seeds, from 0 [%(default)s]")
+    rates = [3e-3, 1e-2, 3e-2]
+    add(
+        "--learning-rate",
+        nargs="+",
+        type=options.positive(float),
+        default=rates,
+        help="peak rates, for each init the same %(default)s",
+    )
+    add("--length", type=whole, default=16, help="the longest in training [%(default)s]")
+    for name, default in (("width", 64), ("depth", 2), ("state-dim", 32)):
+        add(f"--{name}", type=whole, default=default, help=f"{name} of the network [%(default)s]")
+    add("--epochs", type=whole, default=10, help="after each it is validated [%(default)s]")
+    add("--steps", type=whole, default=30, help="batches an epoch [%(default)s]")
+    add("--batch-size", type=whole, default=32, help="sequences a step [%(default)s]")
+    options.add_computation(add)
+    at_once = "runs at once, each with its part of the CPU's cores [%(default)s]"
+    add("--processes", type=whole, default=1, help=at_once)
+    add("--output", type=options.text, help="folder for the results [results/recall-BACKEND]")
+    args = parser.parse_args(argv)
+    for name in ("task", "init", "learning_rate"):
+        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    if args.width % 2:
+        parser.error(f"argument --width: must be even, not {args.width}")
+    for task in args.task:
+        if 2 * args.length > options.TASKS[task]:
+            parser.error(
+                f"argument --length: twice it must be {options.TASKS[task]} or less for {task}, "
+                f"not {2 * args.length}"
+            )
+    return args
+
+
+if __name__ == "__main__":
+    # Before Keras, whose import takes seconds: --help and wrong options are answered at once.
+    parse()
+
+import keras
 import processes
 import report
 from recall_tasks import TASKS, Training, make
@@ -46,49 +98,6 @@ INITS = {
 # Of sequences that are judged: validation chooses the rate, test is reported.
 _VALIDATION, _TEST, _COUNT = 1, 2, 512
 SETTINGS = ("length", "width", "depth", "state_dim", "epochs", "steps", "batch_size")
-
-
-def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = functools.partial(parser.add_argument, metavar="")
-    whole = options.positive(int)
-    tasks = f"{' and '.join(TASKS)} (see recall_tasks.py) [both]"
-    add("--task", nargs="+", choices=TASKS, default=list(TASKS), help=tasks)
-    inits = f"{', '.join(INITS)} [mamba2 mimetic]; differences are to the first"
-    add("--init", nargs="+", choices=INITS, default=["mamba2", "mimetic"], help=inits)
-    add("--seeds", type=whole, default=10, help="paired seeds, from 0 [%(default)s]")
-    rates = [3e-3, 1e-2, 3e-2]
-    add(
-        "--learning-rate",
-        nargs="+",
-        type=options.positive(float),
-        default=rates,
-        help="peak rates, for each init the same %(default)s",
-    )
-    add("--length", type=whole, default=16, help="the longest in training [%(default)s]")
-    for name, default in (("width", 64), ("depth", 2), ("state-dim", 32)):
-        add(f"--{name}", type=whole, default=default, help="of the network [%(default)s]")
-    add("--epochs", type=whole, default=10, help="[%(default)s]")
-    add("--steps", type=whole, default=30, help="batches an epoch [%(default)s]")
-    add("--batch-size", type=whole, default=32, help="[%(default)s]")
-    options.add_computation(add)
-    at_once = "runs at once, each with its part of the CPU's cores [%(default)s]"
-    add("--processes", type=whole, default=1, help=at_once)
-    add("--output", type=options.text, help="folder for the results [results/recall-BACKEND]")
-    args = parser.parse_args(argv)
-    for name in ("task", "init", "learning_rate"):
-        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
-    if args.width % 2:
-        parser.error(f"argument --width: must be even, not {args.width}")
-    for task in args.task:
-        if 2 * args.length > TASKS[task][2]:
-            parser.error(
-                f"argument --length: twice it must be {TASKS[task][2]} or less for {task}, "
-                f"not {2 * args.length}"
-            )
-    return args
 
 
 def main(argv=None):

@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import keras
 import options
 import script
-from training import adamw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +75,42 @@ PRESETS = {
         drop_path=0.1,
     ),
 }
+_HELP = {
+    "epochs": "passes over the images",
+    "batch_size": "images a step, on all devices together",
+    "accumulate": "parts of a batch computed one after the other",
+    "learning_rate": "peak rate of AdamW",
+    "warmup_epochs": "epochs in which the rate rises from 0",
+    "weight_decay": "of AdamW; not on norms and biases",
+    "clip": "largest global norm of the gradient, 0: none",
+    "smoothing": "of labels",
+    "ema": "average of the weights, part kept at each step, 0: none",
+    "drop_path": "stochastic depth of the last layer",
+    "image_size": "pixels of each side",
+    "rand_augment": "RandAugment's operations an image, 0: none",
+    "magnitude": "of RandAugment, 0 to 10",
+    "mixup": "alpha of mixup, 0: none",
+    "cutmix": "alpha of cutmix, 0: none",
+    "erase": "probability of random erasing",
+}
 _POSITIVE = ("epochs", "batch_size", "learning_rate", "accumulate", "image_size")
 _AT_MOST = {"smoothing": 1, "ema": 1, "drop_path": 1, "magnitude": 10, "mixup": 1, "erase": 1}
 
 
 def add_options(add):
     """--preset, and an option for each value of a recipe, which `Recipe` explains."""
-    add("--preset", choices=PRESETS, default="short", help=f"{', '.join(PRESETS)} [%(default)s]")
+    add(
+        "--preset",
+        choices=PRESETS,
+        default="short",
+        help=f"recipe: {', '.join(PRESETS)} [%(default)s]",
+    )
     for field in dataclasses.fields(Recipe):
         least = field.name not in _POSITIVE
         kind = options.positive(field.type, zero=least, at_most=_AT_MOST.get(field.name))
         values = (f"{name} {getattr(preset, field.name):g}" for name, preset in PRESETS.items())
-        add("--" + field.name.replace("_", "-"), type=kind, help=f"[{', '.join(values)}]")
+        text = f"{_HELP[field.name]} [{', '.join(values)}]"
+        add("--" + field.name.replace("_", "-"), type=kind, help=text)
 
 
 def of(args):
@@ -125,6 +147,9 @@ def compile_model(model, recipe, *, steps, jit="auto"):
         steps: Steps of the optimizer an epoch.
         jit: As --jit.
     """
+    import keras
+    from training import adamw
+
     more = {}
     if recipe.clip:
         more["global_clipnorm"] = recipe.clip

@@ -25,12 +25,6 @@ INITS = {
     "spatial": {"structures": _SPATIAL},
     "all": {},
 }
-INITS_HELP = (
-    "default: Keras's Glorot weights; mean: the first matrix of each MLP gets a nonzero mean "
-    "(Trockman and Kolter 2026); bias: hidden biases start below zero; mlp: mean and bias; "
-    "spatial: structured attention and depthwise convolutions; control: weights of their norms "
-    "without structure; all: everything that keras_mimetic.initialize does"
-)
 
 
 def build(model_name, init, seed, image_shape, classes):

@@ -1,6 +1,20 @@
 """Mimetic initialization for Keras 3: initial weights with the structure of trained ones."""
 
-from keras_mimetic import initializers, layers
+try:
+    import keras  # noqa: F401
+except ModuleNotFoundError as error:
+    # What is missing, or part of it.
+    backend = (error.name or "").partition(".")[0]
+    if backend not in ("jax", "tensorflow", "torch"):
+        raise
+    raise ModuleNotFoundError(
+        f"Keras's backend is {backend!r}, which is not installed. Install it, "
+        f"pip install 'keras-mimetic[{backend}]', or choose another before Keras is imported: "
+        "set the environment variable KERAS_BACKEND to jax, tensorflow or torch.",
+        name=error.name,
+    ) from error
+
+from keras_mimetic import callbacks, initializers, layers
 from keras_mimetic.initialize import initialize
 from keras_mimetic.measure import measure
 from keras_mimetic.measurements import Measurements
@@ -14,6 +28,7 @@ __all__ = [
     "Measurements",
     "Report",
     "__version__",
+    "callbacks",
     "initialize",
     "initializers",
     "layers",

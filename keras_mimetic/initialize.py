@@ -40,20 +40,25 @@ def initialize(
     It finds where each structure could go by following what flows between the
     model's layers, functional, sequential, subclassed or nested:
 
-    - `"mlp"`: a `Dense` or 1x1 convolution that expands, an activation (and
-      dropout or normalization), one that contracts. The kernel of the first is
+    - `"mlp"`: a `Dense` or 1x1 convolution, an activation (and dropout or
+      normalization), another one, where the hidden layer is as wide as input and output
+      or wider. The kernel of the first is
       shifted to a nonzero mean: -1 of its standard deviations directly after a fresh
       LayerNormalization over the channels, `-0.5 / sqrt(fan_in)` elsewhere (see
       `MimeticMean`). Its scale and its other structure stay. After a LayerNormalization
       or a BatchNormalization the bias of the first starts at -0.5 standard deviations
       of the pre-activation, too. An MLP after a normalized activation, as in ConvMixer,
       is left as it is, unless the settings name numbers.
-    - `"attention"`: `keras.layers.MultiHeadAttention` and layers derived from
-      it. Query and key, value and output kernels are drawn in pairs, as
-      `MimeticMultiHeadAttention` does; without the identity in cross-attention.
+    - `"attention"`: `keras.layers.MultiHeadAttention`, layers derived from it, and
+      attention that is written in operations or in `keras.layers.Attention`: projections
+      (apart or fused in one kernel), a product, a softmax, a product, a projection.
+      Query and key, value and output kernels are drawn in pairs, as
+      `MimeticMultiHeadAttention` does, with products of the scale that the settings
+      name. A pair is skipped where it is of two streams, as in cross-attention.
     - `"depthwise"`: depthwise convolutions. Filters are drawn as `MimeticDepthwise`
       does, with a sigma that grows over the network (`sigma_at_depth`); also those
-      of `SeparableConv*D`, and of `Conv*D` with a group for each input channel.
+      of `SeparableConv*D`, and of `Conv*D` with a group for each input channel. Causal
+      ones are skipped.
     - `"state_space"`: `MimeticStateSpace`, drawn as that layer does: decays, steps and
       the input's projection.
 
@@ -70,10 +75,12 @@ def initialize(
     class and its number among those of its class. The layers of this package,
     given the same seed, draw other weights: they know no place.
 
-    Reported and left are gated MLPs (GLU), `GroupQueryAttention`, attention with
-    an output of several axes, filters of one pixel, and what is inside layers
-    that cannot be followed. Attention that is written in bare operations, or whose
-    query, key and value are fused into one `Dense`, is not seen.
+    Reported and skipped are gated MLPs (GLU), MLPs with a normalization or a depthwise
+    convolution before the activation, grouped-query, linear and additive attention,
+    attention with an output of several axes, filters of one pixel, and what is inside
+    layers that cannot be followed: these are followed one by one. The report's last line
+    counts the other matrices, such as heads. A change of a norm by more than a factor of
+    2 is noted.
 
     Examples:
 

@@ -163,12 +163,12 @@ def measure(
     images: dict[tuple[str, str, str], np.ndarray] = {}
     readings: dict[str, list[Reading]] = {name: [] for name in names}
     for site in found.sites:
-        measured, why = _measure(site)
+        measured, why = measure_site(site)
         if why:
             left.append(Left(path_of(site.layer), site.place, site.structure, why))
             continue
         fresh = _fresh(site, measured.figures)
-        figures = [*measured.figures, *_dead_units(site, dead)]
+        figures = [*measured.figures, *dead_figures(site, dead)]
         rows += [_row(site, figure, fresh.get(figure.kind)) for figure in figures]
         images |= {(site.structure, site.place, part): x for part, x in measured.images.items()}
         if not site.left:
@@ -190,13 +190,14 @@ def measure(
     )
 
 
-def _dead_units(site: Site, dead: Mapping[str, float]) -> list[Figure]:
+def dead_figures(site: Site, dead: Mapping[str, float]) -> list[Figure]:
+    """The fraction of dead units as a figure of a site, if it was counted."""
     if site.structure != "mlp" or site.place not in dead:
         return []
     return [Figure("hidden_units", "dead", dead[site.place], has_null=False)]
 
 
-def _measure(site: Site) -> tuple[Measured, str]:
+def measure_site(site: Site) -> tuple[Measured, str]:
     """The figures of a site, or why there are none."""
     nothing = Measured((), {})
     if site.by_rule or not site.weights:

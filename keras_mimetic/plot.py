@@ -42,18 +42,12 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     ]
     if not lines:
         raise ValueError("There is nothing to draw: no figures were measured.")
-    try:
-        import matplotlib.figure  # noqa: F401 (the next import needs it)
-    except ImportError as error:
-        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
-    from keras_mimetic._figure import Figure
-
     heights = [_strip_height(shown, *strip) for strip in strips] + [3.0] * len(lines)
     if not isinstance(title, str):
         raise TypeError(f"Argument `title` must be a string. Received: title={title!r}")
     headline = textwrap.fill(title, 130)
     above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
-    figure = Figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
+    figure = new_figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
     if title:
         # A file's name may have dollar signs, which would begin a formula.
         figure.suptitle(headline, fontsize=9, parse_math=False)
@@ -63,6 +57,17 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     for part, line in zip(parts[len(strips) :], lines, strict=True):
         _draw_line(part, shown, *line)
     return figure
+
+
+def new_figure(**arguments: Any) -> Any:
+    """An empty figure that notebooks show, or an error without matplotlib."""
+    try:
+        import matplotlib.figure  # noqa: F401 (the next import needs it)
+    except ImportError as error:
+        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
+    from keras_mimetic._figure import Figure
+
+    return Figure(**arguments)
 
 
 def _panels(shown: dict[str, Measurements]) -> dict[str, list[Panel]]:

@@ -22,10 +22,8 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, sys.argv.pop(1))
 import imagenet
-try:
-    imagenet.main()
-except imagenet.ERRORS as error:
-    sys.exit(str(error))
+import script
+script.run(imagenet.main)
 """
 
 

@@ -160,6 +160,16 @@ def test_no_mlps(middle):
         (between(layers.BatchNormalization(), layers.ReLU()), "normalization stands between"),
         (between(layers.LayerNormalization(), keras.ops.gelu), "normalization stands between"),
         (between(layers.DepthwiseConv1D(3, padding="same"), ops.gelu), "depthwise convolution"),
+        (
+            between(
+                layers.Reshape((2, 3, 16)),
+                layers.DepthwiseConv2D(3, padding="same"),
+                layers.Reshape((6, 16)),
+                ops.gelu,
+            ),
+            "depthwise convolution",
+        ),
+        (between(layers.Reshape((2, 3, 16)), ops.gelu, layers.Reshape((6, 16))), ""),
     ],
 )
 def test_mlps_of_other_kinds_are_written_or_have_a_reason(body, why):

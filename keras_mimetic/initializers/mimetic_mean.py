@@ -55,6 +55,9 @@ class MimeticMean(keras.initializers.Initializer):
     >>> # In any layer:
     >>> layer = keras.layers.Dense(256, "relu", kernel_initializer=MimeticMean())
 
+    >>> # By its name, once `keras_mimetic` is imported:
+    >>> layer = keras.layers.Dense(256, "relu", kernel_initializer="mimetic_mean")
+
     >>> # Directly after a LayerNormalization:
     >>> mlp = keras.Sequential(
     ...     [

@@ -56,8 +56,8 @@ class Changes:
     def restore_lora(self, name: str, sublayer: Any) -> None:
         """Enables LoRA on a sublayer that was just built, if it had it."""
         if name in self._lora:
-            arguments = self._lora[name]
-            sublayer.enable_lora(arguments["rank"], lora_alpha=arguments["alpha"])
+            arguments = dict(self._lora[name])
+            sublayer.enable_lora(arguments.pop("rank"), **arguments)
 
     def config(self, layer: Any, quantized: bool = True) -> dict[str, Any]:
         """What the layer's config must say of its sublayers, nothing if nothing changed."""
@@ -66,7 +66,7 @@ class Changes:
             sublayers = {name: getattr(layer, name) for name in self.names}
             policies = {name: sublayer.dtype_policy for name, sublayer in sublayers.items()}
             lora = {
-                name: {"rank": sublayer.lora_rank, "alpha": sublayer.lora_alpha}
+                name: _lora_arguments(sublayer)
                 for name, sublayer in sublayers.items()
                 if getattr(sublayer, "lora_enabled", False)
             }
@@ -77,3 +77,11 @@ class Changes:
         }
         changes = {_QUANTIZED: serialized if quantized else {}, _LORA: lora}
         return {key: value for key, value in changes.items() if value}
+
+
+def _lora_arguments(sublayer: Any) -> dict[str, Any]:
+    arguments = {"rank": sublayer.lora_rank}
+    # Older versions of Keras have no alpha.
+    if hasattr(sublayer, "lora_alpha"):
+        arguments["lora_alpha"] = sublayer.lora_alpha
+    return arguments

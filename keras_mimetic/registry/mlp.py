@@ -71,7 +71,7 @@ def _sums_to_zero(site: Site) -> bool:
 def _control(weights: Weights, seed: int) -> Weights:
     controls = {}
     if "kernel" in weights:
-        controls["kernel"] = weights["kernel"] - weights["kernel"].mean()
+        controls["kernel"] = shifted_to_mean(weights["kernel"], 0.0)
     if "bias" in weights:
         controls |= normal_draws({"bias": weights["bias"].shape}, seed)
     return of_same_norms(controls, weights)

@@ -20,6 +20,7 @@ from keras_mimetic.sites.operations import (
     is_product,
     is_projection,
     is_slicing,
+    name_of,
     own_activation,
     source,
 )
@@ -169,6 +170,7 @@ def _what_follows(
             or is_slicing(operation)
             or is_gate(operation)
             or _scales_channels(call)
+            or _moves_places(call)
         ):
             # The spatial gate of a gMLP treats one half apart.
             return (GATED, None, "") if sliced and activated else None
@@ -183,7 +185,7 @@ def _what_follows(
         return None
     (end,) = ends
     # A reduction on the way is part of a normalization, or it is a pooling.
-    whole = end.inputs[0].shape == first.outputs[0].shape
+    whole = _size(end.inputs[0]) == _size(first.outputs[0])
     if not (gated or (activated and whole and not sliced)) or _excites(first, end):
         return None
     if normalized and end.operation.kernel.shape[-1] > end.operation.kernel.shape[-2]:
@@ -192,6 +194,23 @@ def _what_follows(
     left = GATED if gated else between or _of_widths(first.operation, end.operation)
     activated_in = "first" if function is not None else "" if normalized else "second"
     return left, end.operation, activated_in
+
+
+def _size(value: Value) -> Any:
+    known = None not in value.shape
+    return (math.prod(value.shape), value.shape[-1]) if known else value.shape  # type: ignore
+
+
+def _moves_places(call: Call) -> bool:
+    """Whether places alone are moved about, with channels on the last axis."""
+    if len(call.inputs) != 1 or len(call.outputs) != 1:
+        return False
+    given, made = call.inputs[0].shape, call.outputs[0].shape
+    name = name_of(call.operation)
+    if name == "Reshape" and None not in (*given, *made):
+        return given[-1] == made[-1]
+    axes = getattr(call.operation, "axes", None)
+    return name == "Transpose" and axes is not None and axes[-1] in (-1, len(given) - 1)
 
 
 def _of_widths(first: Any, second: Any) -> str:

@@ -9,6 +9,7 @@ of all its layers is no container here, so that a layer's place does not
 depend on its neighbours.
 """
 
+import functools
 import re
 from typing import Any
 
@@ -63,7 +64,7 @@ def _visit_container(container: Any, place: str, found: dict[int, str], seen: se
 def _attributes(layer: Any) -> list[tuple[str, Any]]:
     """Attributes that may hold layers, in the order in which weight files have them."""
     # What every layer has is Keras's or its backend's bookkeeping.
-    skipped = {*dir(keras.layers.Layer()), "_self_unconditional_dependency_names"}
+    skipped = {*_names_of_every_layer(), "_self_unconditional_dependency_names"}
     first = []
     if isinstance(layer, keras.Model):
         skipped |= {"layers", "operations", "_operations", "_functional"}
@@ -78,6 +79,11 @@ def _attributes(layer: Any) -> list[tuple[str, Any]]:
         except Exception:  # a property that does not apply
             continue
     return first + attributes
+
+
+@functools.cache
+def _names_of_every_layer() -> tuple[str, ...]:
+    return tuple(dir(keras.layers.Layer()))
 
 
 def _unique(name: str, used: dict[str, int]) -> str:

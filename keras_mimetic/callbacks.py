@@ -1,0 +1,172 @@
+"""Callbacks that watch structures grow in training."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from keras_mimetic._checks import check_flag, check_integer
+from keras_mimetic.dead_units import check_data, dead_units
+from keras_mimetic.find import check_model, check_names, find_sites
+from keras_mimetic.measure import dead_figures, measure_site
+from keras_mimetic.measures.middle import mean_and_deviation
+from keras_mimetic.registry import STRUCTURES
+from keras_mimetic.registry.structure import Figure
+from keras_mimetic.sites import Site
+
+
+class StructureLogger(keras.callbacks.Callback):
+    """Measures the structures of a model's weights during `fit`, into `logs`.
+
+    Every callback that comes after it sees the figures beside the loss: the progress bar
+    and the `History` that `fit` returns, and `CSVLogger`, `TensorBoard` and the like if they
+    stand behind it in the list. Names are `"structure/part/figure"`, as in the rows of
+    `keras_mimetic.measure`; a value is the mean over layers and heads.
+
+    Examples:
+
+    >>> logger = keras_mimetic.callbacks.StructureLogger(every=5)
+    >>> model.fit(x, y, epochs=50, callbacks=[logger, keras.callbacks.CSVLogger("log.csv")])
+    >>> logger.history[0]["attention/value_output/diagonal"]  # before training
+    >>> logger.plot().savefig("structures.png")
+
+    Args:
+        every: Measures after the first epoch and every so many epochs from there, an integer
+            >= 1. In between, `logs` repeat the values that were measured last, so that tables
+            have no holes.
+        figures: Names of the figures, such as `["mlp/hidden_bias/mean"]`; `None` takes those
+            that `Measurements.plot` draws, and with `data` the dead units.
+        by_layer: Also logs each layer by itself, under `".../layer_1"` and so on, in the
+            order of the network.
+        structures: Names of structures, as for `measure`.
+        rules: See `keras_mimetic.initialize`.
+        inputs: The same.
+        data: A batch of inputs, to count dead hidden units; see `measure`.
+
+    Attributes:
+        history: A dict for each measurement with the `"epoch"` (0 is before training) and
+            the figures.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value that is not allowed; when training begins, for what
+            `measure` refuses, and for a figure that the model does not have.
+    """
+
+    def __init__(
+        self,
+        every: int = 1,
+        figures: Iterable[str] | None = None,
+        by_layer: bool = False,
+        structures: Any = ("mlp", "attention", "depthwise", "state_space"),
+        rules: Any = None,
+        inputs: Any = None,
+        data: Any = None,
+    ) -> None:
+        super().__init__()
+        self.every = check_integer("every", every, minimum=1)
+        self.figures = _check_figures(figures)
+        self.by_layer = check_flag("by_layer", by_layer)
+        self.structures = check_names(structures)
+        self.rules, self.inputs, self.data = rules, inputs, data
+        self.history: list[dict[str, float]] = []
+        self._sites: list[Site] | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Finds what there is to measure, and measures it before training."""
+        self.history, self._sites = [], None
+        # With TensorFlow the first batch builds a model whose input's shape is not known.
+        if self.model.built and self.model.weights:
+            self._measure(epoch=0)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Measures, or repeats what was measured last."""
+        if epoch % self.every == 0 or not self.history:
+            self._measure(epoch + 1)
+        if logs is not None:
+            figures = self.history[-1].items()
+            logs.update({name: value for name, value in figures if name != "epoch"})
+
+    def plot(self) -> Any:
+        """Draws the figures by epoch, a panel for each.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+
+        Raises:
+            ImportError: where matplotlib is not installed.
+            ValueError: before anything was measured.
+        """
+        # Only who draws needs matplotlib.
+        from keras_mimetic.plot_history import plot_history
+
+        return plot_history(self.history)
+
+    def _measure(self, epoch: int) -> None:
+        model = self.model
+        if self._sites is None:
+            check_model("model", model)
+            if self.data is not None:
+                check_data(model, self.data)
+            self._sites = find_sites(model, self.structures, self.rules, self.inputs).sites
+        dead = {} if self.data is None else dead_units(model, self._sites, self.data)
+        by_name: dict[str, list[float]] = {}
+        for site in self._sites:
+            measured, _ = measure_site(site)
+            figures = [*measured.figures, *dead_figures(site, dead)]
+            for name, value in _means(site.structure, figures).items():
+                by_name.setdefault(name, []).append(value)
+        for name in self.structures:
+            STRUCTURES[name].forget()
+        names = self._names(by_name)
+        row: dict[str, float] = {"epoch": epoch}
+        row |= {name: mean_and_deviation(by_name[name])[0] for name in names}
+        if self.by_layer:
+            for name in names:
+                values = enumerate(by_name[name], start=1)
+                row |= {f"{name}/layer_{number}": value for number, value in values}
+        self.history.append(row)
+
+    def _names(self, by_name: Mapping[str, Any]) -> list[str]:
+        """The names that are logged, in order."""
+        if self.figures is None:
+            return [name for name in by_name if name in _DEFAULT]
+        unknown = [name for name in self.figures if name not in by_name]
+        if unknown:
+            raise ValueError(
+                f"Argument `figures` must be among those of the model: {', '.join(by_name)}. "
+                f"Received: {', '.join(unknown)}"
+            )
+        return list(self.figures)
+
+
+# What `Measurements.plot` draws.
+_DEFAULT = {
+    f"{structure}/{panel.part}/{panel.name}"
+    for structure, entry in STRUCTURES.items()
+    for panel in entry.panels
+} | {"mlp/hidden_units/dead"}
+
+
+def _check_figures(figures: Any) -> tuple[str, ...] | None:
+    if figures is None:
+        return None
+    if isinstance(figures, str) or not all(isinstance(name, str) for name in figures):
+        raise TypeError(
+            "Argument `figures` must be None or names such as ['mlp/hidden_bias/mean']. "
+            f"Received: figures={figures!r}"
+        )
+    return tuple(dict.fromkeys(figures))
+
+
+def _means(structure: str, figures: list[Figure]) -> dict[str, float]:
+    """Of one layer, by name: the figure of the whole, or the mean over its heads."""
+    values: dict[str, list[Figure]] = {}
+    for figure in figures:
+        values.setdefault(f"{structure}/{figure.part}/{figure.name}", []).append(figure)
+    return {
+        name: mean_and_deviation(
+            figure.value for figure in [x for x in found if x.head is None] or found
+        )[0]
+        for name, found in values.items()
+    }
