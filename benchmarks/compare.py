@@ -24,6 +24,7 @@ import keras
 import options
 import processes
 import report
+import script
 import verdict
 from rows import GROUPS, ROWS
 from starts import VARIANTS, applies, start
@@ -167,7 +168,4 @@ def _commit():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (data.DatasetError, report.SettingsError) as error:
-        sys.exit(f"compare.py: {error}")
+    script.run(main)

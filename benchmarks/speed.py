@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras import layers
 from threadpoolctl import threadpool_limits
-from timing import Row, header, rounds, table_head
+from timing import Row, header, rounds, seconds, table_head
 
 import keras_mimetic
 from keras_mimetic.draws import DISTRIBUTIONS, draw, subseed
@@ -39,6 +39,7 @@ def main():
     add("--shape", nargs="+", default=[4096, 16384], help="of the weight drawn %(default)s")
     for name, default in (("width", 768), ("heads", 12), ("depth", 12)):
         add(f"--{name}", default=default, help="of the ViT and its attention [%(default)s]")
+    add("--widths", nargs="+", default=[256, 512, 1024, 2048], help="of growing layers %(default)s")
     sizes = "width, depth, tokens and batch of the MLP blocks %(default)s"
     add("--block", nargs=4, default=[256, 4, 64, 32], help=sizes)
     args = parser.parse_args()
@@ -81,13 +82,35 @@ def attention(args, repeats):
         ("full SVD a head, NumPy's default threads", default_threads),
     ):
         times = rounds(ours, theirs, repeats, clock=time.process_time, pause=0.5)
-        yield row(what, beside, times, aim=0.1, required=0.2)
+        yield row(what, beside, times, aim=0.03)
+    yield growth(args.widths, args.width // args.heads, repeats)
+
+
+def growth(widths, head_dim, repeats):
+    """What the attention weights of the widest layer take, and how that grows with width."""
+    medians = []
+    for width in widths:
+        shape = (width, width, width // head_dim, head_dim)
+        times = []
+        for seed in range(repeats + 1):
+            start = time.process_time()
+            query_key(*shape, noise=0.7, identity=0.7, seed=seed)
+            value_output(*shape, noise=0.4, identity=-0.4, seed=seed)
+            times.append(time.process_time() - start)
+        # The first has the decomposition that all share.
+        medians.append(np.median(times[1:]))
+    exponent = np.polyfit(np.log(widths), np.log(medians), 1)[0]
+    what = (
+        f"attention weights, width {widths[-1]}, heads of {head_dim}, processor time; "
+        f"grows as width^{exponent:.1f} from {widths[0]}, first layer {seconds(times[0])}"
+    )
+    return Row(what, times[1:])
 
 
 def initialize(args, repeats):
-    for name, make in (
-        (f"ViT, width {args.width}, depth {args.depth}", functools.partial(vit, args)),
-        ("ConvNeXtTiny", lambda: keras.applications.ConvNeXtTiny(weights=None)),
+    for name, make, aim in (
+        (f"ViT, width {args.width}, depth {args.depth}", functools.partial(vit, args), 2.0),
+        ("ConvNeXtTiny", lambda: keras.applications.ConvNeXtTiny(weights=None), 1.0),
     ):
         built = []
 
@@ -98,6 +121,14 @@ def initialize(args, repeats):
             keras_mimetic.initialize(*built, seed=0)
 
         yield row(f"`initialize`, {name}", "building the model", rounds(ours, build, repeats))
+        times = []
+        for _ in range(repeats + 1):
+            start = time.process_time()
+            keras_mimetic.measure(*built)
+            times.append(time.process_time() - start)
+        # The first keeps what it drew for the next.
+        what = f"`measure`, {name}, processor time; first call {seconds(times[0])}"
+        yield Row(what, times[1:], aim=aim)
 
 
 def block(args, repeats):

@@ -81,6 +81,34 @@ def decode_center(jpeg, size, part=0.875):
     return _resize(_decode_window(jpeg, corner, tf.stack((side, side))), size)
 
 
+# The largest of ImageNet have 61 million; a small file of one color may claim any number.
+_MAX_PIXELS = 100_000_000
+
+
+def _check_size(image):
+    """Refuses, in a graph, PNG and GIF files of very many pixels, before they are decoded.
+
+    The decoder has a limit of its own for JPEG.
+    """
+
+    def number(start, length, kind, little):
+        field = tf.strings.substr(image, start, length)
+        return tf.cast(tf.io.decode_raw(field, kind, little_endian=little), tf.int64)
+
+    def pixels():
+        return tf.cond(
+            tf.equal(tf.strings.substr(image, 0, 3), b"GIF"),
+            lambda: tf.reduce_prod(number(6, 4, tf.uint16, True)),
+            lambda: tf.constant(0, tf.int64),
+        )
+
+    is_png = tf.equal(tf.strings.substr(image, 0, 4), b"\x89PNG")
+    size = tf.cond(is_png, lambda: tf.reduce_prod(number(16, 8, tf.int32, False)), pixels)
+    most = tf.constant(_MAX_PIXELS, tf.int64)
+    with tf.control_dependencies([tf.debugging.assert_less_equal(tf.abs(size), most)]):
+        return tf.identity(image)
+
+
 def _shape(image):
     # Some of ImageNet's files are PNGs in spite of their names. `tf.cond` and no `if`: threads
     # in which Keras reads batches do not rewrite that for graphs.
@@ -92,7 +120,7 @@ def _shape(image):
 
 
 def _decode(image):
-    return tf.io.decode_image(image, channels=3, expand_animations=False)
+    return tf.io.decode_image(_check_size(image), channels=3, expand_animations=False)
 
 
 def _decode_window(image, corner, extent):

@@ -4,16 +4,17 @@ import errno
 import json
 import os
 import pathlib
-import zipfile
 
 import keras
+import lock
 import numpy as np
 import report
+import script
 
 NAME = "checkpoint.npz"
 
 
-class CheckpointError(Exception):
+class CheckpointError(script.Stop):
     """A checkpoint could not be written or does not fit; says why and what there is."""
 
 
@@ -40,6 +41,8 @@ def save(folder, model, state, settings, *, write=True):
     arrays = {f"{number:05d}": value for number, value in enumerate(values)}
     path = pathlib.Path(folder) / NAME
     part = path.with_name(NAME + ".part")
+    # Two writers of one file would leave it broken.
+    lock.take(path.parent)
     try:
         with part.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
@@ -78,14 +81,23 @@ def restore(folder, model, settings):
             about = json.loads(str(file["about"]))
             _check(path, about, settings, variables)
             values = [file[f"{number:05d}"] for number in range(len(variables))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be read: {error}") from error
+        for value, variable in zip(values, variables, strict=True):
+            _check_array(path, value, variable)
+    except CheckpointError:
+        raise
+    except (Exception, MemoryError) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}). Move it away "
+            "to begin anew."
+        ) from error
     for value, variable in zip(values, variables, strict=True):
         variable.assign(keras.ops.convert_to_tensor(value, variable.dtype))
     return about["state"]
 
 
 def _check(path, about, settings, variables):
+    if not isinstance(about, dict) or not {"state", "settings", "shapes"} <= {*about}:
+        raise ValueError("it does not say of which run it is")
     if listed := report.different_settings(about["settings"], settings):
         raise CheckpointError(f"The checkpoint {path} is of another run ({listed}).")
     shapes = [tuple(shape) for shape in about["shapes"]]
@@ -100,6 +112,38 @@ def _check(path, about, settings, variables):
                 f"The checkpoint {path} is of another model: {variable.path} is {shape} there, "
                 f"{tuple(variable.shape)} now."
             )
+
+
+def _check_array(path, value, variable):
+    numeric = value.dtype.kind in "biuf" or value.dtype.kind == "V"  # V: bfloat16
+    if value.shape != tuple(variable.shape) or not numeric:
+        raise CheckpointError(
+            f"The checkpoint {path} is of another model: {variable.path} is {value.shape} "
+            f"{value.dtype} there, {tuple(variable.shape)} {variable.dtype} now."
+        )
+
+
+def check_state(state, epochs, columns):
+    """Raises `CheckpointError` unless a state has a number of epochs with a row for each.
+
+    Args:
+        state: What `restore` gave.
+        epochs: The most that there can be.
+        columns: What each row must have, besides `epoch`.
+    """
+    try:
+        epoch, history = state["epoch"], state["history"]
+        rows = [{name: float(row[name]) for name in ("epoch", *columns)} for row in history]
+        whole = type(epoch) is int and 0 < epoch <= epochs
+        if not whole or [row["epoch"] for row in rows] != [*range(1, epoch + 1)]:
+            raise ValueError(f"it is of epoch {epoch!r} with {len(rows)} rows of {epochs}")
+        if any({*row} != {*history[0]} for row in history):
+            raise ValueError("the rows of its history differ in their columns")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"The state in the checkpoint is not that of a run ({type(error).__name__}: {error}). "
+            "Move it away to begin anew."
+        ) from error
 
 
 def _variables(model):

@@ -11,8 +11,12 @@ draws, which a mean only shifts; structured attention and convolutions are draws
 own, and "control" has their norms without the structure.
 """
 
+import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command goes on with what is missing")
+
 import argparse
-import sys
 import time
 
 import options
@@ -42,7 +46,7 @@ def parse(argv=None):
         help="peak rates; of several the best on the validation images is reported [0.002]",
     )
     options.add_training(add, epochs=6)
-    add("--output", help="folder for the results [results/DATASET-BACKEND]")
+    add("--output", type=options.text, help="folder for the results [results/DATASET-BACKEND]")
     args = parser.parse_args(argv)
     for name in ("model", "init", "learning_rate"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
@@ -109,7 +113,4 @@ def train(model_name, init, rate, seed, images, args):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (data.DatasetError, report.SettingsError) as error:
-        sys.exit(f"cifar10.py: {error}")
+    script.run(main)

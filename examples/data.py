@@ -10,6 +10,7 @@ import pathlib
 
 import keras
 import numpy as np
+import script
 
 # The part of the training images that is kept for choosing, never for training.
 VALIDATION_PART = 0.1
@@ -38,7 +39,7 @@ class Images:
         return int(max(labels.max() for _, labels in splits)) + 1
 
 
-class DatasetError(Exception):
+class DatasetError(script.Stop):
     """The data set is not there, or is not what it should be; says what to do."""
 
 
@@ -172,27 +173,65 @@ def _tfds(name, data_dir, download):
 def _npz(path):
     if not path.is_file():
         raise DatasetError(f"There is no file {path}.")
-    with np.load(path) as file:
-        missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
-        if missing:
-            raise DatasetError(
-                f"{path} must hold the arrays x_train, y_train, x_test and y_test, as Keras's "
-                f"own data sets do. Missing: {', '.join(sorted(missing))}."
-            )
-        pairs = [(file[f"x_{split}"], file[f"y_{split}"]) for split in ("train", "test")]
+    names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        # No pickled objects, which could run code.
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array, no archive")
+            missing = sorted({*names} - {*file.files})
+            arrays = {} if missing else {name: file[name] for name in names}
+        if wrong := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{', '.join(wrong)} is no array")
+    except (Exception, MemoryError) as error:
+        raise DatasetError(
+            f"{path} cannot be read as an .npz file of arrays. ({type(error).__name__}: {error})"
+        ) from error
+    if missing:
+        raise DatasetError(
+            f"{path} must hold the arrays x_train, y_train, x_test and y_test, as Keras's "
+            f"own data sets do. Missing: {', '.join(missing)}."
+        )
+    pairs = [(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test")]
     train, test = (_checked(path, images, labels) for images, labels in pairs)
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DatasetError(
             f"{path} must hold training and test images of one shape. Found "
             f"{train[0].shape[1:]} and {test[0].shape[1:]}."
         )
-    return train, test
+    _check_sizes(path, train, test)
+    return tuple((images, labels.astype(np.int32)) for images, labels in (train, test))
+
+
+# The smallest image that all models of models.py take.
+_SMALLEST = 4
+
+
+def _check_sizes(path, train, test):
+    count, (height, width, channels) = len(train[0]), train[0].shape[1:]
+    if count < 2 or not len(test[0]):
+        raise DatasetError(
+            f"{path} must hold two training images or more, of which one is kept for validation, "
+            f"and a test image. Found {count} and {len(test[0])}."
+        )
+    if min(height, width) < _SMALLEST or not channels:
+        raise DatasetError(
+            f"{path} must hold images of {_SMALLEST} x {_SMALLEST} pixels or more, with a channel "
+            f"or more. Found {(height, width, channels)}."
+        )
+    largest = max(int(labels.max()) for _, labels in (train, test))
+    if largest >= count + len(test[0]):
+        raise DatasetError(
+            f"{path} must hold labels that count the classes from 0. Found the label {largest}, "
+            f"with {count + len(test[0])} images."
+        )
 
 
 def _checked(path, images, labels):
     if images.ndim == 3:
         images = images[..., None]
-    labels = labels.reshape(len(labels), -1)
+    labels = labels.reshape(len(labels), -1 if labels.size else 1) if labels.ndim else labels
     whole = np.issubdtype(labels.dtype, np.integer) and (labels >= 0).all()
     if (
         images.ndim != 4
@@ -205,4 +244,5 @@ def _checked(path, images, labels):
             f"labels >= 0. Found images {images.shape} {images.dtype} and labels {labels.shape} "
             f"{labels.dtype}."
         )
-    return images, labels[:, 0].astype(np.int32)
+    # Not yet int32, in which large ones would be others.
+    return images, labels[:, 0]

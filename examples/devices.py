@@ -14,10 +14,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import script
 from imagenet_data import ALONE, Host
 
 
-class DevicesError(Exception):
+class DevicesError(script.Stop):
     """The devices cannot be used as was asked; says what can."""
 
 

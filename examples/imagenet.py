@@ -10,12 +10,16 @@ a checkpoint, the figures and the picture of the curves in the output folder; --
 on from the last whole epoch, and the finished run is the one that was never stopped.
 """
 
+import script
+
+if __name__ == "__main__":
+    script.catch_signals("--resume goes on from the last whole epoch")
+
 import argparse
 import dataclasses
 import functools
 import importlib.util
 import pathlib
-import sys
 
 import options
 import recipe as recipes
@@ -28,11 +32,15 @@ def parse(argv=None):
     add = options.adder(parser)
     sets = "a TFDS data set with images and labels, or synthetic, for speed alone [%(default)s]"
     add("--dataset", default="imagenet2012", help=sets)
-    add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
+    add("--data-dir", type=options.text, help="folder of TFDS data sets [TFDS's own]")
     parser.add_argument(
         "--download", action="store_true", help="let TFDS prepare what is not there"
     )
-    add("--image-folder", help="folder with train/ and val/, a folder a class, instead")
+    add(
+        "--image-folder",
+        type=options.text,
+        help="folder with train/ and val/, a folder a class, instead",
+    )
     size = "images an epoch of --dataset synthetic [ImageNet's]"
     add("--synthetic-images", type=options.positive(int), default=1_281_167, help=size)
     buffer = "encoded images that TFDS's order is mixed over [%(default)s]"
@@ -40,7 +48,7 @@ def parse(argv=None):
     models = f"network: {', '.join(options.IMAGENET_MODELS)} [%(default)s]"
     add("--model", choices=options.IMAGENET_MODELS, default="vit_s16", help=models)
     add("--init", choices=options.INITS, default="all", help=f"{options.INITS_HELP} [%(default)s]")
-    add("--seed", type=int, default=0, help="of weights and batches [%(default)s]")
+    add("--seed", type=options.seed, default=0, help="of weights and batches [%(default)s]")
     recipes.add_options(add)
     options.add_computation(add)
     options.add_devices(add)
@@ -49,11 +57,12 @@ def parse(argv=None):
     flag("--tensorboard", help="logs for TensorBoard, too (needs TensorFlow)")
     flag("--speed", help="only print what data alone and steps alone take, and the recipe")
     options.add_verbose(add)
-    add("--output", help="folder for the results [results/imagenet-MODEL-INIT-seedSEED-BACKEND]")
-    args = parser.parse_args(argv)
-    if args.seed < 0:
-        parser.error(f"argument --seed: must be 0 or more, not {args.seed}")
-    return args
+    add(
+        "--output",
+        type=options.text,
+        help="folder for the results [results/imagenet-MODEL-INIT-seedSEED-BACKEND]",
+    )
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
@@ -69,7 +78,6 @@ import report
 import run_log
 import speed_alone
 from blocks import ImageBank
-from data import DatasetError
 from imagenet_models import MODELS
 from training import start
 
@@ -177,6 +185,7 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
     state = {"epoch": 0, "history": []}
     if checkpoint.exists(folder):
         state = checkpoint.restore(folder, model, settings)
+        checkpoint.check_state(state, recipe.epochs, run_log.COLUMNS)
         print(f"Going on from the end of epoch {state['epoch']}.")
     devices.check_agreement(used.host, state["epoch"])
     where = report.environment()
@@ -187,6 +196,7 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
         settings,
         history=state["history"],
         broken=reader.broken if reader else (),
+        validated=(lambda: reader.validated) if reader else None,
         write=first,
     )
     training, validation = make_batches(state["epoch"])
@@ -232,20 +242,5 @@ def _finish(folder, network, log):
     print(f"Figures, picture, network: {folder}/history.csv, curves.png, model.keras")
 
 
-ERRORS = (
-    checkpoint.CheckpointError,
-    DatasetError,
-    devices.DevicesError,
-    recipes.RecipeError,
-    report.SettingsError,
-    run_log.DivergedError,
-    OSError,  # A full disk, above all; its text names the file.
-)
-
 if __name__ == "__main__":
-    try:
-        main()
-    except ERRORS as error:
-        sys.exit(f"imagenet.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("imagenet.py: Interrupted; --resume goes on from the last whole epoch.")
+    script.run(main)

@@ -101,6 +101,7 @@ class Reader:
     Attributes:
         broken: Images that could not be read or decoded, each time that one is met. An
             epoch of training has further images in their place; validation ends without.
+        validated: Part of this host's validation images that could be read, of the last pass.
         error: What made it stop, or `None`: some backends hide that behind errors of theirs.
     """
 
@@ -110,7 +111,7 @@ class Reader:
 
         _check_count(source.name, source.train.count, recipe)
         self.source, self.recipe, self.seed, self.host = source, recipe, seed, host
-        self.broken, self.error = [], None
+        self.broken, self.validated, self.error = [], 1.0, None
         self._augment = augment
         # `None` for what the recipe has not, and would be a large graph all the same.
         self._operations = [
@@ -133,7 +134,10 @@ class Reader:
         return Batches(steps, functools.partial(self._train_epoch, steps, batch), epoch)
 
     def validation(self):
-        """`Batches` (images uint8, labels float32, weights); weight 0 is for what fills up."""
+        """`Batches` (images uint8, labels float32, weights); weight 0 is for what fills up.
+
+        The others have one weight, with which Keras's mean of the loss is that of the images.
+        """
         batch = self.recipe.batch_size // self.recipe.accumulate // self.host.count
         steps = -(-self.source.validation.count // (batch * self.host.count))
         return Batches(steps, lambda epoch: self._validation_epoch(steps, batch))
@@ -159,27 +163,44 @@ class Reader:
             expected = self._note_gaps(split, order, place, expected)
             yield tuple(arrays)
         # Only reached where too many images were broken: nobody asks for a batch beyond.
-        self.error = DatasetError(
-            f"Most training images of {self.source.name} could not be decoded, the first of them "
-            f"{', '.join(self.broken[:3])}."
-        )
-        raise self.error
+        self._note_gaps(split, order, np.arange(0), expected, split.count)
+        raise self._too_many_broken("training")
 
     def _validation_epoch(self, steps, batch):
         split = self.source.validation
         images = self._decoded(split.read(None), self._validation_image)
         batches = images.batch(batch).prefetch(_PREFETCH).as_numpy_iterator()
-        expected = self.host.number
+        expected, read = self.host.number, 0
+        # Keras divides the sum of losses by all places, filled up ones too.
+        weight = np.float32(steps * batch * self.host.count / split.count)
         for number, (place, *arrays) in enumerate(batches, start=1):
             # Nobody asks for more after the last one.
             last = split.count if number == steps else None
             expected = self._note_gaps(split, None, place, expected, last)
-            yield tuple(_filled(array, batch) for array in (*arrays, np.ones(len(place), "f")))
+            read += len(place)
+            if number == steps:
+                self._check_validation(read)
+            weights = np.full(len(place), weight)
+            yield tuple(_filled(array, batch) for array in (*arrays, weights))
         self._note_gaps(split, None, np.arange(0), expected, split.count)
+        self._check_validation(read)
         size = self.recipe.image_size
         nothing = np.zeros((0, size, size, 3), np.uint8), np.zeros((0, self.source.classes), "f")
         while True:
             yield tuple(_filled(array, batch) for array in (*nothing, np.zeros(0, "f")))
+
+    def _check_validation(self, read):
+        own = len(range(self.host.number, self.source.validation.count, self.host.count))
+        self.validated = read / own if own else 1.0
+        if 2 * read < own:
+            raise self._too_many_broken("validation")
+
+    def _too_many_broken(self, which):
+        self.error = DatasetError(
+            f"Most {which} images of {self.source.name} could not be decoded, the first of them "
+            f"{', '.join(self.broken[:3])}."
+        )
+        return self.error
 
     def _decoded(self, images, decode):
         """(Place in the epoch, image, labels) of this host's images that can be decoded."""

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import os
 import pathlib
 import zlib
 from collections.abc import Callable
@@ -149,9 +150,7 @@ def image_folder(folder):
         counts = [len(of_class) for of_class in files.values()]
         labels = np.repeat(np.arange(len(classes)), counts)
         paths = [path for of_class in files.values() for path in of_class]
-        version = zlib.crc32(
-            "\n".join(f"{p.parent.name}/{p.name}" for p in paths).encode(), version
-        )
+        version = zlib.crc32(_encoded(paths), version)
         paths = np.array([str(path) for path in paths])
         read = functools.partial(_read_files, paths, labels)
         name = functools.partial(_path, paths)
@@ -168,7 +167,7 @@ def _list(folder):
         )
     files = collections.OrderedDict()
     for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = sorted(path for path in of_class.iterdir() if path.suffix.lower() in _SUFFIXES)
+        found = _images_in(of_class)
         if not found:
             raise DatasetError(
                 f"The class folder {of_class} has no images ({', '.join(_SUFFIXES)})."
@@ -177,6 +176,32 @@ def _list(folder):
     if not files:
         raise DatasetError(f"{folder} has no folders: there must be one for each class.")
     return files
+
+
+def _images_in(folder):
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if path.suffix.lower() not in _SUFFIXES:
+                continue
+            # A pipe would be waited for without an end. (A link to nothing is left out later.)
+            if not entry.is_file() and os.path.exists(path):
+                raise DatasetError(f"{ascii(str(path))[1:-1]} has an image's name and is no file.")
+            found.append(path)
+    return sorted(found)
+
+
+def _encoded(paths):
+    """Names of files with their classes, as bytes."""
+    try:
+        return "\n".join(f"{path.parent.name}/{path.name}" for path in paths).encode()
+    except UnicodeEncodeError as error:
+        names = (str(pathlib.Path(path.parent.name, path.name)) for path in paths)
+        wrong = next(ascii(name)[1:-1] for name in names if not name.isprintable())
+        raise DatasetError(
+            f"Names of folders and files must be UTF-8, which {wrong} is not: rename it."
+        ) from error
 
 
 def _read_files(paths, labels, seed):

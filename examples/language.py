@@ -11,12 +11,16 @@ structure. Comparisons are paired: for one seed all have the same batches and ev
 they do not replace. Each is judged at its best learning rate, chosen on validation text.
 """
 
+import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command goes on with what is missing")
+
 import argparse
 import itertools
 import json
 import math
 import statistics
-import sys
 import textwrap
 import time
 
@@ -71,7 +75,12 @@ def parse(argv=None):
     add = options.adder(parser)
     whole = options.positive(int)
     texts = ", ".join(options.TEXTS)
-    add("--text", default="topics", help=f"text: {texts} or a file in UTF-8 [%(default)s]")
+    add(
+        "--text",
+        type=options.text,
+        default="topics",
+        help=f"text: {texts} or a file in UTF-8 [%(default)s]",
+    )
     inits = f"rows: {', '.join(INITS)}, or {EVERY} [default vo-]; differences are to the first"
     add("--init", nargs="+", choices=(*INITS, EVERY), default=["default", "vo-"], help=inits)
     add("--seeds", type=whole, default=5, help="paired seeds, from 0 [%(default)s]")
@@ -93,7 +102,7 @@ def parse(argv=None):
     options.add_computation(add)
     at_once = "runs at once, each with its part of the CPU's cores [%(default)s]"
     add("--processes", type=whole, default=1, help=at_once)
-    add("--output", help="folder for the results [results/language-BACKEND]")
+    add("--output", type=options.text, help="folder for the results [results/language-BACKEND]")
     args = parser.parse_args(argv)
     if EVERY in args.init:
         args.init = [*(name for name in args.init if name != EVERY), *INITS]
@@ -373,7 +382,7 @@ def picture(runs, args, title):
     right.set(xlabel=f"test loss over {args.init[0]}, nats, 95 % interval")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.suptitle(textwrap.fill(title, 130), fontsize=8)
+    figure.suptitle(textwrap.fill(title, 130), fontsize=8, parse_math=False)
     path = runs.folder / "losses.png"
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -381,7 +390,4 @@ def picture(runs, args, title):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (report.SettingsError, language_text.TextError) as error:
-        sys.exit(f"language.py: {error}")
+    script.run(main)

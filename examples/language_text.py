@@ -12,6 +12,7 @@ import sysconfig
 
 import keras
 import numpy as np
+import script
 
 # Of the text, from its end: what chooses learning rates, and after it what is reported.
 VALIDATION_PART, TEST_PART = 0.05, 0.1
@@ -19,7 +20,7 @@ VALIDATION_PART, TEST_PART = 0.05, 0.1
 JUDGED_BATCH, _JUDGED = 64, 1024
 
 
-class TextError(Exception):
+class TextError(script.Stop):
     """The text is not there, or too short; says what to do."""
 
 

@@ -12,11 +12,15 @@ model the tables, the picture, all figures as CSV, and the trained model as a
 .keras file, which a second call does not train again.
 """
 
+import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command trains what is not trained yet")
+
 import argparse
 import importlib.util
 import pathlib
 import re
-import sys
 
 import options
 
@@ -30,9 +34,9 @@ def parse(argv=None):
     models = f"models to train: {', '.join(options.MODELS)} [vit convmixer]"
     what.add_argument("--model", nargs="+", choices=options.MODELS, metavar="NAME", help=models)
     weights = "a saved Keras model to look into instead"
-    what.add_argument("--weights", metavar="FILE.keras", help=weights)
+    what.add_argument("--weights", type=options.text, metavar="FILE.keras", help=weights)
     preset = "a trained model of keras.applications or keras_hub instead"
-    what.add_argument("--preset", metavar="NAME", help=preset)
+    what.add_argument("--preset", type=options.text, metavar="NAME", help=preset)
     rule = "a structure for layers with a weight whose path matches, as `rules` of `measure`"
     add("--rule", nargs=2, action="append", default=[], metavar=("REGEX", "STRUCTURE"), help=rule)
     options.add_data(add, parser)
@@ -42,10 +46,14 @@ def parse(argv=None):
         default="default",
         help=f"{options.INITS_HELP} [%(default)s]",
     )
-    add("--seed", type=int, default=0, help="of weights and batches [%(default)s]")
+    add("--seed", type=options.seed, default=0, help="of weights and batches [%(default)s]")
     add("--learning-rate", type=options.positive(float), default=2e-3, help="peak rate [0.002]")
     options.add_training(add, epochs=20)
-    add("--output", help="folder for the results [results/look-inside-DATASET-BACKEND]")
+    add(
+        "--output",
+        type=options.text,
+        help="folder for the results [results/look-inside-DATASET-BACKEND]",
+    )
     args = parser.parse_args(argv)
     args.model = list(dict.fromkeys(args.model or ["vit", "convmixer"]))
     options.resolve(args)
@@ -64,7 +72,7 @@ from training import build, evaluate, fit
 import keras_mimetic
 
 
-class ModelError(Exception):
+class ModelError(script.Stop):
     """The model that was asked for could not be had; says why."""
 
 
@@ -240,7 +248,4 @@ def from_preset(name):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (data.DatasetError, report.SettingsError, ModelError) as error:
-        sys.exit(f"look_inside.py: {error}")
+    script.run(main)

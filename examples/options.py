@@ -36,7 +36,7 @@ def adder(parser):
 
     def add(*names, **arguments):
         kind = getattr(arguments.get("type"), "__name__", "")
-        metavar = "N" if kind.endswith("int") else "X" if kind.endswith("float") else None
+        metavar = "N" if kind.endswith(("int", "seed")) else "X" if kind.endswith("float") else None
         if "choices" in arguments and not metavar:
             metavar = "NAME"
         return parser.add_argument(*names, **{"metavar": metavar, **arguments})
@@ -59,10 +59,11 @@ def add_data(add, parser):
     """Options that say which images."""
     add(
         "--dataset",
+        type=text,
         default="digits",
         help="images: digits, cifar10 (TFDS) or a FILE.npz [%(default)s]",
     )
-    add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
+    add("--data-dir", type=text, help="folder of TFDS data sets [TFDS's own]")
     parser.add_argument("--download", action="store_true", help="let TFDS fetch what is not there")
     add(
         "--train-size",
@@ -169,6 +170,21 @@ def positive(kind, zero=False, at_most=None):
 
     parse_positive.__name__ = f"positive {kind.__name__}"
     return parse_positive
+
+
+def seed(text):
+    """A type of option: what Keras and NumPy take as a seed."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to {2**32 - 1}, not {text}")
+    return value
+
+
+def text(value):
+    """A type of option: text that is not empty, as an unset variable of the shell is."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return value
 
 
 def _choices(what, names):

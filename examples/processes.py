@@ -1,8 +1,12 @@
 """Independent runs in several processes, which share the cores out."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 
 
 def run_all(function, items, count, start=None, args=()):
@@ -23,7 +27,9 @@ def run_all(function, items, count, start=None, args=()):
     with concurrent.futures.ProcessPoolExecutor(
         count, mp_context=context, initializer=_start, initargs=(numbers, start, args)
     ) as pool:
-        waiting = {pool.submit(function, item): item for item in items}
+        # They inherit what is blocked: Ctrl-C is for this process, with which they end.
+        with _blocked_signals():
+            waiting = {pool.submit(function, item): item for item in items}
         try:
             for future in concurrent.futures.as_completed(waiting):
                 yield waiting[future], future.result()
@@ -32,7 +38,26 @@ def run_all(function, items, count, start=None, args=()):
             raise
 
 
+@contextlib.contextmanager
+def _blocked_signals():
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent():
+    """However that one ends, also killed."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
 def _start(numbers, start, args):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cores = numbers.get()
     if cores:
         os.sched_setaffinity(0, cores)

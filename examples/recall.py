@@ -11,11 +11,15 @@ one, chosen on validation sequences. Comparisons are paired: for one seed all ha
 sequences and every weight that they do not replace.
 """
 
+import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command goes on with what is missing")
+
 import argparse
 import functools
 import itertools
 import statistics
-import sys
 import time
 
 import options
@@ -52,10 +56,12 @@ def parse(argv=None):
     options.add_computation(add)
     at_once = "runs at once, each with its part of the CPU's cores [%(default)s]"
     add("--processes", type=whole, default=1, help=at_once)
-    add("--output", help="folder for the results [results/recall-BACKEND]")
+    add("--output", type=options.text, help="folder for the results [results/recall-BACKEND]")
     args = parser.parse_args(argv)
     for name in ("task", "init", "learning_rate"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    if args.width % 2:
+        parser.error(f"argument --width: must be even, not {args.width}")
     for task in args.task:
         if 2 * args.length > options.TASKS[task]:
             parser.error(
@@ -245,7 +251,7 @@ def picture(runs, args, title):
         axis.grid(alpha=0.3)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    figure.suptitle(title.replace("; ", "\n"), fontsize=8)
+    figure.suptitle(title.replace("; ", "\n"), fontsize=8, parse_math=False)
     path = runs.folder / "rates.png"
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -253,7 +259,4 @@ def picture(runs, args, title):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except report.SettingsError as error:
-        sys.exit(f"recall.py: {error}")
+    script.run(main)

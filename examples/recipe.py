@@ -3,6 +3,7 @@
 import dataclasses
 
 import options
+import script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Recipe:
     erase: float = 0.25
 
 
-class RecipeError(Exception):
+class RecipeError(script.Stop):
     """The recipe cannot be carried out; says what to change."""
 
 

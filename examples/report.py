@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import math
 import operator
 import os
 import pathlib
@@ -13,6 +14,10 @@ import statistics
 import textwrap
 
 import keras
+import lock
+import script
+
+import keras_mimetic
 
 # What makes a run the run that it is; the other columns are its results.
 KEY = ("model", "init", "learning_rate", "seed")
@@ -21,8 +26,8 @@ _ABOUT = ("seconds", "curve", "backend", "hardware", "versions")
 COLUMNS = (*KEY, *RESULTS, *_ABOUT)
 
 
-class SettingsError(Exception):
-    """The output folder holds runs that cannot be compared with the ones asked for."""
+class SettingsError(script.Stop):
+    """The output folder holds what does not fit to the runs asked for, or cannot be read."""
 
 
 def environment():
@@ -35,7 +40,8 @@ def environment():
             versions[backend] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    versions["keras_mimetic"] = importlib.metadata.version("keras-mimetic")
+    # Its own, which is there without an installation, too.
+    versions["keras_mimetic"] = keras_mimetic.__version__
     return {
         "backend": backend,
         "hardware": _hardware(backend),
@@ -84,17 +90,35 @@ def where(rows):
 
 
 def keep_settings(folder, settings):
-    """Makes a folder for results with these settings, unless it has some with others."""
+    """Makes a folder for results with these settings, unless it has some with others.
+
+    It is locked for this process.
+    """
+    folder = pathlib.Path(folder)
+    lock.take(folder)
     path = folder / "args.json"
     if path.exists():
-        before = json.loads(path.read_text())["settings"]
+        before = _settings_in(path)
         if listed := different_settings(before, settings):
             raise SettingsError(
                 f"{folder} holds runs with other settings ({listed}). "
                 "Choose another --output, or remove that folder."
             )
-    folder.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps({"settings": settings, **environment()}, indent=2) + "\n")
+
+
+def _settings_in(path):
+    """The settings of an args.json."""
+    try:
+        settings = json.loads(path.read_text())["settings"]
+        if not isinstance(settings, dict):
+            raise TypeError("its settings are not")
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"{path} is not as it was written ({type(error).__name__}: {error}). Choose another "
+            "--output, or remove that folder."
+        ) from error
+    return settings
 
 
 def different_settings(before, settings):
@@ -118,22 +142,35 @@ class Runs:
     def __init__(self, folder, settings=None, columns=(), results=RESULTS):
         self.folder = pathlib.Path(folder)
         self.results = results
-        self.columns = (*KEY, *results, *_ABOUT, *columns)
+        self.required = (*KEY, *results, *_ABOUT)
+        self.columns = (*self.required, *columns)
         if settings is not None:
             keep_settings(self.folder, settings)
         self.path = self.folder / "runs.csv"
-        self.rows = self._read()
+        # Only to be read, it may have any columns besides.
+        self.rows = self._read(exactly=settings is not None)
 
-    def _read(self):
+    def _read(self, exactly):
         if not self.path.exists():
             return []
-        text = self.path.read_text()
+        try:
+            text = self.path.read_text()
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{self.path} is no text ({error}). {_MEND}") from error
         complete = text[: text.rfind("\n") + 1]
-        rows = list(csv.DictReader(complete.splitlines()))
-        for row in rows:
-            row["seed"] = int(row["seed"])
-            for name in ("learning_rate", *self.results, "seconds"):
-                row[name] = float(row[name])
+        reader = csv.DictReader(complete.splitlines(), strict=True)
+        rows = []
+        try:
+            header = tuple(reader.fieldnames or ())
+            if complete and (
+                header != self.columns if exactly else not {*self.required} <= {*header}
+            ):
+                raise ValueError(f"the columns must be {', '.join(self.columns)}")
+            for row in reader:
+                rows.append(_checked(row, self.required, self.results))
+        except (ValueError, csv.Error) as error:
+            line = max(1, reader.line_num)
+            raise SettingsError(f"{self.path}, line {line}: {error}. {_MEND}") from error
         if complete != text:
             write(self.path, complete)
         return rows
@@ -166,11 +203,43 @@ class Runs:
         self.rows.append(row)
 
 
+_MEND = "Mend it, choose another --output, or remove that folder"
+
+
+def _checked(row, required, results):
+    """A row of runs.csv with its numbers, or `ValueError`."""
+    if None in row or None in row.values():
+        raise ValueError("there are more or fewer fields than columns")
+    for name in required:
+        if not row[name]:
+            raise ValueError(f"{name} is empty")
+    accuracies = {name for name in row if name.endswith("_accuracy")}
+    for name in {"learning_rate", "seconds", *results, *accuracies}:
+        row[name] = float(row[name])
+        # A loss is whatever it came to, also after training that diverged.
+        if name in results and name not in accuracies:
+            continue
+        most = 1.0 if name in accuracies else math.inf
+        if not 0 <= row[name] <= most or math.isinf(row[name]):
+            raise ValueError(f"{name} is {row[name]}")
+    row["seed"] = int(row["seed"])
+    if row["seed"] < 0:
+        raise ValueError(f"seed is {row['seed']}")
+    curve = [float(value) for value in row["curve"].split()]
+    if accuracies and not all(map(math.isfinite, curve)):
+        raise ValueError("the curve has values that are not finite")
+    return row
+
+
 def write(path, text):
     """Writes a file as a whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_rows(path, rows):
@@ -300,7 +369,8 @@ def curves(runs, chosen, title):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=7 if len(inits) > 5 else None)
-    figure.suptitle(textwrap.fill(title, int(17 * width)), fontsize=8)
+    # Names of files may have dollar signs, which would begin a formula.
+    figure.suptitle(textwrap.fill(title, int(17 * width)), fontsize=8, parse_math=False)
     figure.tight_layout()
     path = runs.folder / "curves.png"
     figure.savefig(path, dpi=120)

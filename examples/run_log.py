@@ -6,10 +6,19 @@ import time
 import checkpoint
 import keras
 import report
+import script
 
 
-class DivergedError(Exception):
+class DivergedError(script.Stop):
     """The loss is no number any more; says what is left of the run."""
+
+
+# What the picture, the time left and the last line need of each epoch.
+COLUMNS = (
+    *(kind + name for kind in ("", "val_") for name in ("cross_entropy", "top1", "top5")),
+    "seconds",
+    "left_out",
+)
 
 
 class RunLog(keras.callbacks.Callback):
@@ -23,13 +32,15 @@ class RunLog(keras.callbacks.Callback):
         settings: What has to be equal where the run goes on.
         history: A row for each epoch before.
         broken: A list that grows by the images that cannot be decoded, as they are met.
+        validated: A function of no argument: the part of validation images that was read.
         write: Whether this process writes, of several that share the model.
     """
 
-    def __init__(self, folder, title, settings, *, history, broken=(), write=True):
+    def __init__(self, folder, title, settings, *, history, broken=(), validated=None, write=True):
         super().__init__()
         self.folder, self.title, self.settings = folder, title, settings
         self.history, self.broken, self.writes = history, broken, write
+        self.validated = validated or (lambda: 1.0)
 
     def on_train_begin(self, logs=None):
         if self.history:
@@ -42,6 +53,9 @@ class RunLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         figures = {name: float(value) for name, value in logs.items()}
+        if "val_loss" in figures:
+            # Keras divided by the images that were left out, too.
+            figures["val_loss"] /= self.validated()
         for name, value in figures.items():
             if not math.isfinite(value):
                 kept = f"the checkpoint is that of epoch {epoch}" if epoch else "there is none yet"
@@ -94,7 +108,7 @@ def draw(path, history, title):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=8)
+    figure.suptitle(title, fontsize=8, parse_math=False)
     figure.tight_layout()
     part = path.with_name(path.name + ".part")
     figure.savefig(part, dpi=120, format="png")

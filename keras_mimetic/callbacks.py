@@ -9,7 +9,6 @@ from keras_mimetic._checks import check_flag, check_integer
 from keras_mimetic.dead_units import check_data, dead_units
 from keras_mimetic.find import check_model, check_names, find_sites
 from keras_mimetic.measure import dead_figures, measure_site
-from keras_mimetic.measures.covariance import forget_forms
 from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Figure
@@ -117,7 +116,8 @@ class StructureLogger(keras.callbacks.Callback):
             figures = [*measured.figures, *dead_figures(site, dead)]
             for name, value in _means(site.structure, figures).items():
                 by_name.setdefault(name, []).append(value)
-        forget_forms()
+        for structure in self.structures:
+            STRUCTURES[structure].forget()
         names = self._names(by_name)
         row: dict[str, float] = {"epoch": epoch}
         row |= {name: mean_and_deviation(by_name[name])[0] for name in names}

@@ -179,15 +179,19 @@ def draw_range(
             values *= scale
             values += shift
 
-    chunks = range(start, stop, _CHUNK)
-    threads = min(threads or processors(), len(chunks))
+    in_threads(fill, range(start, stop, _CHUNK), threads)
+    return out
+
+
+def in_threads(function: Callable[[int], None], items: range, threads: int | None = None) -> None:
+    """Calls a function with each item, in at most so many threads [one a processor]."""
+    threads = min(threads or processors(), len(items))
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, chunks))
+            list(pool.map(function, items))
     else:
-        for begin in chunks:
-            fill(begin)
-    return out
+        for item in items:
+            function(item)
 
 
 def processors() -> int:

@@ -11,7 +11,8 @@ from keras_mimetic.layers import MimeticStateSpace
 from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.sites import Site, places, sublayers, trace
 from keras_mimetic.sites.arguments import check_inputs
-from keras_mimetic.sites.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE
+from keras_mimetic.sites.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
+from keras_mimetic.sites.recorder import is_composite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ def find_sites(
     """
     check_inputs(model, inputs)
     graph = trace(model, inputs)
+    structures = tuple(structures)
     place_of = places(model)
     layers = sublayers(model)
     named = _named_by_rules(layers, rules, place_of)
@@ -82,7 +84,37 @@ def find_sites(
         "another"
         for layer, what in graph.assumed
     )
+    if {"mlp", "attention"} & set(structures):
+        notes += _unaccounted(layers, sites, opaque)
     return Found(sites, opaque, notes)
+
+
+def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
+    """A word on the matrices that no row tells of."""
+    told: set[int] = set()
+    for site in sites:
+        told |= {id(layer) for layer in (site.layer, *site.others, site.facts.get("second"))}
+        told |= {id(inner) for inner in sublayers(site.layer)}
+    others = [layer for layer in layers if layer.built and id(layer) not in told]
+    in_projections = sum(is_projection(layer) for layer in others)
+    # Experts, latent arrays: a user's layer that holds matrices itself.
+    own = sum(
+        len(variable.shape) >= 2
+        for layer in others
+        if is_composite(layer)
+        for variable in _own(layer)
+    )
+    if not in_projections and not own:
+        return ()
+    parts = [f"{in_projections} of projections"] if in_projections else []
+    parts += [f"{own} that layers hold themselves"] if own else []
+    count = in_projections + own
+    verb = "matrix has" if count == 1 else "matrices have"
+    return (f"{count} more {verb} no place in these structures: {', '.join(parts)}",)
+
+
+def _own(layer: Any) -> list[Any]:
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def check_model(name: str, model: Any) -> None:

@@ -17,6 +17,7 @@ from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.report import Report, Row
 from keras_mimetic.sites import Site, sublayers, values_of
 from keras_mimetic.sites.kernels import Part
+from keras_mimetic.trained import remember, trained_weight
 
 # A warning names an MLP with more dead units than this.
 _MANY_DEAD = 0.5
@@ -118,8 +119,9 @@ def initialize(
             "state_space" have no such twin and become Mamba-2's own.
         dry_run: Only reports what would be written.
         force: Writes into a trained model, too. Trained is a model whose Keras
-            optimizer has taken steps; weights that were loaded cannot be told
-            from fresh ones and are overwritten without it.
+            optimizer has taken steps, or with a bias, gamma, beta or moving statistic
+            whose values differ from one another where its initializer makes them one
+            constant. Loaded weights without any of these cannot be told from fresh ones.
         inputs: What `model` is called with; only shapes and dtypes are used.
             Needed for a subclassed model that takes more than one argument, or
             whose input's shape is not known. A tuple has several positional
@@ -133,13 +135,12 @@ def initialize(
     Raises:
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; for a model that is not
-            built, is quantized, has LoRA enabled, or is trained (its optimizer
-            has taken steps) without `force`; for `data` that the model does not
-            take. If anything fails, the model is as it was.
+            built, is quantized, has LoRA enabled, or is trained without `force`; for `data`
+            that the model does not take. If anything fails, the model is as it was.
 
     Warns:
         UserWarning: if more than half of the hidden units of an MLP are off for all
-            of `data`.
+            of `data`; if no weight is written.
 
     Reference: those of the initializers and layers named above.
     """
@@ -173,8 +174,12 @@ def initialize(
             note = f"control of {note}" if control else note
             rows.append(_with_change(_row(site, variable, values, note)))
         rows += skipped
+    for name in settings:
+        STRUCTURES[name].forget()
     for layer, place, why in found.opaque:
         rows.append(Row(path_of(layer), place, "", (), None, None, f"could not be followed: {why}"))
+    if not new:
+        _warn_of_nothing(settings, rows)
     dead = _write(model, found.sites, new, data, dry_run)
     return Report(
         tuple(_with_dead_units(row, dead) for row in rows),
@@ -227,6 +232,13 @@ def _check_model(model: Any, force: bool) -> None:
                 f"{steps} steps), and initializing it would lose that. Pass force=True if you "
                 "mean it."
             )
+    found = None if force else trained_weight(model)
+    if found is not None:
+        raise ValueError(
+            f"Argument `model` has visibly been trained: the values of {found[0].path!r} differ, "
+            f"where its initializer makes all of them {found[1]:g}. Initializing the model would "
+            "lose that. Pass force=True if you mean it."
+        )
 
 
 def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dict[str, np.ndarray]:
@@ -299,6 +311,24 @@ def _skipped(site: Site) -> list[Row]:
     ]
 
 
+_LOOKED_FOR = {
+    "mlp": "MLPs (a projection, an activation, a projection)",
+    "attention": "attention (projections, a product, a softmax, a product, a projection)",
+    "depthwise": "depthwise convolutions of more than one pixel",
+    "state_space": "MimeticStateSpace layers",
+}
+
+
+def _warn_of_nothing(settings: dict[str, Any], rows: list[Row]) -> None:
+    looked = ", ".join(_LOOKED_FOR.get(name, name) for name in settings)
+    why = (
+        f"{len(rows)} were found and skipped; print the report for the reasons"
+        if rows
+        else ("none were found")
+    )
+    warnings.warn(f"initialize wrote no weight. It looked for {looked}: {why}.", stacklevel=3)
+
+
 def _whole(new: list[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
     """Values of whole variables, from those of parts of them."""
     whole: dict[int, tuple[Any, np.ndarray]] = {}
@@ -325,8 +355,8 @@ def _write(
     """
     if dry_run and data is None:
         return {}
-    # As they are, in their own precision.
     new = _whole(new)
+    # As they are, in their own precision.
     old = [(variable, np.array(keras.ops.convert_to_numpy(variable))) for variable, _ in new]
     done = False
     try:
@@ -334,6 +364,10 @@ def _write(
             variable.assign(values)
         dead = {} if data is None else dead_units(model, sites, data)
         done = True
+        if not dry_run:
+            for variable, _ in new:
+                if len(variable.shape) == 1:
+                    remember(variable)
     finally:
         if dry_run or not done:
             for variable, values in old:

@@ -1,25 +1,35 @@
 """Sees the structures of mimetic initialization in any model's weights."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from keras_mimetic._kept import Kept
 from keras_mimetic.dead_units import check_data, dead_units
 from keras_mimetic.draws import subseed
 from keras_mimetic.find import check_model, check_names, find_sites, path_of
 from keras_mimetic.measurements import Left, Measurements, Row
-from keras_mimetic.measures.covariance import forget_forms
 from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry import STRUCTURES
-from keras_mimetic.registry.structure import Figure, Measured, Reading
+from keras_mimetic.registry.structure import Figure, Kind, Measured, Reading, Shapes
 from keras_mimetic.sites import Site, values_of
 
 # Fresh weights to compare with, always the same: so many draws, fewer of large ones.
 _DRAWS = (10, 100)
 _VALUES = 2**24
 _FRESH_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fresh:
+    """A kind of figure in fresh weights; `values` of all draws, if there are any."""
+
+    mean: float
+    deviation: float
+    values: tuple[float, ...] = ()
 
 
 def measure(
@@ -33,8 +43,9 @@ def measure(
 
     It looks at the places that `initialize` finds (and at gated MLPs, too), and
     compares every figure with what fresh weights of the same shapes give: mean
-    and standard deviation over 10 to 100 draws of independent normals (Keras's
-    uniform ones give the same). All figures but dead units are of the weights alone and
+    and standard deviation for independent normals (Keras's uniform ones give the same),
+    in closed form or, for depthwise filters and small matrices, over 10 to 100 draws,
+    which are kept for the next call. All figures but dead units are of the weights alone and
     need no data, and the model is left as it is. They are these; all but `noise`,
     `identity`, sigma, decays and steps do not depend on the scale of the weights.
 
@@ -147,7 +158,6 @@ def measure(
         check_data(model, data)
     found = find_sites(model, names, rules, inputs)
     dead = {} if data is None else dead_units(model, found.sites, data)
-    fresh = _Fresh()
     rows: list[Row] = []
     left: list[Left] = []
     images: dict[tuple[str, str, str], np.ndarray] = {}
@@ -157,16 +167,20 @@ def measure(
         if why:
             left.append(Left(path_of(site.layer), site.place, site.structure, why))
             continue
-        null = fresh.figures(site)
+        fresh = _fresh(site, measured.figures)
         figures = [*measured.figures, *dead_figures(site, dead)]
-        rows += [_row(site, figure, null) for figure in figures]
+        rows += [_row(site, figure, fresh.get(figure.kind)) for figure in figures]
         images |= {(site.structure, site.place, part): x for part, x in measured.images.items()}
         if not site.left:
             values = _by_name(measured.figures)
-            readings[site.structure].append(Reading(site, values, _by_name(null)))
+            drawn: dict[tuple[str, str], list[float]] = {}
+            for (part, name, _), known in fresh.items():
+                drawn.setdefault((part, name), []).extend(known.values)
+            readings[site.structure].append(Reading(site, values, drawn))
     for layer, place, why in found.opaque:
         left.append(Left(path_of(layer), place, "", f"could not be followed: {why}"))
-    forget_forms()
+    for name in names:
+        STRUCTURES[name].forget()
     settings = {name: STRUCTURES[name].read(readings[name]) for name in names if readings[name]}
     return Measurements(
         rows=tuple(rows),
@@ -198,26 +212,34 @@ def measure_site(site: Site) -> tuple[Measured, str]:
     return measured, ""
 
 
-class _Fresh:
-    """The figures of fresh weights, computed once for all sites that are alike."""
+# Figures of all draws by kind, of the sites that were looked at last.
+_drawn: Kept[dict[Kind, tuple[float, ...]]] = Kept(limit=256)
 
-    def __init__(self) -> None:
-        self._known: dict[Any, tuple[Figure, ...]] = {}
 
-    def figures(self, site: Site) -> tuple[Figure, ...]:
-        """Of all draws, one after the other."""
-        entry = STRUCTURES[site.structure]
-        shapes = {role: tuple(variable.shape) for role, variable in _variables(site).items()}
-        facts = type(site.facts.get("norm")), site.facts.get("groups")
-        alike = site.structure, tuple(shapes.items()), facts
-        if alike not in self._known:
-            figures: list[Figure] = []
-            size = sum(math.prod(shape) for shape in shapes.values())
-            for number in range(min(max(_VALUES // size, _DRAWS[0]), _DRAWS[1])):
-                weights = entry.fresh(shapes, subseed(_FRESH_SEED, number))
-                figures += entry.measure(site, weights).figures
-            self._known[alike] = tuple(figure for figure in figures if figure.has_null)
-        return self._known[alike]
+def _fresh(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Fresh]:
+    """What fresh weights of the shapes of a site give, in closed form or in draws."""
+    entry = STRUCTURES[site.structure]
+    shapes = {role: tuple(variable.shape) for role, variable in _variables(site).items()}
+    fresh = {kind: _Fresh(*pair) for kind, pair in entry.expected(site, shapes).items()}
+    if not {figure.kind for figure in figures if figure.has_null} - fresh.keys():
+        return fresh
+    key = site.structure, tuple(shapes.items()), entry.alike(site)
+    drawn = _drawn.get(key, lambda: _draw(site, shapes))
+    by_draws = {kind: _Fresh(*mean_and_deviation(x), x) for kind, x in drawn.items()}
+    return by_draws | fresh
+
+
+def _draw(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]:
+    """The figures of draws of fresh weights, by kind: heads are alike when they are fresh."""
+    entry = STRUCTURES[site.structure]
+    size = sum(math.prod(shape) for shape in shapes.values())
+    values: dict[Kind, list[float]] = {}
+    for number in range(min(max(_VALUES // size, _DRAWS[0]), _DRAWS[1])):
+        weights = entry.fresh(shapes, subseed(_FRESH_SEED, number))
+        for figure in entry.measure(site, weights).figures:
+            if figure.has_null:
+                values.setdefault(figure.kind, []).append(figure.value)
+    return {kind: tuple(found) for kind, found in values.items()}
 
 
 def _variables(site: Site) -> dict[str, Any]:
@@ -231,15 +253,7 @@ def _by_name(figures: Iterable[Figure]) -> dict[tuple[str, str], list[float]]:
     return values
 
 
-def _row(site: Site, figure: Figure, fresh: Iterable[Figure]) -> Row:
-    # Heads are alike when they are fresh.
-    null = [
-        other.value
-        for other in fresh
-        if (other.part, other.name) == (figure.part, figure.name)
-        and (other.head is None) == (figure.head is None)
-    ]
-    mean, deviation = mean_and_deviation(null)
+def _row(site: Site, figure: Figure, fresh: _Fresh | None) -> Row:
     return Row(
         structure=site.structure,
         path=path_of(site.layer),
@@ -248,7 +262,7 @@ def _row(site: Site, figure: Figure, fresh: Iterable[Figure]) -> Row:
         head=figure.head,
         figure=figure.name,
         value=figure.value,
-        fresh_mean=mean if null else None,
-        fresh_deviation=deviation if null else None,
+        fresh_mean=fresh.mean if fresh else None,
+        fresh_deviation=fresh.deviation if fresh else None,
         note=site.left,
     )

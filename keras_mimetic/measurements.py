@@ -164,7 +164,7 @@ class Measurements:
 
         Raises:
             ImportError: where matplotlib is not installed.
-            TypeError: if `before` is something else.
+            TypeError: if `before` is something else, or `title` no string.
             ValueError: where there is nothing to draw.
         """
         # It imports this module.

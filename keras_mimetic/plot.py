@@ -43,11 +43,14 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     if not lines:
         raise ValueError("There is nothing to draw: no figures were measured.")
     heights = [_strip_height(shown, *strip) for strip in strips] + [3.0] * len(lines)
+    if not isinstance(title, str):
+        raise TypeError(f"Argument `title` must be a string. Received: title={title!r}")
     headline = textwrap.fill(title, 130)
     above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
     figure = new_figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
     if title:
-        figure.suptitle(headline, fontsize=9)
+        # A file's name may have dollar signs, which would begin a formula.
+        figure.suptitle(headline, fontsize=9, parse_math=False)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, strip in zip(parts, strips, strict=False):
         _draw_strip(part, shown, *strip)

@@ -4,6 +4,7 @@ import os
 
 import checkpoint
 import keras
+import lock
 import numpy as np
 import pytest
 import recipe
@@ -46,11 +47,15 @@ def rewrite(folder, **changes):
     np.savez(folder / checkpoint.NAME, **{**arrays, "about": np.array(json.dumps(about))})
 
 
+def files_in(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != lock.NAME)
+
+
 def test_everything_comes_back_and_training_goes_on_as_if_nothing_was(tmp_path):
     model, batch = trained(steps=3)
     assert not checkpoint.exists(tmp_path)
     checkpoint.save(tmp_path, model, {"epoch": 1}, {"model": "a"})
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
+    assert files_in(tmp_path) == [checkpoint.NAME]
     saved = values_of(model)
     model.train_on_batch(*batch)
     further = values_of(model)
@@ -70,6 +75,10 @@ def test_everything_comes_back_and_training_goes_on_as_if_nothing_was(tmp_path):
     [
         ({}, {"model": "b"}, r"of another run \(model: 'a' there, 'b' now\)"),
         ({"shapes": [[4, 3]]}, {"model": "a"}, "of another model: it has 1 variables"),
+        ({"shapes": None}, {"model": "a"}, "cannot be read"),
+        ({"shapes": "abc"}, {"model": "a"}, "cannot be read|of another model"),
+        ({"settings": None}, {"model": "a"}, "cannot be read"),
+        ({"settings": [1]}, {"model": "a"}, "cannot be read"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path, changes, settings, message):
@@ -112,7 +121,7 @@ def test_where_no_space_is_left_the_checkpoint_before_stays_whole(tmp_path):
     try:
         with pytest.raises(checkpoint.CheckpointError, match="no space left. There is none yet"):
             checkpoint.save(tmp_path, model, {"epoch": 1}, {})
-        assert not list(tmp_path.iterdir())
+        assert not files_in(tmp_path)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         checkpoint.save(tmp_path, model, {"epoch": 1}, {})
         before = values_of(model)
@@ -124,7 +133,58 @@ def test_where_no_space_is_left_the_checkpoint_before_stays_whole(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
+    assert files_in(tmp_path) == [checkpoint.NAME]
     assert checkpoint.restore(tmp_path, model, {}) == {"epoch": 1}
     for a, b in zip(before, values_of(model), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("about", [None, [], 3, {}, {"state": {}}])
+def test_what_says_nothing_of_the_run_is_refused(about, tmp_path):
+    model, _ = trained()
+    checkpoint.save(tmp_path, model, {}, {})
+    with np.load(tmp_path / checkpoint.NAME) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(tmp_path / checkpoint.NAME, **{**arrays, "about": np.array(json.dumps(about))})
+    with pytest.raises(checkpoint.CheckpointError, match="cannot be read"):
+        checkpoint.restore(tmp_path, model, {})
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 2)), np.array("text"), np.zeros((4, 3), complex), np.zeros((4, 3), "S1")]
+)
+def test_other_arrays_than_it_says_are_refused(array, tmp_path):
+    model, _ = trained()
+    checkpoint.save(tmp_path, model, {}, {})
+    with np.load(tmp_path / checkpoint.NAME) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(tmp_path / checkpoint.NAME, **{**arrays, "00000": array})
+    before = values_of(model)
+    with pytest.raises(checkpoint.CheckpointError, match="of another model: .* there"):
+        checkpoint.restore(tmp_path, model, {})
+    for a, b in zip(before, values_of(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [],
+        {},
+        {"epoch": 1},
+        {"epoch": 2, "history": [{"epoch": 1, "a": 1.0}]},
+        {"epoch": 1, "history": None},
+        {"epoch": 1, "history": [{"epoch": 1}]},
+        {"epoch": 1, "history": [{"epoch": 1, "a": "text"}]},
+        {"epoch": "1", "history": [{"epoch": 1, "a": 1.0}]},
+        {"epoch": -1, "history": []},
+        {"epoch": 0, "history": []},
+        {"epoch": 4, "history": [{"epoch": epoch, "a": 1.0} for epoch in range(1, 5)]},
+        {"epoch": 2, "history": [{"epoch": 1, "a": 1.0}, {"epoch": 2, "a": 1.0, "b": 1.0}]},
+    ],
+)
+def test_a_state_that_no_run_had_is_refused(state):
+    checkpoint.check_state({"epoch": 1, "history": [{"epoch": 1, "a": 1.0}]}, 3, ("a",))
+    with pytest.raises(checkpoint.CheckpointError, match="not that of a run"):
+        checkpoint.check_state(state, 3, ("a",))

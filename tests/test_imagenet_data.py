@@ -3,8 +3,10 @@ import importlib.util
 import io
 import os
 import pathlib
+import struct
 import subprocess
 import sys
+import zlib
 
 import data
 import imagenet
@@ -147,9 +149,49 @@ def test_validation_is_whole_and_filled_up_with_weight_0(folder):
     reader = imagenet_data.Reader(imagenet_sources.image_folder(folder), HOW, seed=0)
     images, labels, weights = whole(read(reader.validation()))
     assert images.shape == (16, 32, 32, 3)
-    np.testing.assert_array_equal(weights, [1] * 10 + [0] * 6)
+    # 16 / 10: Keras divides by all places.
+    np.testing.assert_array_equal(weights, np.float32([1.6] * 10 + [0] * 6))
     np.testing.assert_array_equal(labels[:10].argmax(1), [0] * 5 + [1] * 5)
     assert not images[10:].any()
+
+
+def test_the_loss_of_validation_is_the_mean_over_its_images(folder):
+    reader = imagenet_data.Reader(imagenet_sources.image_folder(folder), HOW, seed=0)
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((32, 32, 3)), *layers])
+    model.compile(
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1),
+        weighted_metrics=[
+            keras.metrics.CategoricalCrossentropy("exact", from_logits=True, label_smoothing=0.1)
+        ],
+    )
+    found = model.evaluate(reader.validation(), verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(found["exact"], rel=1e-5)
+
+
+def test_where_most_images_of_validation_are_broken_it_stops(folder):
+    for path in (folder / "val").rglob("*.JPEG"):
+        path.write_bytes(b"no image")
+    reader = imagenet_data.Reader(imagenet_sources.image_folder(folder), HOW, seed=0)
+    with pytest.raises(data.DatasetError, match="Most validation images of .*00.JPEG"):
+        read(reader.validation())
+    assert isinstance(reader.error, data.DatasetError)
+
+
+def test_a_picture_of_very_many_pixels_is_left_out_before_it_is_decoded():
+    def png(width, height):
+        header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+        pixels = zlib.compress(bytes((1 + 3 * width) * height))
+        chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+
+    assert augment.decode_center(png(8, 4), 4).shape == (4, 4, 3)
+    small, large = (struct.pack(">2I", *size) for size in ((8, 4), (20_000, 20_000)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="did not hold"):
+        augment.decode_center(png(8, 4).replace(small, large), 4)
 
 
 def test_broken_images_are_left_out_and_named(folder, capsys):
@@ -167,7 +209,8 @@ def test_broken_images_are_left_out_and_named(folder, capsys):
         images, _ = whole(read(reader.training(), epoch))
         assert len(images) == 24  # One of them twice.
     _, _, weights = whole(read(reader.validation()))
-    assert weights.sum() == 9
+    assert np.count_nonzero(weights) == 9
+    assert reader.validated == 9 / 11
     # The first epoch, the second, validation.
     assert sorted(reader.broken[:2]) == [str(lost[0])] * 2
     assert sorted(reader.broken[2:]) == sorted(map(str, lost[1:]))

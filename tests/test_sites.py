@@ -124,7 +124,6 @@ def between(*middle):
         [lambda y: 0.5 * y * (1 + keras.ops.erf(y / 2**0.5))],
         [lambda y: y * keras.ops.sigmoid(y)],
         [layers.Activation("relu"), layers.Dropout(0.1)],
-        [layers.BatchNormalization(), layers.Activation("relu")],
         [layers.Activation("gelu"), layers.LayerNormalization()],
         [layers.Activation("gelu"), ResponseNorm()],
         [layers.Lambda(lambda y: keras.ops.gelu(y))],
@@ -152,16 +151,79 @@ def test_no_mlps(middle):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "why"),
     [
-        lambda x: layers.Dense(8)(layers.Dense(8, "gelu")(x)),  # no expansion
-        lambda x: layers.Dense(8)(layers.Dense(4, "gelu")(x)),  # a bottleneck
-        lambda x: layers.Dense(32)(layers.Dense(16, "gelu")(x)),  # no contraction
-        lambda x: layers.Dense(16, "gelu")(x),  # no second projection
+        (lambda x: layers.Dense(8)(layers.Dense(8, "gelu")(x)), ""),
+        (lambda x: layers.Dense(16)(layers.Dense(16, "gelu")(x)), ""),
+        (lambda x: layers.Dense(8)(layers.Dense(4, "gelu")(x)), "narrower than its input"),
+        (lambda x: layers.Dense(32)(layers.Dense(16, "gelu")(x)), "wider than its hidden"),
+        (between(layers.BatchNormalization(), layers.ReLU()), "normalization stands between"),
+        (between(layers.LayerNormalization(), keras.ops.gelu), "normalization stands between"),
+        (between(layers.DepthwiseConv1D(3, padding="same"), ops.gelu), "depthwise convolution"),
     ],
 )
-def test_projections_that_are_no_mlps(body):
-    assert mlps(functional(body)) == []
+def test_mlps_of_other_kinds_are_written_or_have_a_reason(body, why):
+    (site,) = sites_of(functional(body), "mlp")
+    assert why in site.left
+    assert bool(why) is bool(site.left)
+
+
+def test_a_projection_alone_is_no_mlp():
+    assert sites_of(functional(lambda x: layers.Dense(16, "gelu")(x)), "mlp") == []
+
+
+def test_a_spatial_gate_is_reported():
+    """gMLP: one half of the hidden units is mixed over places and multiplies the other."""
+
+    def body(x):
+        u, v = ops.split(layers.Dense(16, "gelu")(layers.LayerNormalization()(x)), 2, axis=-1)
+        v = layers.Permute((2, 1))(layers.LayerNormalization()(v))
+        v = layers.Permute((2, 1))(layers.Dense(6)(v))
+        return layers.Dense(8)(u * v)
+
+    (site,) = sites_of(functional(body), "mlp")
+    assert "gated" in site.left
+
+
+class Snake(layers.Layer):
+    """An activation with a weight, on the left."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return x + self.scale * keras.ops.square(keras.ops.sin(x))
+
+
+def test_activations_with_weights():
+    assert mlps(functional(between(Snake()))) == [LAYER_NORM]
+
+
+@pytest.mark.parametrize(
+    ("move", "before"),
+    [
+        (layers.Reshape((2, 3, 8)), "layer_norm"),
+        (lambda y: ops.reshape(y, (-1, 8)), "layer_norm"),
+        (lambda y: ops.roll(y, 1, axis=1), "layer_norm"),
+        (lambda y: ops.transpose(y, (1, 0, 2)), "layer_norm"),
+        (
+            lambda y: ops.reshape(
+                ops.transpose(ops.reshape(y, (-1, 3, 2, 8)), (0, 2, 1, 3)), (-1, 3, 8)
+            ),
+            "layer_norm",
+        ),
+        (lambda y: y[:, 0], "layer_norm"),
+        (lambda y: ops.concatenate([y, y], axis=1), "layer_norm"),
+        (lambda y: ops.reshape(y, (-1, 3, 16)), "other"),
+        (lambda y: y[..., :4], "other"),
+        (lambda y: ops.roll(y, 1, axis=2), "layer_norm"),
+        (lambda y: ops.concatenate([y, y], axis=2), "other"),
+        (lambda y: ops.transpose(y, (0, 2, 1)), "other"),
+    ],
+)
+def test_norms_hold_where_places_are_moved(move, before):
+    model = functional(lambda x: expand_contract(move(layers.LayerNormalization()(x)), hidden=32))
+    assert [kind for _, kind in mlps(model)] == [before]
 
 
 def test_hidden_units_that_feed_two_layers_are_no_mlp():

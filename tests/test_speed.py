@@ -10,7 +10,7 @@ import timing
 
 SMALL = (
     *("--shape", 64, 64, "--width", 32, "--heads", 2, "--depth", 1),
-    *("--block", 8, 1, 4, 2, "--repeats", 2),
+    *("--block", 8, 1, 4, 2, "--widths", 32, 64, "--repeats", 2),
 )
 
 
@@ -36,13 +36,14 @@ def test_the_table_has_a_row_for_each_comparison():
     assert len(set(whats)) == len(whats) - 1  # attention is beside two
     for part, rows in {
         "MimeticMean": 3,
-        "attention weights": 2,
+        "attention weights": 3,
         "`initialize`": 2,
+        "`measure`": 2,
         "MimeticMLPBlock": 2,
         "import keras_mimetic": 1,
     }.items():
         assert sum(part in what for what in whats) == rows
-    assert len(whats) == 10
+    assert len(whats) == 13
 
 
 def test_parts_can_be_chosen():

@@ -55,12 +55,12 @@ def backend_function(model, x):
     if BACKEND == "torch":
         import torch
 
-        return torch.relu(x)
+        return x + torch.relu(x)
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        return tf.nn.relu(tf.tile(x, (1, 1, 1)))
-    return ops.relu(x)
+        return x + tf.nn.relu(tf.tile(x, (1, 1, 1)))
+    return x + ops.relu(x)
 
 
 class NoTraining(layers.Layer):
@@ -170,7 +170,7 @@ class Parts(keras.Model):
 
 def test_a_model_without_a_call_is_followed_part_by_part():
     report = keras_mimetic.initialize(Parts(), seed=0)
-    assert len(report.written) == 2
+    assert len({row.place for row in report.written}) == 2
     assert "no `call`" in report.left[0].note
 
 

@@ -9,6 +9,7 @@ from keras_mimetic import draws
 from keras_mimetic._checks import check_number, check_shape, is_auto
 from keras_mimetic.initializers.tensors import as_tensor, check_float_dtype
 from keras_mimetic.structures.attention import query_key, value_output
+from keras_mimetic.structures.noise_plus_identity import LARGEST, SMALLEST, in_range
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
@@ -85,7 +86,8 @@ def check_strengths(name: str, strengths: Any) -> tuple[float, float] | str | No
     if strengths is None or is_auto(strengths):
         return strengths
     allowed = (
-        "'auto', None or a pair (noise, identity) of finite numbers, noise >= 0 and not both 0"
+        "'auto', None or a pair (noise, identity) of finite numbers, noise >= 0, not both 0, and "
+        f"the larger between {SMALLEST:g} and {LARGEST:g} in size"
     )
     if not isinstance(strengths, (tuple, list)):
         raise TypeError(f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}")
@@ -93,7 +95,7 @@ def check_strengths(name: str, strengths: Any) -> tuple[float, float] | str | No
     if len(strengths) != 2:
         raise wrong
     noise, identity = (check_number(name, value) for value in strengths)
-    if noise < 0 or noise == identity == 0:
+    if noise < 0 or not in_range(noise, identity):
         raise wrong
     return noise, identity
 

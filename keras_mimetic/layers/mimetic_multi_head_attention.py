@@ -49,7 +49,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         query_key: `(noise, identity)` of each head's product of query and key
             weights, absolute: the product is the matrix of rank `key_dim`
             nearest to `noise Z + identity I`, the entries of Z independent
-            normals of variance 1 / width. `None` leaves both projections to
+            normals of variance 1 / width (from a width of 256 on, with the same
+            singular values in all heads and layers; see
+            `keras_mimetic.structures.query_key`). `None` leaves both projections to
             `kernel_initializer`. `"auto"` is (0.7, 0.7), the numbers that accounts
             of the paper's recipe give, and `None` with `causal=True`. In our image
             models it decided little (`all_no_qk` in `benchmarks/README.md`).

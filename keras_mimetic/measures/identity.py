@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_mimetic.structures.attention import query_key
+from keras_mimetic.draws import subseed
+from keras_mimetic.structures.noise_plus_identity import factors, one_blas_thread
 
 NAN = float("nan")
 # Width of the reference products that `strengths` compares with: a truncated
@@ -14,7 +15,11 @@ NAN = float("nan")
 _REFERENCE_WIDTH = 256
 
 
-def diagonal(left: np.ndarray, right: np.ndarray) -> float:
+# A product's diagonal, the sum of its squared entries, and that of its entries.
+Moments = tuple[np.ndarray, float, float]
+
+
+def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) -> float:
     """Mean of a product's diagonal in deviations of its off-diagonal entries.
 
     It needs no product: the cost is that of two (rank, rank) matrices.
@@ -22,13 +27,14 @@ def diagonal(left: np.ndarray, right: np.ndarray) -> float:
     Args:
         left: Of shape (n, rank).
         right: Of shape (rank, n).
+        known: Their `moments`, if they are there.
 
     Returns:
         mean_i P_ii / std_(i != j) P_ij for P = left right; 0 plus or minus
         1/sqrt(n) for independent entries. NaN where it is not defined.
     """
     count = len(left)
-    entries, energy, total = _moments(left, right)
+    entries, energy, total = known or moments(left, right)
     off = count * (count - 1)
     if not off:
         return NAN
@@ -40,7 +46,24 @@ def diagonal(left: np.ndarray, right: np.ndarray) -> float:
     return float(entries.mean() / math.sqrt(variance))
 
 
-def strengths(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+def expected_diagonal(count: int, rank: int) -> tuple[float, float] | None:
+    """Mean and deviation of `diagonal` for independent normals, to 2 %.
+
+    Args:
+        count: Rows of the product.
+        rank: Its rank.
+
+    Returns:
+        `(0, 1 / sqrt(count))`; `None` for products that are too small for it.
+    """
+    if count < 16 or count * rank < 512:
+        return None
+    return 0.0, 1 / math.sqrt(count)
+
+
+def strengths(
+    left: np.ndarray, right: np.ndarray, known: Moments | None = None
+) -> tuple[float, float]:
     """(noise, identity) with which `structures.attention` would draw such a product.
 
     The product's trace and Frobenius norm are those of the best approximation, of
@@ -52,13 +75,14 @@ def strengths(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     Args:
         left: Of shape (n, rank).
         right: Of shape (rank, n).
+        known: Their `moments`, if they are there.
 
     Returns:
         `(noise, identity)`, noise >= 0, absolute as in `query_key`. NaN for a
         product of zeros.
     """
     count, rank = len(left), min(left.shape)
-    entries, energy, _ = _moments(left, right)
+    entries, energy, _ = known or moments(left, right)
     trace = float(entries.sum())
     if energy <= 0:
         return NAN, NAN
@@ -74,7 +98,7 @@ def strengths(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     return scale * math.cos(angle), math.copysign(scale * math.sin(angle), trace)
 
 
-def _moments(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, float, float]:
+def moments(left: np.ndarray, right: np.ndarray) -> Moments:
     """Diagonal of the product, sum of its squared entries, and sum of its entries."""
     left, right = left.astype(np.float64), right.astype(np.float64)
     entries = np.einsum("ir,ri->i", left, right)
@@ -112,12 +136,13 @@ def _reference(width: int, rank: int) -> tuple[Any, Any]:
     for number, angle in enumerate(angles):
         # Exactly no noise at the end, where the cosine is not exactly 0.
         noise = math.cos(angle) if number < len(angles) - 1 else 0.0
-        left, right = query_key(
-            width, width, draws, rank, noise=noise, identity=math.sin(angle), seed=0
+        product = functools.partial(
+            factors, width, width, rank, noise=noise, identity=math.sin(angle), is_shared=False
         )
-        moments = [_moments(left[:, draw], right[:, draw].T) for draw in range(draws)]
-        energy = float(np.mean([energy for _, energy, _ in moments]))
-        trace = float(np.mean([entries.sum() for entries, _, _ in moments]))
+        with one_blas_thread():
+            found = [moments(*product(seed=subseed(0, 0, draw))) for draw in range(draws)]
+        energy = float(np.mean([energy for _, energy, _ in found]))
+        trace = float(np.mean([entries.sum() for entries, _, _ in found]))
         aligned[number] = trace / math.sqrt(rank * energy)
         norms[number] = math.sqrt(energy / width)
     # What they are in expectation; the drawn ones are only next to it.

@@ -57,6 +57,47 @@ def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
     return float(sums @ sums) / total
 
 
+def expected_of_normals(inputs: int, outputs: int) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of the figures of a matrix of independent normals.
+
+    `mean` has the law of t / sqrt(n - 1) with Student's t of n - 1 degrees of freedom, n the
+    number of entries; `z` that of t with `inputs` - 1; and the energies are multiples of
+    beta variables.
+
+    Args:
+        inputs: Rows of the matrix.
+        outputs: Its columns.
+
+    Returns:
+        `(mean, deviation)` by figure: `mean`, `z`, `energy_over_inputs` and
+        `energy_over_outputs`, as far as the law has a deviation.
+    """
+    entries = inputs * outputs
+    expected = {}
+    if entries > 3:
+        expected["mean"] = 0.0, 1 / math.sqrt(entries - 3)
+    if inputs > 3:
+        expected["z"] = 0.0, math.sqrt((inputs - 1) / (inputs - 3))
+    for name, count, sums in (
+        ("energy_over_inputs", inputs, outputs),
+        ("energy_over_outputs", outputs, inputs),
+    ):
+        mean, deviation = expected_part(sums, entries)
+        # All of the energy is alike for the only input or output there is, to rounding.
+        if deviation:
+            expected[name] = count * mean, count * deviation
+    return expected
+
+
+def expected_part(some: int, entries: int) -> tuple[float, float]:
+    """Mean and deviation of some entries' part of the energy of independent normals.
+
+    That is a beta variable. Rotated, the entries may be sums over others.
+    """
+    part = some / entries
+    return part, math.sqrt(part * (1 - part) / (entries / 2 + 1))
+
+
 def effective_bias(
     matrix: np.ndarray, bias: Any, gamma: Any, beta: Any, *, centred: bool
 ) -> np.ndarray:

@@ -8,16 +8,19 @@ import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
 from keras_mimetic.initializers.attention_projection import check_strengths
-from keras_mimetic.measures.identity import diagonal, strengths
+from keras_mimetic.measures.identity import diagonal, expected_diagonal, moments, strengths
 from keras_mimetic.measures.middle import median
 from keras_mimetic.registry.structure import (
     SHOWN,
     Column,
+    Expected,
     Figure,
+    Kind,
     Measured,
     Panel,
     Reading,
     Settings,
+    Shapes,
     Structure,
     Weights,
 )
@@ -25,6 +28,7 @@ from keras_mimetic.sites import attention as sites
 from keras_mimetic.sites.kernels import Part
 from keras_mimetic.sites.site import Site
 from keras_mimetic.structures import attention
+from keras_mimetic.structures.noise_plus_identity import forget_decompositions
 
 
 def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
@@ -33,7 +37,7 @@ def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]
     for name in sites.PAIRS:
         given = settings[name]
         if is_auto(given):
-            given = attention.auto_strengths(name, is_causal=site.facts["causal"])
+            given = attention.auto_strengths(name, is_causal=site.facts.get("causal", False))
         if given is not None and name not in site.facts["skipped"]:
             strengths[name] = given
     return strengths
@@ -82,9 +86,9 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
     pair = next(pair for pair in settings if role in pair.split("_"))
     noise, identity = _strengths(site, settings)[pair]
     part = site.weights[role]
-    of = f" ({role} part)" if isinstance(part, Part) and not part.is_whole else ""
-    why = f" ({why})" if why else ""
-    return f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}{why}"
+    of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
+    note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}"
+    return f"{note} ({why})" if why else note
 
 
 def _measure(site: Site, weights: Weights) -> Measured:
@@ -100,7 +104,8 @@ def _measure(site: Site, weights: Weights) -> Measured:
     if "value_output" in known and _is_square(weights["value"], weights["output"]):
         value, output = weights["value"], weights["output"]
         for head in range(value.shape[1]):
-            figures += _figures("value_output", value[:, head], output[head], head)[:1]
+            found = diagonal(value[:, head], output[head])
+            figures.append(Figure("value_output", "diagonal", found, head))
         left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
         figures += _figures("value_output", left, right)
         images["value_output"] = _product(left[:SHOWN], right[:, :SHOWN])
@@ -111,6 +116,19 @@ def _is_square(value: np.ndarray, output: np.ndarray) -> bool:
     return output.ndim == 3 and len(value) == output.shape[-1]
 
 
+def _expected(site: Site, shapes: Shapes) -> Expected:
+    known = set(sites.PAIRS) - sites.unknown(site)
+    kinds: dict[Kind, tuple[float, float] | None] = {}
+    if "query_key" in known:
+        query_dim, _, key_dim = shapes["query"]
+        kinds["query_key", "diagonal", True] = expected_diagonal(query_dim, key_dim)
+    if "value_output" in known:
+        dim, heads, head_dim = shapes["value"]
+        kinds["value_output", "diagonal", True] = expected_diagonal(dim, head_dim)
+        kinds["value_output", "diagonal", False] = expected_diagonal(dim, heads * head_dim)
+    return {kind: pair for kind, pair in kinds.items() if pair}
+
+
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return left.astype(np.float64) @ right.astype(np.float64)
 
@@ -118,9 +136,10 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _figures(
     part: str, left: np.ndarray, right: np.ndarray, head: int | None = None
 ) -> list[Figure]:
-    noise, identity = strengths(left, right)
+    known = moments(left, right)
+    noise, identity = strengths(left, right, known)
     return [
-        Figure(part, "diagonal", diagonal(left, right), head),
+        Figure(part, "diagonal", diagonal(left, right, known), head),
         Figure(part, "noise", noise, head, has_null=False),
         Figure(part, "identity", identity, head, has_null=False),
     ]
@@ -152,6 +171,7 @@ ATTENTION = Structure(
     control=_control,
     describe=_describe,
     measure=_measure,
+    expected=_expected,
     legend=(
         "diagonals of products in deviations of the entries off it, and noise and identity to draw "
         "such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, single heads and "
@@ -186,4 +206,5 @@ ATTENTION = Structure(
         "value_output": "value-output products, sum over heads, first 64 channels",
     },
     read=_read,
+    forget=forget_decompositions,
 )

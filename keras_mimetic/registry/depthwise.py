@@ -8,7 +8,12 @@ import numpy as np
 
 from keras_mimetic._checks import check_number, check_positive
 from keras_mimetic.initializers.mimetic_depthwise import GAINS, check_gain, depthwise_rms
-from keras_mimetic.measures.covariance import empirical_covariance, fit_over_depth, fit_sigma
+from keras_mimetic.measures.covariance import (
+    empirical_covariance,
+    fit_over_depth,
+    fit_sigma,
+    forget_forms,
+)
 from keras_mimetic.measures.middle import mean_and_deviation
 from keras_mimetic.registry.structure import (
     Column,
@@ -175,4 +180,5 @@ DEPTHWISE = Structure(
         "covariance": "covariance of their pixels, one row a pixel",
     },
     read=_read,
+    forget=forget_forms,
 )

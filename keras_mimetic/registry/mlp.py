@@ -1,21 +1,29 @@
 """MLP: the first matrix gets a nonzero mean, and the hidden bias starts below zero."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, check_number, is_auto
-from keras_mimetic.measures.mean import effective_bias, energy_of_ones, mean_in_deviations
+from keras_mimetic.measures.mean import (
+    effective_bias,
+    energy_of_ones,
+    expected_of_normals,
+    mean_in_deviations,
+)
 from keras_mimetic.measures.middle import mean_and_deviation, median
 from keras_mimetic.registry.structure import (
     Column,
+    Expected,
     Figure,
+    Kind,
     Measured,
     Panel,
     Reading,
     Settings,
+    Shapes,
     Structure,
     Weights,
     normal_draws,
@@ -105,9 +113,13 @@ def _describe(site: Site, role: str, settings: Settings) -> str:
     return "all values of the kernel are equal: it has no standard deviation to shift it by"
 
 
+# Parts of the figures, by role.
+_MATRICES = (("first", "kernel"), ("second", "second"))
+
+
 def _measure(site: Site, weights: Weights) -> Measured:
     figures = []
-    for part, role in (("first", "kernel"), ("second", "second")):
+    for part, role in _MATRICES:
         if role not in weights:
             continue
         matrix = _matrix(weights[role])
@@ -140,7 +152,25 @@ def _matrix(kernel: np.ndarray) -> np.ndarray:
     return kernel.reshape(kernel.shape[-2:])
 
 
-def _fresh(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Weights:
+def _expected(site: Site, shapes: Shapes) -> Expected:
+    # Without biases and offsets that are not zero.
+    kinds: dict[Kind, tuple[float, float]] = {
+        ("hidden_bias", "mean", False): (0.0, 0.0),
+        ("hidden_bias", "deviation", False): (0.0, 0.0),
+    }
+    for part, role in _MATRICES:
+        if role in shapes:
+            figures = expected_of_normals(*shapes[role][-2:])
+            kinds |= {(part, name, False): pair for name, pair in figures.items()}
+    return kinds
+
+
+def _alike(site: Site) -> Hashable:
+    norm = site.facts["norm"]
+    return norm is not None, isinstance(norm, keras.layers.LayerNormalization)
+
+
+def _fresh(shapes: Shapes, seed: int) -> Weights:
     constants = {"bias": 0.0, "beta": 0.0, "gamma": 1.0}
     return {
         **normal_draws({r: shape for r, shape in shapes.items() if r not in constants}, seed),
@@ -170,6 +200,8 @@ MLP = Structure(
     describe=_describe,
     measure=_measure,
     fresh=_fresh,
+    expected=_expected,
+    alike=_alike,
     legend=(
         "of the first and second matrix the mean in standard deviations and its z; energy of the "
         "first that is alike for all inputs and for all hidden units, in multiples of chance; "

@@ -1,6 +1,7 @@
 """State space: hardly any decay, steps of 1, c like b; convolutions that hand on the present."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,19 @@ from keras_mimetic.initializers.state_space_weight import (
     check_strength,
 )
 from keras_mimetic.layers.mimetic_state_space import MimeticStateSpace
-from keras_mimetic.measures.identity import diagonal
+from keras_mimetic.measures.identity import diagonal, expected_diagonal
+from keras_mimetic.measures.mean import expected_part
 from keras_mimetic.measures.middle import median
 from keras_mimetic.registry.structure import (
     SHOWN,
     Column,
+    Expected,
     Figure,
     Measured,
     Panel,
     Reading,
     Settings,
+    Shapes,
     Structure,
     Weights,
     normal_draws,
@@ -123,6 +127,21 @@ def _measure(site: Site, weights: Weights) -> Measured:
     return Measured(tuple(figures), {"state": product})
 
 
+def _expected(site: Site, shapes: Shapes) -> Expected:
+    width, columns = shapes["in_projection"][0], site.facts["shared"] // site.facts["groups"]
+    taps, channels = shapes["conv_kernel"]
+    kinds = {
+        ("state", "correlation", True): (0.0, 1 / math.sqrt(width * columns)),
+        ("state", "diagonal", True): expected_diagonal(width, columns),
+        ("convolution", "present", False): expected_part(channels, taps * channels),
+    }
+    return {kind: pair for kind, pair in kinds.items() if pair}
+
+
+def _alike(site: Site) -> Hashable:
+    return site.facts["shared"], site.facts["groups"]
+
+
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a) * np.linalg.norm(b)
@@ -166,6 +185,8 @@ STATE_SPACE = Structure(
     control=_control,
     describe=_describe,
     measure=_measure,
+    expected=_expected,
+    alike=_alike,
     legend=(
         "logarithm of the decay, step, and places after which 1/e of the state is left, mean over "
         "heads [range]; correlation of the weights of c with those of b, and the diagonal of "

@@ -1,7 +1,7 @@
 """What `initialize`, `measure` and `mimic` must know of a structure."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,13 @@ from keras_mimetic.sites.site import Site
 # A picture shows so many channels of a product, the first.
 SHOWN = 64
 
-# Values of a site's variables, by their role.
+# Values of a site's variables, by their role, and their shapes.
 Weights = dict[str, np.ndarray]
+Shapes = Mapping[str, tuple[int, ...]]
+# A kind of figure: part, name, and whether it is about one head; and the mean and standard
+# deviation that it has in fresh weights.
+Kind = tuple[str, str, bool]
+Expected = Mapping[Kind, tuple[float, float]]
 Settings = Mapping[str, Any]
 
 
@@ -36,6 +41,10 @@ class Figure:
     value: float
     head: int | None = None
     has_null: bool = True
+
+    @property
+    def kind(self) -> Kind:
+        return self.part, self.name, self.head is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +86,7 @@ class Reading:
     """What the strengths of a structure are read from: a site and its figures.
 
     `values` has the figures by (part, name), a list for those of several heads;
-    `fresh` has those of all draws of fresh weights, in the same way.
+    `fresh` has those of all draws of fresh weights, in the same way, where they are drawn.
     """
 
     site: Site
@@ -85,7 +94,7 @@ class Reading:
     fresh: Mapping[tuple[str, str], list[float]]
 
 
-def normal_draws(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Weights:
+def normal_draws(shapes: Shapes, seed: int) -> Weights:
     """Independent normals of variance 1: fresh weights, for figures that know no scale."""
     return {
         role: draws.draw("untruncated_normal", shape, draws.subseed(seed, number))
@@ -120,12 +129,17 @@ class Structure:
         measure: The figures of a site, from the values of its weights and of
             those around it.
         fresh: What these values are in an untrained model, from shapes and a seed.
+        expected: Mean and deviation of figures of such values, as far as they are known in
+            closed form for these shapes. Other figures are drawn.
+        alike: What else than shapes a site's figures in fresh weights depend on.
         legend: What the printed figures are, in a sentence.
         columns: How they are printed.
         panels: How they are drawn.
         images: Titles of the images that `measure` gives, by part.
         read: Settings that would give a model what was measured; `{}` if nothing
             was.
+        forget: Frees what `draw` and `measure` keep from one site to the next, as far as
+            it is large.
     """
 
     settings: Settings
@@ -141,4 +155,7 @@ class Structure:
     panels: tuple[Panel, ...]
     images: Mapping[str, str]
     read: Callable[[Sequence[Reading]], dict[str, Any]]
-    fresh: Callable[[Mapping[str, tuple[int, ...]], int], Weights] = normal_draws
+    fresh: Callable[[Shapes, int], Weights] = normal_draws
+    expected: Callable[[Site, Shapes], Expected] = lambda site, shapes: {}
+    alike: Callable[[Site], Hashable] = lambda site: None
+    forget: Callable[[], None] = lambda: None

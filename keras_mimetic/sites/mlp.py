@@ -1,5 +1,6 @@
-"""Where MLPs are: a projection that expands, an activation, one that contracts."""
+"""Where MLPs are: a projection, an activation, a second projection."""
 
+import heapq
 import math
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_mimetic.sites.graph import Call, Graph
+from keras_mimetic.sites.normalized import normalized_along
 from keras_mimetic.sites.operations import (
     channel_axis,
     is_activation,
@@ -25,13 +27,25 @@ from keras_mimetic.sites.site import Site
 from keras_mimetic.sites.symbol import Value
 
 GATED = "a gated MLP: what a mean does to a product of two branches is not known"
+NARROW = "its hidden layer is narrower than its input; `rules` may name it"
+WIDENS = "its output is wider than its hidden layer; `rules` may name it"
+INNER_NORM = (
+    "a normalization stands between its first matrix and its activation, and takes away what a "
+    "mean or bias there does"
+)
+WITH_DEPTHWISE = (
+    "a depthwise convolution stands between its first matrix and its activation, and has the "
+    "hidden bias"
+)
 
 
 def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     """One site for the first projection of each MLP.
 
     Between the two projections stand an activation and perhaps dropout and
-    normalizations, and nothing that mixes places. The fact `before` is what
+    normalizations, and nothing that mixes places. It is left where the hidden layer is
+    narrower than the input or the output, or where what stands before the activation takes
+    the place of its bias. The fact `before` is what
     stands directly before the MLP: `"layer_norm"` (over the channels, centred,
     with fresh gamma and beta, so that its output sums to zero), `"batch_norm"`,
     `"normalized_activation"` (either of them after an activation, as in ConvMixer)
@@ -47,10 +61,11 @@ def find(graph: Graph, layers: list[Any], places: dict[int, str]) -> list[Site]:
     none, or where calls of the first projection differ in it.
     """
     sites: dict[int, Site] = {}
+    consumers = _consumers(graph)
     for number, call in enumerate(graph.calls):
-        if not call.seen or not is_projection(call.operation) or not _expands(call.operation):
+        if not call.seen or not is_projection(call.operation):
             continue
-        followed = _what_follows(call, graph.calls[number + 1 :], graph.outputs)
+        followed = _what_follows(number, graph, consumers)
         if followed is None or id(call.operation) not in places:
             continue
         left, second, activated_in = followed
@@ -97,30 +112,47 @@ def site(
     )
 
 
-def _expands(layer: Any) -> bool:
-    return layer.kernel.shape[-1] > layer.kernel.shape[-2]
+def _consumers(graph: Graph) -> dict[int, list[int]]:
+    """The numbers of the calls that take each value, by its `id`."""
+    found: dict[int, list[int]] = {}
+    for number, call in enumerate(graph.calls):
+        for value in call.inputs:
+            found.setdefault(id(value), []).append(number)
+    return found
 
 
 def _what_follows(
-    first: Call, later: list[Call], outputs: list[Value]
+    number: int, graph: Graph, consumers: dict[int, list[int]]
 ) -> tuple[str, Any, str] | None:
     """Why an MLP that begins here is left ("" for no reason), its second projection, and
     the fact `activated_in`.
 
     `None` if none begins here.
     """
-    inside = {id(value) for value in first.outputs}
+    first = graph.calls[number]
+    inside: set[int] = set()
+    # The numbers of calls that take what is inside, the next one first.
+    waiting: list[int] = []
+
+    def enter(call: Call) -> None:
+        inside.update(id(value) for value in call.outputs)
+        for value in call.outputs:
+            for later in consumers.get(id(value), ()):
+                if later not in waiting:
+                    heapq.heappush(waiting, later)
+
+    enter(first)
     function = own_activation(first.operation)
     activated = is_pointwise_function(function)
     gated = function is keras.activations.glu
     if function is not None and not (activated or gated):
         return None
     sliced = normalized = False
-    ends = []
-    for call in later:
+    between = ""
+    ends: list[Call] = []
+    while waiting:
+        call = graph.calls[heapq.heappop(waiting)]
         outside = [value for value in call.inputs if id(value) not in inside]
-        if len(outside) == len(call.inputs):
-            continue
         operation = call.operation
         if is_projection(operation) and not outside:
             ends.append(call)
@@ -130,30 +162,60 @@ def _what_follows(
             if not all(_starts_at(value, first.inputs[0]) for value in outside):
                 return None
             gated = True
+        elif not outside and not activated and is_depthwise(operation):
+            between = between or WITH_DEPTHWISE
         elif outside or not (
             is_pointwise(operation)
             or is_slicing(operation)
             or is_gate(operation)
             or _scales_channels(call)
         ):
-            return None
+            # The spatial gate of a gMLP treats one half apart.
+            return (GATED, None, "") if sliced and activated else None
+        if not activated and _takes_means(operation):
+            between = between or INNER_NORM
         gated = gated or is_gate(operation) or (is_product(operation) and sliced)
         sliced = sliced or is_slicing(operation)
         normalized = normalized or is_normalization(operation) or _scales_channels(call)
         activated = activated or is_activation(operation)
-        inside.update(id(value) for value in call.outputs)
-    if len(ends) != 1 or any(id(value) in inside for value in outputs):
+        enter(call)
+    if len(ends) != 1 or any(id(value) in inside for value in graph.outputs):
         return None
     (end,) = ends
     # A reduction on the way is part of a normalization, or it is a pooling.
     whole = end.inputs[0].shape == first.outputs[0].shape
-    if not (gated or (activated and whole and not sliced)):
+    if not (gated or (activated and whole and not sliced)) or _excites(first, end):
         return None
-    width, hidden = end.operation.kernel.shape[-1], end.operation.kernel.shape[-2]
-    if width >= hidden:
+    if normalized and end.operation.kernel.shape[-1] > end.operation.kernel.shape[-2]:
+        # A norm begins what comes next.
         return None
+    left = GATED if gated else between or _of_widths(first.operation, end.operation)
     activated_in = "first" if function is not None else "" if normalized else "second"
-    return GATED if gated else "", end.operation, activated_in
+    return left, end.operation, activated_in
+
+
+def _of_widths(first: Any, second: Any) -> str:
+    (inputs, hidden), width = first.kernel.shape[-2:], second.kernel.shape[-1]
+    if hidden < inputs:
+        return NARROW
+    return WIDENS if width > hidden else ""
+
+
+def _takes_means(operation: Any) -> bool:
+    kinds = (
+        keras.layers.BatchNormalization,
+        keras.layers.LayerNormalization,
+        keras.layers.GroupNormalization,
+    )
+    return isinstance(operation, kinds) and not getattr(operation, "rms_scaling", False)
+
+
+def _excites(first: Call, end: Call) -> bool:
+    """Whether it weighs the channels of one place, as in squeeze and excitation."""
+    sigmoids = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
+    shape = first.inputs[0].shape
+    one_place = len(shape) == 2 or all(size == 1 for size in shape[1:-1])
+    return one_place and own_activation(end.operation) in sigmoids
 
 
 def _scales_channels(call: Call) -> bool:
@@ -190,18 +252,12 @@ def _norm_before(call: Call) -> tuple[Any, bool]:
     That is a LayerNormalization that is centered, or a BatchNormalization. The second
     value is whether it normalizes the output of an activation.
     """
-    value = source(call.inputs[0])
-    norm = value.producer and value.producer.operation
-    if not isinstance(norm, (keras.layers.BatchNormalization, keras.layers.LayerNormalization)):
+    value = call.inputs[0]
+    normalized, axis = normalized_along(value)
+    if normalized is None or axis != channel_axis(call.operation, len(value.shape)):
         return None, False
-    if getattr(norm, "rms_scaling", False):
-        return None, False
-    axes = norm.axis if isinstance(norm.axis, (list, tuple)) else [norm.axis]
-    rank = len(value.shape)
-    if [a % rank for a in axes] != [channel_axis(call.operation, rank)]:
-        return None, False
-    normalized = source(value.producer.inputs[0]).producer
-    return norm, normalized is not None and _activates(normalized.operation)
+    before = source(normalized.inputs[0]).producer
+    return normalized.operation, before is not None and _activates(before.operation)
 
 
 def _activates(operation: Any) -> bool:
