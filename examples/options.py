@@ -36,7 +36,7 @@ def adder(parser):
 
     def add(*names, **arguments):
         kind = getattr(arguments.get("type"), "__name__", "")
-        metavar = "N" if kind.endswith("int") else "X" if kind.endswith("float") else None
+        metavar = "N" if kind.endswith(("int", "seed")) else "X" if kind.endswith("float") else None
         if "choices" in arguments and not metavar:
             metavar = "NAME"
         return parser.add_argument(*names, **{"metavar": metavar, **arguments})

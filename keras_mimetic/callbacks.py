@@ -116,8 +116,8 @@ class StructureLogger(keras.callbacks.Callback):
             figures = [*measured.figures, *dead_figures(site, dead)]
             for name, value in _means(site.structure, figures).items():
                 by_name.setdefault(name, []).append(value)
-        for name in self.structures:
-            STRUCTURES[name].forget()
+        for structure in self.structures:
+            STRUCTURES[structure].forget()
         names = self._names(by_name)
         row: dict[str, float] = {"epoch": epoch}
         row |= {name: mean_and_deviation(by_name[name])[0] for name in names}
