@@ -270,6 +270,26 @@ def grouped_in_one_operation(x):
     return dense(ops.reshape(y, (-1, TOKENS, HEADS * SIZE)), DIM)
 
 
+def gated_values(x):
+    y = attend(*(heads(dense(x)) for _ in range(3)))
+    return dense(y * ops.sigmoid(dense(x)), DIM)
+
+
+def test_a_gate_behind_it_leaves_values_and_output():
+    report = keras_mimetic.initialize(model_of(gated_values), "attention", seed=0)
+    assert [row.written for row in report.rows] == [True, True, False, False]
+
+
+def test_shared_values_are_skipped():
+    x = keras.Input((TOKENS, DIM))
+    v = heads(dense(x))
+    both = [attend(heads(dense(x)), heads(dense(x)), v) for _ in range(2)]
+    model = keras.Model(x, dense(both[0], DIM) + dense(both[1], DIM))
+    report = keras_mimetic.initialize(model, "attention", seed=0)
+    assert not report.written
+    assert {row.note for row in report.rows} == {sites.SHARED}
+
+
 def additive(x):
     return layers.AdditiveAttention(use_scale=False)([dense(x), dense(x), dense(x)])
 

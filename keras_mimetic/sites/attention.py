@@ -1,5 +1,6 @@
 """Where attention layers are."""
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ CROSS = {
     "query_key": "cross-attention: query and key are of different streams",
     "value_output": "cross-attention: values are of another stream than queries",
 }
+SHARED = "another attention uses a part of its weights"
 PAIRS = {"query_key": ("query", "key"), "value_output": ("value", "output")}
 _GROUPED = keras.layers.GroupQueryAttention
 
@@ -158,7 +160,21 @@ def _in_operations(graph: Graph, looked: _Looked) -> list[Site]:
         layer = next(x.call.operation for x in sources if x is not None)
         if id(layer) in looked.places:
             by_layer.setdefault(id(layer), []).append(found)
-    return [_operations_site(calls, looked) for calls in by_layer.values()]
+    sites = [_operations_site(calls, looked) for calls in by_layer.values()]
+    used: dict[int, list[int]] = {}
+    for number, one in enumerate(sites):
+        for part in _parts(one):
+            used.setdefault(id(part.variable), []).append(number)
+    return [
+        dataclasses.replace(one, left=one.left or SHARED)
+        if any(set(used[id(part.variable)]) != {number} for part in _parts(one))
+        else one
+        for number, one in enumerate(sites)
+    ]
+
+
+def _parts(one: Site) -> list[Part]:
+    return [part for part in one.weights.values() if isinstance(part, Part)]
 
 
 def _operations_site(calls: list[Attention], looked: _Looked) -> Site:

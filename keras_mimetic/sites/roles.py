@@ -88,6 +88,7 @@ _ELEMENTWISE = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
     *("ConvertToTensor", "StopGradient", "Copy", "Rescaling"),
 }
+_PRODUCTS = {"Multiply", "Divide", "TrueDivide"}
 _NORMS = {"LayerNormalization", "RMSNormalization", "BatchNormalization", "UnitNormalization"}
 _NORMS |= {"RMSNorm", "LayerNorm", "GroupNormalization"}
 _OF_SCORES = {"Where", "Maximum", "Minimum", "Tanh", "Clip", "Exp", "Softcap", "Masking"}
@@ -350,9 +351,13 @@ class _Roles:
             self._scores(call, name, tags, tagged)
         elif kinds == {Channels}:
             self._channels(call, name, tags, tagged)
-        elif kinds == {Gathered} and len(tagged) == 1:
-            (tag,) = tagged
-            self._arrays(call, name, tag.numbers, lambda x: Gathered(tag.attention, x))
+        elif [type(tag) for tag in tagged].count(Gathered) == 1 and Scores not in kinds:
+            (tag,) = (tag for tag in tagged if isinstance(tag, Gathered))
+            others = [v for v, known in zip(call.inputs, tags, strict=True) if known is not tag]
+            # A gate makes another matrix for each place.
+            gated = name in _PRODUCTS and not all(self._is_free(value) for value in others)
+            numbers = None if gated else tag.numbers
+            self._arrays(call, name, numbers, lambda x: Gathered(tag.attention, x))
 
     def _scores(self, call: Call, name: str, tags: list[Any], tagged: list[Scores]) -> None:
         # A product with learned positions alone is a bias.
