@@ -14,6 +14,8 @@ from keras_mimetic.registry import STRUCTURES
 from keras_mimetic.registry.structure import Figure
 from keras_mimetic.sites import Site
 
+__all__ = ["StructureLogger"]
+
 
 class StructureLogger(keras.callbacks.Callback):
     """Measures the structures of a model's weights during `fit`, into `logs`.

@@ -7,6 +7,8 @@ import textwrap
 import keras
 import pytest
 
+import keras_mimetic
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,3 +97,13 @@ def test_links_point_to_files_and_headings(page):
             continue
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), (link, anchor)
+
+
+def test_the_api_page_has_every_public_name():
+    text = (ROOT / "docs" / "api.md").read_text()
+    documented = set(re.findall(r"^::: keras_mimetic\.[\w.]*?(\w+)$", text, re.MULTILINE))
+    public = {name for name in keras_mimetic.__all__ if name != "__version__"}
+    for module in ("callbacks", "initializers", "layers"):
+        public.remove(module)
+        public.update(getattr(keras_mimetic, module).__all__)
+    assert public <= documented
