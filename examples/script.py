@@ -43,6 +43,10 @@ def catch_signals(how_to_go_on):
         # Ignored is what `nohup` means to stay so.
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _nothing)
+    # Python's own process that cleans up after us would add lines of its own.
+    quiet = "ignore:resource_tracker:UserWarning"
+    warnings = [os.environ.get("PYTHONWARNINGS"), quiet]
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
     sentence = f"\n{_name()}: Interrupted; {how_to_go_on}.\n"
     arguments = (reader, writer, sentence)
     threading.Thread(target=_end_at_a_signal, args=arguments, daemon=True).start()
