@@ -41,6 +41,12 @@ def kill_what_goes_on():
         process.communicate()
 
 
+def hear_signals():
+    """As from a terminal, also where the tests run in a background job, which ignores Ctrl-C."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start_script(path, *arguments, folder=None):
     process = subprocess.Popen(
         [sys.executable, path, *map(str, arguments)],
@@ -49,6 +55,7 @@ def start_script(path, *arguments, folder=None):
         text=True,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}"},
+        preexec_fn=hear_signals if os.name == "posix" else None,
     )
     _started.append(process)
     return process
