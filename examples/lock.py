@@ -56,6 +56,15 @@ def take(folder):
     atexit.register(_give_back, path, file, os.getpid())
 
 
+def release():
+    """Gives back all folders that this process holds, before it ends."""
+    for (process, path), file in list(_held.items()):
+        if process == os.getpid():
+            del _held[process, path]
+            _give_back(path, file, process)
+            os.close(file)
+
+
 def _is_file_of(path, file):
     try:
         return os.path.samestat(path.stat(), os.fstat(file))

@@ -14,6 +14,7 @@ import traceback
 import warnings
 
 import keras
+import lock
 import script as runner
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -63,6 +64,7 @@ def _here(script, arguments):
         err.write(traceback.format_exc())
         code = 1
     finally:
+        lock.release()
         sys.argv, sys.path[:] = argv, path
         keras.config.set_dtype_policy(policy)
     return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), err.getvalue())

@@ -414,7 +414,7 @@ def test_models_save_and_load(name, tmp_path):
 
 
 def row(**kwargs):
-    empty = dict.fromkeys(report.COLUMNS, "")
+    empty = dict.fromkeys(report.COLUMNS, "0")
     return {**empty, "model": "vit", "seconds": 1.0, "curve": "0.1 0.2", **kwargs}
 
 

@@ -380,7 +380,8 @@ def test_imagenet_through_tfds(tmp_path):
     assert len({*orders[0]}) == 40
     reader = imagenet_data.Reader(source, HOW, seed=0)
     assert whole(read(reader.training()))[0].shape == (40, 32, 32, 3)
-    assert whole(read(reader.validation()))[2].sum() == 20
+    # Places that fill up the last batch have weight 0.
+    assert (whole(read(reader.validation()))[2] > 0).sum() == 20
 
 
 def test_data_sets_that_are_not_there(tmp_path):
