@@ -196,7 +196,7 @@ def runs_of(tmp_path, accuracies):
         for seed, (validation, test) in by_seed.items():
             run = {"model": "vit", "init": row, "learning_rate": rate, "seed": seed}
             results = {"validation_accuracy": validation, "test_accuracy": test, "seconds": 1.0}
-            runs.add({**run, **results, **report.environment(), "curve": "", "commit": "abc"})
+            runs.add({**run, **results, **report.environment(), "curve": "0.1", "commit": "abc"})
     return report.Runs(tmp_path)
 
 

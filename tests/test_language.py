@@ -191,7 +191,8 @@ def test_the_rate_of_a_run_that_diverged_is_not_the_best(tmp_path):
     runs = report.Runs(tmp_path, {}, results=language.RESULTS)
     for rate, loss in ((1e-2, float("nan")), (1e-3, 2.0), (1e-4, 2.5)):
         key = dict(zip(report.KEY, ("gpt", "default", rate, 0), strict=True))
-        runs.add({**key, "validation_loss": loss, "test_loss": loss, "seconds": 1.0})
+        losses = {"validation_loss": loss, "test_loss": loss}
+        runs.add({**dict.fromkeys(report._ABOUT, "0"), **key, **losses})
     args = language.parse(["--seeds", "1", "--learning-rate", "1e-2", "1e-3", "1e-4"])
     assert language.best_rate(runs, "default", args) == 1e-3
     again = report.Runs(tmp_path, {}, results=language.RESULTS)
