@@ -28,7 +28,7 @@ import script
 import verdict
 from rows import GROUPS, ROWS
 from starts import VARIANTS, applies, start
-from training import compile_model, evaluate, train
+from training import compile_model, evaluate, start_again, train
 
 
 def parse(argv=None):
@@ -150,13 +150,7 @@ def _compiled(model, key, row, images, args):
         compile_model(model, images, args, rate=key["learning_rate"])
         _STATE["compiled"][kind] = model
         return model
-    kept.set_weights(model.get_weights())
-    for variable in kept.optimizer.variables:
-        variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
-    # Of float16 training, and the one variable of an optimizer that does not start at 0.
-    if hasattr(kept.optimizer, "dynamic_scale"):
-        kept.optimizer.dynamic_scale.assign(kept.optimizer.initial_scale)
-    return kept
+    return start_again(kept, model.get_weights())
 
 
 def _commit():

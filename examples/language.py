@@ -126,7 +126,7 @@ import processes
 import report
 from blocks import LearnedPositions
 from models import glorot, head, mlp, sub_streams
-from training import adamw
+from training import adamw, start_again
 
 import keras_mimetic
 from keras_mimetic import draws
@@ -203,13 +203,7 @@ def _compiled(model, key, args):
         compile_model(model, rate, args)
         _STATE["compiled"][rate] = model
         return model
-    kept.set_weights(model.get_weights())
-    for variable in kept.optimizer.variables:
-        variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
-    # Of float16 training, and the one variable of an optimizer that does not start at 0.
-    if hasattr(kept.optimizer, "dynamic_scale"):
-        kept.optimizer.dynamic_scale.assign(kept.optimizer.initial_scale)
-    return kept
+    return start_again(kept, model.get_weights())
 
 
 def build(characters, init, seed, args):

@@ -58,6 +58,17 @@ def compile_model(model, images, args, *, rate):
     )
 
 
+def start_again(model, weights):
+    """Gives a compiled model other weights, and an optimizer that has taken no step."""
+    model.set_weights(weights)
+    for variable in model.optimizer.variables:
+        variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+    # Of float16 training, and the one variable of an optimizer that does not start at 0.
+    if hasattr(model.optimizer, "dynamic_scale"):
+        model.optimizer.dynamic_scale.assign(model.optimizer.initial_scale)
+    return model
+
+
 def train(model, images, args, *, seed, validation_freq=1):
     """Trains a compiled model; validates every `validation_freq` epochs."""
     history = model.fit(

@@ -42,10 +42,10 @@ def initialize(
 
     - `"mlp"`: a `Dense` or 1x1 convolution, an activation (and dropout or
       normalization), another one, where the hidden layer is as wide as input and output
-      or wider. The kernel of the first is
-      shifted to a nonzero mean: -1 of its standard deviations directly after a fresh
-      LayerNormalization over the channels, `-0.5 / sqrt(fan_in)` elsewhere (see
-      `MimeticMean`). Its scale and its other structure stay. After a LayerNormalization
+      or wider. The kernel of the first is shifted to a nonzero mean: -1 of its standard
+      deviations directly after an untrained LayerNormalization over the channels,
+      `-0.5 / sqrt(fan_in)` elsewhere (see `MimeticMean`). Its scale and its other
+      structure stay. After a LayerNormalization
       or a BatchNormalization the bias of the first starts at -0.5 standard deviations
       of the pre-activation, too. An MLP after a normalized activation, as in ConvMixer,
       is left as it is, unless the settings name numbers.
@@ -54,7 +54,8 @@ def initialize(
       (apart or fused in one kernel), a product, a softmax, a product, a projection.
       Query and key, value and output kernels are drawn in pairs, as
       `MimeticMultiHeadAttention` does, with products of the scale that the settings
-      name. A pair is skipped where it is of two streams, as in cross-attention.
+      name. A pair is skipped where it is of two streams, as in cross-attention. In
+      causal attention query and key keep their weights, unless the settings name numbers.
     - `"depthwise"`: depthwise convolutions. Filters are drawn as `MimeticDepthwise`
       does, with a sigma that grows over the network (`sigma_at_depth`); also those
       of `SeparableConv*D`, and of `Conv*D` with a group for each input channel. Causal
@@ -67,13 +68,13 @@ def initialize(
 
     Each weight's random stream derives from `seed` and from the place of its layer
     in the model, the path of attributes and containers that leads to it. So the
-    same model gets equal weights whenever and under whichever backend it is
-    built (hidden biases follow the scale of the kernel before them, where that
-    stays), and a change in one attribute of a subclassed model changes nothing in
-    the others (but for the width of depthwise filters, which follows their order
+    same model gets equal draws whenever and under whichever backend it is built
+    (kernels of MLPs are shifted and keep the draws that they have, and hidden biases
+    follow the scale of these), and a change in one attribute of a subclassed model
+    changes nothing in the others (but for the width of depthwise filters, which follows their order
     in the network). In a functional or sequential model a layer's place is its
     class and its number among those of its class. The layers of this package,
-    given the same seed, draw other weights: they know no place.
+    given the same seed, draw other weights: they cannot see their position in a model.
 
     Reported and skipped are gated MLPs (GLU), MLPs with a normalization or a depthwise
     convolution before the activation, grouped-query, linear and additive attention,
@@ -102,10 +103,11 @@ def initialize(
             deviations of the kernel, shifts every first kernel to it; a number for
             `hidden_bias`, in standard deviations of the pre-activation (see
             `MimeticMLPBlock`), is where every hidden bias starts; `None` leaves
-            kernels or biases as they are. For "attention" they are
-            `query_key=(0.7, 0.7)` and `value_output=(0.4, -0.4)` (from accounts of the
-            paper's recipe; rows `value_output` and `all_no_qk`), pairs (noise, identity), of
-            which one may be `None` to leave that pair; for "depthwise" `gain="keep"` (each
+            kernels or biases as they are. For "attention" they are `query_key="auto"` and
+            `value_output="auto"`, pairs (noise, identity), of which one may be `None` to
+            leave that pair. "auto" is (0.7, 0.7), or `None` in causal attention (ours; row
+            `qk`), and (0.4, -0.4), from accounts of the paper's recipe (rows `value_output`
+            and `all_no_qk`). For "depthwise" they are `gain="keep"` (each
             kernel's own norm; others as in `MimeticDepthwise`) and `sigma_0=0.08`,
             `velocity=0.37`, `acceleration=2.9` (a reconstruction; see `sigma_at_depth`); for
             "state_space" `a_log=-8`, `step=1`
