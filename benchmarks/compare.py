@@ -71,7 +71,7 @@ def main(argv=None):
         **options.settings(args, images),
         **{name: getattr(args, name) for name in ("width", "validate")},
     }
-    runs = report.Runs(output, settings, columns=("commit",))
+    runs = report.Runs(output, settings, columns=("loss_curve", "validation_loss_curve", "commit"))
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     trial = seeds[: args.rate_seeds]
     rows = [(m, r) for m, r in itertools.product(args.model, args.row) if applies(m, ROWS[r])]
@@ -129,13 +129,19 @@ def _run(key):
     every = 1 if args.validate == "every" else epochs
     history = train(model, images, changed, seed=seed, validation_freq=every)
     seconds = time.perf_counter() - begin
-    curve = history["val_accuracy"]
     return {
-        "validation_accuracy": curve[-1],
+        "validation_accuracy": history["val_accuracy"][-1],
         "test_accuracy": evaluate(model, images),
         "seconds": round(seconds, 2),
-        "curve": " ".join(f"{value:.4f}" for value in curve),
+        "curve": _curve(history["val_accuracy"]),
+        # Means over the augmented images of each epoch while it goes on.
+        "loss_curve": _curve(history["loss"]),
+        "validation_loss_curve": _curve(history["val_loss"]),
     }
+
+
+def _curve(values):
+    return " ".join(f"{value:.4f}" for value in values)
 
 
 def _compiled(model, key, row, images, args):

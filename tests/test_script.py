@@ -15,6 +15,9 @@ import script
 
 EXAMPLES = pathlib.Path(script.__file__).parent
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 ROW = {
     **{"model": "vit", "init": "all", "learning_rate": 0.002, "seed": 0},
     **{"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1, "curve": "0.5"},
@@ -41,10 +44,15 @@ def kill_what_goes_on():
         process.communicate()
 
 
+@pytest.fixture(autouse=True)
 def hear_signals():
-    """As from a terminal, also where the tests run in a background job, which ignores Ctrl-C."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    """As in a terminal: a background job ignores Ctrl-C, and its processes inherit that."""
+    ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def start_script(path, *arguments, folder=None):
@@ -55,7 +63,6 @@ def start_script(path, *arguments, folder=None):
         text=True,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}"},
-        preexec_fn=hear_signals if os.name == "posix" else None,
     )
     _started.append(process)
     return process
