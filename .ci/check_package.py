@@ -8,7 +8,7 @@ import tarfile
 # Run from the unpacked sdist: quick ones that need no other package.
 TESTS = (
     "tests/test_names.py",
-    "tests/test_readme.py::test_links_point_to_files_and_headings",
+    "tests/docs/test_readme.py::test_links_point_to_files_and_headings",
 )
 WHERE = "import keras_mimetic; print(keras_mimetic.__version__, keras_mimetic.__file__)"
 

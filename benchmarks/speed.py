@@ -23,10 +23,10 @@ from threadpoolctl import threadpool_limits
 from timing import Row, header, rounds, seconds, table_head
 
 import keras_mimetic
-from keras_mimetic.draws import DISTRIBUTIONS, draw, subseed
+from keras_mimetic._numerics.attention import query_key, value_output
+from keras_mimetic._numerics.random import DISTRIBUTIONS, fold_in, sample
 from keras_mimetic.initializers import MimeticMean
 from keras_mimetic.layers import MimeticMLPBlock
-from keras_mimetic.structures import query_key, value_output
 
 
 def main():
@@ -207,7 +207,7 @@ def full_decompositions(width, heads):
     """The recipe as it is usually written: `numpy.linalg.svd`, float32."""
     identity = np.eye(width, dtype=np.float32)
     for head in range(heads + 1):  # one for value and output
-        z = draw("untruncated_normal", (width, width), subseed(0, head))
+        z = sample("untruncated_normal", (width, width), fold_in(0, head))
         u, s, vt = np.linalg.svd(np.float32(0.7 / width**0.5) * z + np.float32(0.7) * identity)
         rank = width // heads if head < heads else width
         root = np.sqrt(s[:rank])

@@ -12,10 +12,10 @@ from plain_mlp import PLAIN_MLPS
 from rows import KERNELS, Row
 
 import keras_mimetic
-from keras_mimetic.draws import draw, subseed
-from keras_mimetic.find import find_sites
+from keras_mimetic._find import find_sites
+from keras_mimetic._numerics.mlp import shifted_to_mean
+from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic.layers import MimeticMLPBlock
-from keras_mimetic.structures.mean_shift import shifted_to_mean
 
 # Enough for the variance of a layer's outputs, which are many for each image.
 _LSUV_IMAGES = 256
@@ -48,9 +48,9 @@ def start(model_name, row, seed, images, width=None):
     if row.shared_bias:
         return _with_shared_bias(model_name, row, seed, images, width)
     _, rules = VARIANTS[model_name]
-    kernels = {"kernel_initializer": KERNELS[row.kernel], "seed": subseed(seed, 0)}
+    kernels = {"kernel_initializer": KERNELS[row.kernel], "seed": fold_in(seed, 0)}
     model = _make(model_name, images, width, **kernels)
-    seed_of = {"seed": subseed(seed, 1), "rules": rules}
+    seed_of = {"seed": fold_in(seed, 1), "rules": rules}
     if row.kernel != "glorot":
         _redraw_first_matrices(model, KERNELS[row.kernel], seed)
     _shift_first_matrices(model, rules, row.shift)
@@ -91,7 +91,7 @@ def _redraw_first_matrices(model, initializer, seed):
     """Those that `MimeticMLPBlock` drew by itself."""
     for number, layer in enumerate(_blocks(model)):
         kernel = layer.fc1.kernel
-        drawn = initializer(seed=subseed(seed, 2, number))(kernel.shape, kernel.dtype)
+        drawn = initializer(seed=fold_in(seed, 2, number))(kernel.shape, kernel.dtype)
         kernel.assign(drawn)
 
 
@@ -106,16 +106,16 @@ def _shift_first_matrices(model, rules, shift):
 
 def _add_means_per_input(model, rules, spread, seed):
     for number, (kernel, values, _) in enumerate(_first_matrices(model, rules)):
-        random = draw("untruncated_normal", (kernel.shape[-2], 1), subseed(seed, 3, number))
+        random = sample("untruncated_normal", (kernel.shape[-2], 1), fold_in(seed, 3, number))
         kernel.assign(values + np.float32(spread * values.std()) * random)
 
 
 def _first_matrices(model, rules):
     """Of each MLP the first kernel, its values and the bias behind it."""
     for site in find_sites(model, ("mlp",), rules or None).sites:
-        if not site.left:
+        if not site.skip_reason:
             kernel = site.weights["kernel"]
-            yield kernel, keras.ops.convert_to_numpy(kernel), site.around["bias"]
+            yield kernel, keras.ops.convert_to_numpy(kernel), site.context["bias"]
 
 
 class SharedBiasBlock(MimeticMLPBlock):

@@ -81,7 +81,7 @@ from blocks import ImageBank
 from imagenet_models import MODELS
 from training import start
 
-from keras_mimetic.draws import subseed
+from keras_mimetic._numerics.random import fold_in
 
 _SYNTHETIC_CLASSES = 1000
 
@@ -145,7 +145,7 @@ def build(args, recipe, classes):
         (recipe.image_size, recipe.image_size, 3),
         classes,
         drop_path=recipe.drop_path,
-        seed=subseed(args.seed, 0),
+        seed=fold_in(args.seed, 0),
     )
     start(network, args.init, args.seed)
     return network

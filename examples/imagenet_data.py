@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from data import DatasetError
 
-from keras_mimetic.draws import subseed
+from keras_mimetic._numerics.random import fold_in
 
 # Of what an epoch draws, by its number in the sub-streams of a seed.
 _ORDER, _AUGMENT, _MIX = range(3)
@@ -146,7 +146,7 @@ class Reader:
         import tensorflow as tf
 
         split, kinds = self.source.train, (_ORDER, _AUGMENT, _MIX)
-        order, augment, mix = (subseed(self.seed, epoch, kind) % 2**31 for kind in kinds)
+        order, augment, mix = (fold_in(self.seed, epoch, kind) % 2**31 for kind in kinds)
         augment, mix = tf.constant(augment), tf.constant(mix)
         images = self._decoded(
             split.read(order).repeat(_PASSES),

@@ -13,7 +13,7 @@ import keras
 from blocks import LayerScale, residual
 from models import convmixer, depthwise, glorot, head, mlp, sub_streams, vit
 
-from keras_mimetic.draws import subseed
+from keras_mimetic._numerics.random import fold_in
 from keras_mimetic.layers import MimeticMLPBlock
 
 
@@ -46,7 +46,7 @@ def convnext(
             y = depthwise(x, kernel_size, kernel_initializer, seeds)
             y = mlp(y, 4 * width, kernel_initializer, seeds, block)
             y = LayerScale(layer_scale)(y)
-            x = residual(x, y, drop_path * number / last, subseed(seed, 0, number))
+            x = residual(x, y, drop_path * number / last, fold_in(seed, 0, number))
             number += 1
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)

@@ -129,7 +129,8 @@ from models import glorot, head, mlp, sub_streams
 from training import adamw, start_again
 
 import keras_mimetic
-from keras_mimetic import draws
+from keras_mimetic._numerics import random
+from keras_mimetic._numerics.random import fold_in
 from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
 
 
@@ -209,7 +210,7 @@ def _compiled(model, key, args):
 def build(characters, init, seed, args):
     """A GPT: causal attention and MLPs with norms before them, learned positions."""
     keras.utils.set_random_seed(seed)
-    seeds = sub_streams(draws.subseed(seed, 0))
+    seeds = sub_streams(fold_in(seed, 0))
     tokens = keras.Input((args.context,), dtype="int32")
     # TensorFlow's gradients of `Embedding` are sparse, and Adam's steps with these others.
     x = keras.layers.Dense(
@@ -231,7 +232,7 @@ def build(characters, init, seed, args):
         x = keras.layers.Add()([x, mlp(x, 4 * args.width, glorot, seeds, MimeticMLPBlock)])
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     model = keras.Model(tokens, head(x, characters, glorot(seed=next(seeds))), name="gpt")
-    keras_mimetic.initialize(model, seed=draws.subseed(seed, 1), **INITS[init])
+    keras_mimetic.initialize(model, seed=fold_in(seed, 1), **INITS[init])
     return model
 
 
@@ -239,7 +240,7 @@ def _embeddings(seed):
     """Keras's default for embeddings, uniform on ±0.05, but equal on every backend."""
 
     def initializer(shape, dtype=None):
-        values = draws.draw("uniform", shape, seed, std=0.05 / math.sqrt(3))
+        values = random.sample("uniform", shape, seed, std=0.05 / math.sqrt(3))
         return keras.ops.convert_to_tensor(values, dtype)
 
     return initializer

@@ -20,7 +20,7 @@ import itertools
 import keras
 from blocks import SinCosPositions, residual
 
-from keras_mimetic.draws import subseed
+from keras_mimetic._numerics.random import fold_in
 from keras_mimetic.initializers import MimeticMean
 from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
 
@@ -63,9 +63,9 @@ def vit(
             kernel_initializer=kernel_initializer(),
             seed=next(seeds),
         )(y, y)
-        x = residual(x, y, dropped, subseed(seed, 0, number, 0))
+        x = residual(x, y, dropped, fold_in(seed, 0, number, 0))
         y = mlp(x, 4 * width, kernel_initializer, seeds, block)
-        x = residual(x, y, dropped, subseed(seed, 0, number, 1))
+        x = residual(x, y, dropped, fold_in(seed, 0, number, 1))
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, head(x, classes, kernel_initializer(seed=next(seeds))), name="vit")
@@ -188,7 +188,7 @@ def depthwise(x, kernel_size, kernel_initializer, seeds):
 
 
 def sub_streams(seed):
-    return (subseed(seed, number) for number in itertools.count())
+    return (fold_in(seed, number) for number in itertools.count())
 
 
 def stem(image_shape, patch, width, initializer):

@@ -80,9 +80,9 @@ import processes
 import report
 from recall_tasks import TASKS, Training, make
 
-from keras_mimetic.draws import subseed
+from keras_mimetic._numerics.random import fold_in
+from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, STEP
 from keras_mimetic.layers import MimeticStateSpace
-from keras_mimetic.structures.state_space import A_LOG, CORRELATION, STEP
 
 # Arguments of the layer: `None` is Mamba-2's own.
 _OWN = {"a_log": None, "step": None, "correlation": None, "convolution": None}
@@ -137,7 +137,7 @@ def build(task, init, seed, args):
     x = keras.layers.Embedding(count, args.width)(tokens)
     for number in range(args.depth):
         mixed = MimeticStateSpace(
-            args.state_dim, head_dim=args.width // 2, seed=subseed(seed, number), **INITS[init]
+            args.state_dim, head_dim=args.width // 2, seed=fold_in(seed, number), **INITS[init]
         )(keras.layers.RMSNormalization()(x))
         x = keras.layers.Add()((x, mixed))
     logits = keras.layers.Dense(count)(keras.layers.RMSNormalization()(x))

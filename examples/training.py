@@ -9,7 +9,7 @@ import options
 from models import MODELS
 
 import keras_mimetic
-from keras_mimetic.draws import subseed
+from keras_mimetic._numerics.random import fold_in
 
 _MEAN = {"mlp": {"hidden_bias": None}}
 _BIAS = {"mlp": {"mean": None}}
@@ -30,7 +30,7 @@ INITS = {
 def build(model_name, init, seed, image_shape, classes):
     """A model of models.py with the initial weights that --init names."""
     patch = 4 if min(image_shape[:2]) >= 32 else 2
-    model = MODELS[model_name](image_shape, classes, patch=patch, seed=subseed(seed, 0))
+    model = MODELS[model_name](image_shape, classes, patch=patch, seed=fold_in(seed, 0))
     start(model, init, seed)
     return model
 
@@ -38,7 +38,7 @@ def build(model_name, init, seed, image_shape, classes):
 def start(model, init, seed):
     """Give a new model the initial weights that --init names."""
     if INITS[init] is not None:
-        keras_mimetic.initialize(model, seed=subseed(seed, 1), **INITS[init])
+        keras_mimetic.initialize(model, seed=fold_in(seed, 1), **INITS[init])
 
 
 def fit(model, images, args, *, rate, seed):

@@ -15,12 +15,12 @@ except ModuleNotFoundError as error:
     ) from error
 
 from keras_mimetic import callbacks, initializers, layers
-from keras_mimetic.initialize import initialize
-from keras_mimetic.measure import measure
-from keras_mimetic.measurements import Measurements
-from keras_mimetic.mimic import mimic
-from keras_mimetic.report import Report
-from keras_mimetic.reset import reset
+from keras_mimetic._initialize import initialize
+from keras_mimetic._measure import measure
+from keras_mimetic._measurements import Measurements
+from keras_mimetic._mimic import mimic
+from keras_mimetic._report import Report
+from keras_mimetic._reset import reset
 
 __version__ = "0.1.0"
 

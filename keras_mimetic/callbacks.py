@@ -6,13 +6,13 @@ from typing import Any
 import keras
 
 from keras_mimetic._checks import check_flag, check_integer
-from keras_mimetic.dead_units import check_data, dead_units
-from keras_mimetic.find import check_model, check_names, find_sites
-from keras_mimetic.measure import dead_figures, measure_site
-from keras_mimetic.measures.middle import mean_and_deviation
-from keras_mimetic.registry import STRUCTURES
-from keras_mimetic.registry.structure import Figure
-from keras_mimetic.sites import Site
+from keras_mimetic._dead_units import check_data, dead_units
+from keras_mimetic._find import check_model, check_names, find_sites
+from keras_mimetic._measure import dead_figures, measure_site
+from keras_mimetic._numerics.stats import mean_and_std
+from keras_mimetic._patterns.site import Site
+from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._structures.base import Figure
 
 __all__ = ["StructureLogger"]
 
@@ -100,7 +100,7 @@ class StructureLogger(keras.callbacks.Callback):
             ValueError: before anything was measured.
         """
         # Only who draws needs matplotlib.
-        from keras_mimetic.plot_history import plot_history
+        from keras_mimetic._plot_history import plot_history
 
         return plot_history(self.history)
 
@@ -122,7 +122,7 @@ class StructureLogger(keras.callbacks.Callback):
             STRUCTURES[structure].forget()
         names = self._names(by_name)
         row: dict[str, float] = {"epoch": epoch}
-        row |= {name: mean_and_deviation(by_name[name])[0] for name in names}
+        row |= {name: mean_and_std(by_name[name])[0] for name in names}
         if self.by_layer:
             for name in names:
                 values = enumerate(by_name[name], start=1)
@@ -167,7 +167,7 @@ def _means(structure: str, figures: list[Figure]) -> dict[str, float]:
     for figure in figures:
         values.setdefault(f"{structure}/{figure.part}/{figure.name}", []).append(figure)
     return {
-        name: mean_and_deviation(
+        name: mean_and_std(
             figure.value for figure in [x for x in found if x.head is None] or found
         )[0]
         for name, found in values.items()

@@ -158,7 +158,7 @@ def figures_of(path, when):
     """Values by what they are of, from a CSV file of look_inside.py."""
     with path.open() as file:
         return {
-            tuple(row[name] for name in ("place", "part", "head", "figure")): row["value"]
+            tuple(row[name] for name in ("layer_path", "part", "head", "figure")): row["value"]
             for row in csv.DictReader(file)
             if row["when"] == when
         }
@@ -172,8 +172,8 @@ def test_looking_inside_before_and_after_training(tmp_path):
     for name in ("vit", "convmixer"):
         text = (out / f"{name}.txt").read_text()
         assert text in first.stdout
-        assert "BEFORE: 8 places measured" in text
-        assert "AFTER: 8 places measured" in text
+        assert "BEFORE: 8 layers measured" in text
+        assert "AFTER: 8 layers measured" in text
         assert report.environment()["versions"] in text
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         before, after = (figures_of(out / f"{name}.csv", when) for when in ("before", "after"))

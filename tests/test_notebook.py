@@ -49,7 +49,7 @@ def model():
 
 def test_report(model):
     report = keras_mimetic.initialize(model, seed=0)
-    assert repr(report) == "<Report: 6 weights given structure, 2 left; seed 0>"
+    assert repr(report) == "<Report: 6 weights given structure, 2 skipped; seed 0>"
     head, *lines = Tables(report._repr_html_()).lines
     assert head == ["weight", "structure", "norm before", "norm after", "note"]
     assert [line[0] for line in lines] == [row.path for row in report.rows]
@@ -61,7 +61,7 @@ def test_report(model):
 
 def test_measurements(model):
     measured = keras_mimetic.measure(model)
-    assert repr(measured) == "<Measurements: 4 places measured>"
+    assert repr(measured) == "<Measurements: 4 layers measured>"
     lines = Tables(measured._repr_html_()).lines
     paths = [line[0] for line in lines]
     for row in measured.rows:
@@ -69,7 +69,7 @@ def test_measurements(model):
     printed = str(measured)
     assert all(cell in printed for line in lines for cell in line)
     some = keras_mimetic.measure(model, rules={"gate|up": None})
-    assert repr(some) == "<Measurements: 2 places measured, 2 left>"
+    assert repr(some) == "<Measurements: 2 layers measured, 2 skipped>"
     assert ["gate", "by the rule 'gate|up'"] in Tables(some._repr_html_()).lines
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_mimetic.find import find_sites
+from keras_mimetic._find import find_sites
 
 KINDS = ("attention", "mlp", "depthwise")
 TABLE = pathlib.Path(__file__).parent.parent / "docs" / "compatibility.md"
@@ -322,7 +322,7 @@ def counts(made):
     """How many of each kind are listed, and how many are written."""
     found = find_sites(made, KINDS).sites
     # The two branches of a gate are one MLP: they have one second projection.
-    kinds = {(s.structure, id(s.facts.get("second") or s.layer)): not s.left for s in found}
+    kinds = {(s.structure, id(s.facts.get("second") or s.layer)): not s.skip_reason for s in found}
     listed = [sum(structure == kind for structure, _ in kinds) for kind in KINDS]
     written = [
         sum(key[0] == kind and is_written for key, is_written in kinds.items()) for kind in KINDS

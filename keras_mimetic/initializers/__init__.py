@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_mimetic.initializers.mimetic_depthwise import MimeticDepthwise
-from keras_mimetic.initializers.mimetic_mean import MimeticMean
-from keras_mimetic.structures.depthwise import sigma_at_depth
+from keras_mimetic._numerics.depthwise import sigma_at_depth
+from keras_mimetic.initializers.depthwise import MimeticDepthwise
+from keras_mimetic.initializers.mean import MimeticMean
 
 __all__ = ["MimeticDepthwise", "MimeticMean", "sigma_at_depth"]
 

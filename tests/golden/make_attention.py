@@ -9,13 +9,13 @@ import pathlib
 
 import numpy as np
 
-from keras_mimetic import draws
+from keras_mimetic._numerics.random import fold_in, sample
 
 SHARED = int.from_bytes(b"mimetic", "big")
 
 
 def decomposed(dim, rank, noise, identity, seed):
-    z = draws.draw("untruncated_normal", (dim, dim), seed).astype(np.float64)
+    z = sample("untruncated_normal", (dim, dim), seed).astype(np.float64)
     u, s, vt = np.linalg.svd(noise * z / math.sqrt(dim) + identity * np.eye(dim))
     return u[:, :rank], s[:rank], vt[:rank].T
 
@@ -26,7 +26,7 @@ def product(u, s, v):
 
 def frame(count, dim, seed):
     """Columns of the product of the reflections of normals, one by one."""
-    normals = draws.draw("untruncated_normal", (count, dim), seed).astype(np.float64)
+    normals = sample("untruncated_normal", (count, dim), seed).astype(np.float64)
     vectors = np.eye(dim, count)
     for i in reversed(range(count)):
         v = normals[i, i:].copy()
@@ -44,23 +44,21 @@ def turned_head(dim, rank, noise, identity, seed):
     both = np.concatenate([u * signs, v * signs], axis=1) * np.sqrt(np.tile(s, 2))
     basis, r = np.linalg.qr(both)
     basis *= np.sign(r.diagonal())
-    q = frame(2 * rank, dim, draws.subseed(seed, 2))
+    q = frame(2 * rank, dim, fold_in(seed, 2))
     return (q @ (basis.T @ product(u, s, v) @ basis) @ q.T)[:6, :6]
 
 
 def turned(dim, noise, identity, seed):
-    q = frame(dim, dim, draws.subseed(seed, 2))
+    q = frame(dim, dim, fold_in(seed, 2))
     return (q @ product(*decomposed(dim, dim, noise, identity, SHARED)) @ q.T)[:6, :6]
 
 
 if __name__ == "__main__":
-    heads = [draws.subseed(0, 0, head) for head in range(2)]
+    heads = [fold_in(0, 0, head) for head in range(2)]
     np.savez(
         pathlib.Path(__file__).parent / "attention.npz",
-        query_key_6=[
-            product(*decomposed(6, 3, 0.7, 0.7, draws.subseed(seed, 0))) for seed in heads
-        ],
-        value_output_6=product(*decomposed(6, 6, 0.4, -0.4, draws.subseed(draws.subseed(0, 1), 0))),
+        query_key_6=[product(*decomposed(6, 3, 0.7, 0.7, fold_in(seed, 0))) for seed in heads],
+        value_output_6=product(*decomposed(6, 6, 0.4, -0.4, fold_in(fold_in(0, 1), 0))),
         query_key_256=[turned_head(256, 3, 0.7, 0.7, seed) for seed in heads],
-        value_output_256=turned(256, 0.4, -0.4, draws.subseed(0, 1)),
+        value_output_256=turned(256, 0.4, -0.4, fold_in(0, 1)),
     )

@@ -1,4 +1,4 @@
-"""Writes initialize.npz: what `initialize` gives the model of tests/test_initialize.py.
+"""Writes initialize.npz: what `initialize` gives the model of tests/calls/test_initialize.py.
 
 Run as `KERAS_BACKEND=... python tests/golden/make_initialize.py`; every backend gives the same.
 """
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent / "calls"), str(HERE.parent)]
 
 from test_initialize import DRAWN, by_place, keras_mimetic, make  # noqa: E402
 

@@ -1,0 +1,135 @@
+"""Which hidden units of a model's MLPs are off for all of a batch of inputs."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.site import Site
+from keras_mimetic._tracing.operations import channel_axis, own_activation
+
+# A unit is off where its activation is less than this part of its pre-activation in size:
+# below 0 for ReLU, below -2.3 for GELU, below -4.6 for SiLU.
+OFF = 0.01
+
+
+def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]:
+    """Run a model on a batch of inputs and find the hidden units that are off for all.
+
+    The model runs once as in inference, and its weights stay as they are.
+
+    Args:
+        model: A built Keras model or layer.
+        sites: Sites of the model; those of "mlp" count.
+        data: A batch of inputs: an array or what else `model` takes as its first
+            argument, or a tuple of several arguments.
+
+    Returns:
+        The fraction of dead units by `Site.layer_path`, for MLPs whose hidden activations
+        could be seen.
+
+    Raises:
+        ValueError: if the model does not run on `data`.
+    """
+    records = [_Record(site) for site in sites if _can_be_seen(site)]
+    args = data if isinstance(data, tuple) else (data,)
+    with contextlib.ExitStack() as stack:
+        for record in records:
+            stack.enter_context(record.listening())
+        try:
+            model(*args, training=False) if _takes_training(model) else model(*args)
+        except Exception as error:
+            shapes = keras.tree.map_structure(lambda x: getattr(x, "shape", x), args)
+            raise ValueError(
+                "Argument `data` must be a batch of inputs that the model takes, an array or a "
+                f"tuple of arguments. Received: data of shapes {shapes}, for which the model "
+                f"raised {type(error).__name__}: {error}"
+            ) from error
+    return {
+        record.site.layer_path: float(1 - record.is_alive.mean())
+        for record in records
+        if record.is_alive is not None
+    }
+
+
+def _can_be_seen(site: Site) -> bool:
+    return site.structure == "mlp" and bool(site.facts.get("activated_in"))
+
+
+def _takes_training(model: Any) -> bool:
+    """Keras hands `training` on to a `call` that has it, and accepts it for every model."""
+    return isinstance(model, keras.Model) or getattr(model, "_call_has_training_arg", False)
+
+
+class _Record:
+    """What the hidden units of one MLP do while its model runs."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.is_alive: np.ndarray | None = None
+        self._before: Any = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to the layers of the MLP, and leave them as they were."""
+        first, second = self.site.layer, self.site.facts["second"]
+        activation = own_activation(first)
+        replaced: list[tuple[Any, str, Any]] = []
+
+        def replace(layer: Any, name: str, new: Any) -> None:
+            # Past the layer's own bookkeeping of attributes.
+            replaced.append((layer, name, vars(layer).get(name, _MISSING)))
+            vars(layer)[name] = new
+
+        def hear_pre_activation(x: Any) -> Any:
+            self._before = x
+            if activation is None:
+                return x
+            activated = activation(x)
+            self._add(activated)
+            return activated
+
+        replace(first, "activation", hear_pre_activation)
+        if activation is None:
+            call = second.call
+
+            def hear_hidden_units(x: Any, *args: Any, **kwargs: Any) -> Any:
+                self._add(x)
+                return call(x, *args, **kwargs)
+
+            replace(second, "call", hear_hidden_units)
+        try:
+            yield
+        finally:
+            for layer, name, old in reversed(replaced):
+                if old is _MISSING:
+                    del vars(layer)[name]
+                else:
+                    vars(layer)[name] = old
+
+    def _add(self, activated: Any) -> None:
+        """Count the units that are on for at least one of the inputs."""
+        before, after = values_of(self._before), values_of(activated)
+        if before.shape != after.shape:
+            return
+        axis = channel_axis(self.site.layer, before.ndim)
+        is_on = np.abs(after) > OFF * np.abs(before)
+        is_on = is_on.any(axis=tuple(a for a in range(before.ndim) if a != axis))
+        self.is_alive = is_on if self.is_alive is None else self.is_alive | is_on
+
+
+_MISSING = object()
+
+
+def check_data(model: Any, data: Any) -> None:
+    """Raise unless `data` looks like a batch of inputs."""
+    leaves = keras.tree.flatten(data)
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves if leaf is not None):
+        raise TypeError(
+            f"Argument `data` must be a batch of inputs of {model.name!r}: an array, a structure "
+            f"of arrays or a tuple of arguments. Received: data={data!r} "
+            f"(of type {type(data).__name__})"
+        )

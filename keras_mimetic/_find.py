@@ -1,0 +1,246 @@
+"""The sites of a model: where each structure could go, and where it is asked for."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from keras_mimetic._patterns.site import Site
+from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._tracing.arguments import check_inputs
+from keras_mimetic._tracing.keras_internals import sublayers
+from keras_mimetic._tracing.layer_paths import find_layer_paths
+from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
+from keras_mimetic._tracing.recorder import is_composite
+from keras_mimetic._tracing.trace import trace
+from keras_mimetic.layers import MimeticStateSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was found in a model.
+
+    Attributes:
+        sites: The sites of all structures asked for.
+        opaque: Composite layers that could not be followed: layer, place, reason.
+        notes: What was taken for granted.
+    """
+
+    sites: list[Site]
+    opaque: list[tuple[Any, str, str]]
+    notes: tuple[str, ...] = ()
+
+
+def find_sites(
+    model: Any, structures: Iterable[str], rules: Any = None, inputs: Any = None
+) -> Found:
+    """Finds the sites of `structures` in a built model.
+
+    The finder follows what flows between layers. `rules` overrules it.
+
+    Args:
+        model: A built Keras model or layer.
+        structures: Names from `STRUCTURES`.
+        rules: See `keras_mimetic.initialize`.
+        inputs: The same.
+
+    Raises:
+        TypeError: if `rules` is no dict.
+        ValueError: for `inputs` that the model does not take; for a rule that is no
+            regular expression, names no weight or a layer where its structure
+            cannot go, or for two rules that name the same layer.
+    """
+    check_inputs(model, inputs)
+    graph = trace(model, inputs)
+    structures = tuple(structures)
+    layer_paths = find_layer_paths(model)
+    layers = sublayers(model)
+    named = _named_by_rules(layers, rules, layer_paths)
+    sites = []
+    for structure in structures:
+        found = STRUCTURES[structure].find(graph, layers, layer_paths)
+        seen = {id(site.layer) for site in found if not site.skip_reason}
+        for site in found:
+            rules_of = (named.get(id(layer)) for layer in (site.layer, *site.others))
+            rule = next((rule for rule in rules_of if rule is not None), None)
+            if rule is None:
+                sites.append(site)
+            elif rule.structure != structure:
+                what = "" if rule.structure is None else f", which gives it {rule.structure!r}"
+                why = f"by the rule {rule.pattern!r}{what}"
+                sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
+            elif not site.skip_reason:
+                sites.append(site)
+        for rule in named.values():
+            if rule.site is not None and rule.structure == structure:
+                sites += [rule.site] if id(rule.site.layer) not in seen else []
+    opaque = [
+        (layer, layer_paths[id(layer)], why)
+        for layer, why in graph.opaque
+        # Only these could hide a site.
+        if any(isinstance(inner, _OF_INTEREST) for inner in sublayers(layer))
+    ]
+    notes = tuple(
+        f"{path_of(layer)} was followed with the default of {what}: pass `inputs` if it gets "
+        "another"
+        for layer, what in graph.assumed
+    )
+    if {"mlp", "attention"} & set(structures):
+        notes += _unaccounted(layers, sites, opaque)
+    return Found(sites, opaque, notes)
+
+
+def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
+    """A word on the matrices that no row tells of."""
+    told: set[int] = set()
+    for site in sites:
+        told |= {id(layer) for layer in (site.layer, *site.others, site.facts.get("second"))}
+        told |= {id(inner) for inner in sublayers(site.layer)}
+    others = [layer for layer in layers if layer.built and id(layer) not in told]
+    in_projections = sum(is_projection(layer) for layer in others)
+    # Experts, latent arrays: a user's layer that holds matrices itself.
+    own = sum(
+        len(variable.shape) >= 2
+        for layer in others
+        if is_composite(layer)
+        for variable in _own(layer)
+    )
+    if not in_projections and not own:
+        return ()
+    parts = [f"{in_projections} of projections"] if in_projections else []
+    parts += [f"{own} that layers hold themselves"] if own else []
+    count = in_projections + own
+    verb = "matrix has" if count == 1 else "matrices have"
+    return (f"{count} more {verb} no place in these structures: {', '.join(parts)}",)
+
+
+def _own(layer: Any) -> list[Any]:
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def check_model(name: str, model: Any) -> None:
+    """Raises unless an argument is a Keras model (or layer) with weights of its own."""
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"Argument `{name}` must be a Keras model or layer. "
+            f"Received: {name}={model!r} (of type {type(model).__name__})"
+        )
+    if not model.weights:
+        raise ValueError(
+            f"Argument `{name}` must be built, so that its weights exist: call it once on data or "
+            f"give it an input shape. Received: {model.name!r}, which has no weights"
+        )
+    for layer in sublayers(model):
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                f"Argument `{name}` must not be quantized: its weights are codes. Take the model "
+                f"as it was before. Received: a model whose layer {path_of(layer)!r} is quantized"
+            )
+
+
+def check_names(structures: Any) -> tuple[str, ...]:
+    """The names of structures in an argument, each once, or an error."""
+    if isinstance(structures, str):
+        structures = (structures,)
+    try:
+        names = tuple(dict.fromkeys(structures))
+    except TypeError as error:  # not iterable, or of something that is no name
+        raise TypeError(
+            "Argument `structures` must be names of structures, or where settings are allowed a "
+            f"dict from names to these. Received: structures={structures!r}"
+        ) from error
+    for name in names:
+        if not isinstance(name, str) or name not in STRUCTURES:
+            known = ", ".join(repr(known) for known in STRUCTURES)
+            raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
+    return names
+
+
+# Their weights count as theirs, not as those of the layers within.
+_WHOLE = (keras.layers.MultiHeadAttention, MimeticStateSpace)
+_OF_INTEREST = (
+    *_WHOLE,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    *CONVOLUTIONS,
+    *DEPTHWISE,
+    *SEPARABLE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    """What a rule says of a layer."""
+
+    pattern: str
+    structure: str | None
+    site: Site | None
+
+
+def _named_by_rules(
+    layers: list[Any], rules: Any, layer_paths: dict[int, str]
+) -> dict[int, _Named]:
+    """What the rules say of each layer that one names, by the layer's `id`."""
+    if rules is None:
+        return {}
+    if not isinstance(rules, Mapping):
+        raise TypeError(
+            "Argument `rules` must be a dict from regular expressions to names of structures. "
+            f"Received: rules={rules!r}"
+        )
+    named: dict[int, _Named] = {}
+    owners = _owners(layers)
+    for pattern, structure in rules.items():
+        if structure is not None and not (isinstance(structure, str) and structure in STRUCTURES):
+            known = ", ".join(repr(name) for name in STRUCTURES)
+            raise ValueError(
+                f"Argument `rules` must give each weight one of {known} or None. "
+                f"Received: {structure!r} for {pattern!r}"
+            )
+        try:
+            matches = [layer for path, layer in owners if re.search(pattern, path)]
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                "Argument `rules` must have regular expressions as keys. "
+                f"Received: {pattern!r} ({error})"
+            ) from error
+        if not matches:
+            raise ValueError(
+                f"Rule {pattern!r} matches no weight's path. The model has, for instance, "
+                f"{', '.join(repr(path) for path, _ in owners[:3])}."
+            )
+        for layer in matches:
+            if id(layer) in named and named[id(layer)].pattern != pattern:
+                raise ValueError(
+                    f"Rules {named[id(layer)].pattern!r} and {pattern!r} both match layer "
+                    f"{path_of(layer)!r}."
+                )
+            site = None
+            if structure is not None:
+                site = STRUCTURES[structure].named(layer, layer_paths[id(layer)])
+                if site is None:
+                    raise ValueError(
+                        f"Rule {pattern!r} names layer {path_of(layer)!r} (a "
+                        f"{type(layer).__name__}), to which the structure {structure!r} cannot "
+                        "be given."
+                    )
+            named[id(layer)] = _Named(pattern, structure, site)
+    return named
+
+
+def path_of(layer: Any) -> str:
+    """`layer.path`, which Keras leaves empty for some outermost models."""
+    return layer.path or layer.name
+
+
+def _owners(layers: list[Any]) -> list[tuple[str, Any]]:
+    """Each variable's path with the layer that it belongs to, or the whole one around it."""
+    owners: dict[int, tuple[str, Any]] = {}
+    for layer in layers:
+        for variable in layer.variables:
+            owner = owners.get(id(variable), (None, None))[1]
+            if not isinstance(owner, _WHOLE):
+                owners[id(variable)] = (variable.path, layer)
+    return list(owners.values())

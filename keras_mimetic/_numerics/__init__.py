@@ -1,0 +1,1 @@
+"""The mathematics of the structures: NumPy and SciPy alone, no Keras."""

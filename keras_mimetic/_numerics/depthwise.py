@@ -1,0 +1,266 @@
+"""Depthwise convolution filters drawn from the covariance of trained ones.
+
+The filters of a trained depthwise convolution look like draws from a normal
+distribution over the pixels of a filter. Its covariance has a closed form with
+one parameter, sigma, which grows with the depth of the layer in the network.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from keras_mimetic._checks import check_number
+from keras_mimetic._numerics.random import sample
+
+# sigma over depth: its value, slope and curvature at the network's start. A
+# reconstruction, not read in the paper.
+SIGMA_0, VELOCITY, ACCELERATION = 0.08, 0.37, 2.9
+
+
+def sigma_at_depth(
+    x: float,
+    sigma_0: float = SIGMA_0,
+    velocity: float = VELOCITY,
+    acceleration: float = ACCELERATION,
+) -> float:
+    """sigma_0 + velocity x + acceleration x^2 / 2: sigma for a place in the network.
+
+    Args:
+        x: Place of the layer among the network's depthwise convolutions, from
+            0, the first, to 1, the last.
+        sigma_0: sigma of the first layer, in squared pixels as all of these.
+        velocity: Slope at the first layer.
+        acceleration: Curvature. The defaults are a reconstruction, not known
+            to be the paper's.
+
+    Returns:
+        sigma, in squared pixels (see `covariance`).
+
+    Raises:
+        TypeError: for anything but numbers.
+        ValueError: for an x outside [0, 1].
+
+    Example:
+
+    >>> sigma_at_depth(0.0), sigma_at_depth(1.0)
+    (0.08, 1.9)
+    """
+    x = check_number("x", x, "a number in [0, 1]")
+    sigma_0 = check_number("sigma_0", sigma_0)
+    velocity = check_number("velocity", velocity)
+    acceleration = check_number("acceleration", acceleration)
+    if not 0 <= x <= 1:
+        raise ValueError(f"Argument `x` must be a number in [0, 1]. Received: x={x}")
+    return sigma_0 + velocity * x + acceleration * x * x / 2
+
+
+def covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
+    """Covariance of a filter's pixels, of trace 1.
+
+    For pixels i and j of the filter, c its center and
+    g(i, j) = exp(-|i - j|^2 / (2 sigma)), distances in pixels:
+
+        C_ij = g(i, j),  S_ij = g(j, c),  M_ij = g(i, c),
+        Sigma = sym(M * (C - S / 2))
+
+    with * element by element, sym(X) = (X + X^T) / 2, and then the nearest
+    positive semi-definite matrix, scaled to trace 1. So the filter is large and
+    smooth about its center.
+
+    Args:
+        kernel_size: Pixels along each axis of space.
+        sigma: Spread in squared pixels, > 0: a variance, filters reach some
+            sqrt(sigma) pixels.
+
+    Returns:
+        float64 array of shape (n, n), n the number of pixels, in C order.
+
+    Reference:
+
+    - Trockman, Willmott and Kolter, 2023, "Understanding the Covariance
+      Structure of Convolutional Filters" (arXiv:2210.03651), from which this is
+      reconstructed.
+    """
+    values, vectors = _spectrum(kernel_size, sigma)
+    return (vectors * values) @ vectors.T
+
+
+def depthwise_filters(
+    kernel_size: tuple[int, ...], count: int, *, sigma: float, rms: float, seed: int
+) -> np.ndarray:
+    """Draws `count` independent filters from N(0, Sigma).
+
+    Args:
+        kernel_size: Pixels along each axis of space.
+        count: Number of filters.
+        sigma: See `covariance`.
+        rms: Root of the mean square of all the filters' entries, in
+            expectation; absolute.
+        seed: Integer >= 0.
+
+    Returns:
+        float32 array of shape `(*kernel_size, count)`.
+    """
+    values, vectors = _spectrum(kernel_size, sigma)
+    pixels = len(values)
+    # The symmetric root is unique, whatever the signs and order of eigenvectors.
+    root = (vectors * np.sqrt(values)) @ vectors.T
+    noise = sample("untruncated_normal", (count, pixels), seed)
+    # What float32 cannot hold becomes inf, for the caller to see.
+    with np.errstate(over="ignore", under="ignore"):
+        filters = (root * (rms * math.sqrt(pixels))) @ noise.T.astype(np.float64)
+        return filters.astype(np.float32).reshape(*kernel_size, count)
+
+
+def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:
+    """Structureless filters of the same norm from the same draws: the control."""
+    *kernel_size, count = filters.shape
+    noise = sample("untruncated_normal", (count, math.prod(kernel_size)), seed)
+    noise *= np.float32(np.linalg.norm(filters) / np.linalg.norm(noise))
+    return np.ascontiguousarray(noise.T).reshape(filters.shape)
+
+
+def distances(kernel_size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances of a filter's pixels: from its center (n,), and between them (n, n)."""
+    axes = np.meshgrid(*(np.arange(size, dtype=np.float64) for size in kernel_size), indexing="ij")
+    pixels = np.stack([axis.ravel() for axis in axes], axis=1)
+    center = (np.array(kernel_size) - 1) / 2
+    from_center = ((pixels - center) ** 2).sum(1)
+    return from_center, ((pixels[:, None] - pixels[None]) ** 2).sum(2)
+
+
+def _spectrum(kernel_size: tuple[int, ...], sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, >= 0 and of sum 1, and eigenvectors of the covariance."""
+    from_center, apart = distances(kernel_size)
+    # M enters as a factor and its scale is lost, so let its largest entry be 1:
+    # the center of a filter of even size is no pixel.
+    with np.errstate(over="ignore", under="ignore"):  # of a sigma next to 0
+        m = np.exp(-(from_center - from_center.min()) / (2 * sigma))
+        s = np.exp(-from_center / (2 * sigma))
+        product = m[:, None] * (np.exp(-apart / (2 * sigma)) - s / 2)
+    values, vectors = np.linalg.eigh((product + product.T) / 2)
+    values = np.maximum(values, 0)
+    return values / values.sum(), vectors
+
+
+NAN = float("nan")
+
+
+def empirical_covariance(filters: np.ndarray) -> np.ndarray:
+    """Covariance of the pixels of a layer's filters, about their mean filter.
+
+    Args:
+        filters: Of shape `(*kernel_size, count)`, with 2 filters or more.
+
+    Returns:
+        float64 array of shape (n, n), n the number of pixels, in C order.
+    """
+    return np.atleast_2d(np.cov(filters.reshape(-1, filters.shape[-1]).astype(np.float64)))
+
+
+def smooth_covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
+    """exp(-|i - j|^2 / (2 sigma)): neighboring pixels are alike, wherever they are."""
+    _, apart = distances(kernel_size)
+    return np.exp(-apart / (2 * sigma))
+
+
+def fit_sigma(
+    measured: np.ndarray, kernel_size: tuple[int, ...], *, centered: bool = True
+) -> tuple[float, float]:
+    """The closed form (`structures.depthwise.covariance`) nearest to a covariance.
+
+    Nearest in the Frobenius norm, at the best scale.
+
+    Args:
+        measured: Covariance of shape (n, n).
+        kernel_size: Pixels along each axis of space, n together.
+        centered: `False` for the form without a center, exp(-|i - j|^2 / (2 sigma)):
+            filters that are smooth and no more.
+
+    Returns:
+        sigma in squared pixels, between 0.01 and the square of the filter's
+        largest side; and the fit's quality, the part of the covariance's squared
+        Frobenius norm that it explains: 1 is a perfect fit, 0 none. NaN for a
+        covariance of zeros.
+    """
+    norm = np.linalg.norm(measured)
+    if not norm:
+        return NAN, NAN
+    unit = (measured / norm).ravel()
+    # Forms of large filters are large, and slow to compute: the coarse grid alone.
+    step = 1 if math.prod(kernel_size) <= _LARGEST_FINE else _STEP
+    alike: dict[int, float] = {}
+
+    def likeness(point: int) -> float:
+        """Cosine of the angle between the form of this grid point and the covariance."""
+        if point not in alike:
+            alike[point] = float(_form(kernel_size, point, centered) @ unit)
+        return alike[point]
+
+    # There may be several maxima: the best of a coarse grid, then the finer one around it.
+    coarse = max(range(0, _POINTS, _STEP), key=likeness)
+    around = range(max(0, coarse - _STEP), min(_POINTS, coarse + _STEP + 1), step)
+    best = max(around, key=likeness)
+    # And the top of the parabola through that and its neighbors.
+    offset, top = 0.0, likeness(best)
+    if 0 < best < _POINTS - 1:
+        before, after = likeness(best - step), likeness(best + step)
+        curvature = before - 2 * top + after
+        if curvature < 0:
+            offset = (before - after) / (2 * curvature)
+            top -= (before - after) * offset / 4
+    return _sigma(kernel_size, best + step * offset), min(max(0.0, top), 1.0) ** 2
+
+
+# sigmas that are tried: evenly spaced logarithms, at first every so many.
+_POINTS, _STEP = 97, 4
+# Pixels of the largest filter for which all of them are.
+_LARGEST_FINE = 256
+
+
+def _sigma(kernel_size: tuple[int, ...], point: float) -> float:
+    smallest, largest = math.log(0.01), math.log(max(kernel_size) ** 2)
+    return math.exp(smallest + (largest - smallest) * point / (_POINTS - 1))
+
+
+@functools.lru_cache(maxsize=4 * _POINTS)
+def _form(kernel_size: tuple[int, ...], point: int, centered: bool) -> np.ndarray:
+    """The form at a grid point, as a vector of norm 1."""
+    make = covariance if centered else smooth_covariance
+    form = make(kernel_size, _sigma(kernel_size, point)).ravel()
+    return form / np.linalg.norm(form)
+
+
+def clear_forms() -> None:
+    """Frees what `fit_sigma` keeps from one fit to the next."""
+    _form.cache_clear()
+
+
+def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]:
+    """sigma_0, velocity and acceleration of `sigma_at_depth` from some layers' sigmas.
+
+    By least squares: a constant for one depth, a line for two. Where that curve
+    would leave the range from half the smallest sigma to twice the largest
+    somewhere between 0 and 1, the nearest one whose Bernstein coefficients are in
+    it, and so the whole curve.
+
+    Args:
+        depths: Places in the network, in [0, 1].
+        sigmas: sigma of each, > 0.
+    """
+    # Slow to import, and seldom needed.
+    from scipy.optimize import lsq_linear
+
+    x = np.asarray(depths, np.float64)
+    order = min(3, len(set(depths)))
+    powers = np.stack([np.ones_like(x), x, x * x / 2], axis=1)[:, :order]
+    found = np.zeros(3)
+    found[:order] = np.linalg.lstsq(powers, np.asarray(sigmas), rcond=None)[0]
+    low, high = min(sigmas) / 2, 2 * max(sigmas)
+    curve = [sigma_at_depth(place, *found) for place in np.linspace(0, 1, 101)]
+    if min(curve) < low or max(curve) > high:
+        bernstein = np.stack([(1 - x) ** 2, 2 * x * (1 - x), x * x], axis=1)
+        c = lsq_linear(bernstein, sigmas, bounds=(low, high)).x
+        found = np.array([c[0], 2 * (c[1] - c[0]), 2 * (c[0] - 2 * c[1] + c[2])])
+    return dict(zip(("sigma_0", "velocity", "acceleration"), map(float, found), strict=True))

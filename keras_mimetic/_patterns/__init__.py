@@ -1,0 +1,1 @@
+"""Attention, MLPs and their surroundings, recognized in the graph of a model."""

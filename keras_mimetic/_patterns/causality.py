@@ -1,0 +1,75 @@
+"""What an attention layer may see: only what came before, and whether that is text."""
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.operations import name_of
+from keras_mimetic._tracing.symbol import Value
+
+_TRIANGLES = {"Tril", "Triu"}
+# A mask is made in a few steps; one of more entries is looked at in its first.
+_STEPS, _ENTRIES = 64, 64
+
+
+def bound(call: Call) -> dict[str, Any]:
+    """The arguments of a layer's call by name."""
+    signature = inspect.signature(call.operation.call)
+    return dict(signature.bind_partial(*call.args, **call.kwargs).arguments)
+
+
+def is_causal(call: Call) -> bool:
+    """Whether a call of an attention layer hides from each place what comes after it."""
+    arguments = bound(call)
+    if arguments.get("use_causal_mask") is True:
+        return True
+    masks = (x for name, x in arguments.items() if name.endswith("mask"))
+    return any(is_causal_mask(mask) for mask in masks)
+
+
+def is_causal_mask(mask: Any) -> bool:
+    """Whether a mask is triangular, or made with one that is."""
+    waiting, seen = [mask], 0
+    known = set()
+    while waiting and seen < _STEPS:
+        x, seen = waiting.pop(0), seen + 1
+        if id(x) in known:
+            continue
+        known.add(id(x))
+        if not isinstance(x, Value):
+            if is_triangular(x):
+                return True
+        elif x.constant is not None:
+            waiting.append(x.constant)
+        elif x.producer is not None:
+            if name_of(x.producer.operation) in _TRIANGLES:
+                return True
+            waiting += keras.tree.flatten((x.producer.args, x.producer.kwargs))
+    return False
+
+
+def is_triangular(x: Any) -> bool:
+    """Whether an array says one thing of all places up to each, another of those after it."""
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2:
+        return False
+    corner = x[(0,) * (len(shape) - 2)][:_ENTRIES, :_ENTRIES]
+    matrix = np.asarray(keras.ops.convert_to_numpy(corner)).astype(np.float64)
+    before = matrix[np.tril_indices(len(matrix))]
+    after = matrix[np.triu_indices(len(matrix), 1)]
+    return bool((before == before[0]).all() and (after == after[0]).all() and before[0] != after[0])
+
+
+def values_of_tokens(graph: Graph) -> set[int]:
+    """The `id` of each value that integer tokens flow into through an `Embedding`."""
+    found: set[int] = set()
+    for call in graph.calls:
+        embeds = isinstance(call.operation, keras.layers.Embedding) and any(
+            value.constant is None for value in call.inputs
+        )
+        if embeds or any(id(value) in found for value in call.inputs):
+            found.update(id(value) for value in call.outputs)
+    return found

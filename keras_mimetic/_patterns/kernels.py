@@ -1,0 +1,135 @@
+"""Projections as matrices, and parts of them as weights of their own."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._tracing.operations import CONVOLUTIONS, channel_axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """A kernel as a matrix (inputs, outputs), and where these are in tensors.
+
+    Attributes:
+        order: The kernel's axes, those of inputs before those of outputs.
+        inputs: How many of them are of inputs.
+        shape: The kernel's shape in that order.
+        in_axes: The axes of the layer's input that are contracted, in that order.
+        out_axes: The axes of its output that come from the kernel, in that order.
+    """
+
+    order: tuple[int, ...]
+    inputs: int
+    shape: tuple[int, ...]
+    in_axes: tuple[int, ...]
+    out_axes: tuple[int, ...]
+
+    @property
+    def fan_in(self) -> int:
+        return math.prod(self.shape[: self.inputs])
+
+    @property
+    def fan_out(self) -> int:
+        return math.prod(self.shape[self.inputs :])
+
+
+def matrix_of(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
+    """The matrix that a built layer multiplies each place with, or `None`."""
+    if isinstance(layer, keras.layers.Dense):
+        shape = tuple(layer.kernel.shape)
+        return Matrix((0, 1), 1, shape, (rank_in - 1,), (rank_out - 1,))
+    if isinstance(layer, CONVOLUTIONS):
+        if layer.groups > 1 or any(size != 1 for size in layer.kernel_size):
+            return None
+        shape = tuple(layer.kernel.shape)
+        axis = channel_axis(layer, rank_in)
+        return Matrix(tuple(range(len(shape))), len(shape) - 1, shape, (axis,), (axis,))
+    if isinstance(layer, keras.layers.EinsumDense):
+        return _of_equation(layer, rank_in, rank_out)
+    return None
+
+
+def _of_equation(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
+    left, _, output = layer.equation.replace(" ", "").partition("->")
+    given, _, kernel = left.partition(",")
+    given, output = _letters(given, rank_in), _letters(output, rank_out)
+    if given is None or output is None or len(set(kernel)) != len(kernel):
+        return None
+    ins = [letter for letter in given if letter in kernel and letter not in output]
+    outs = [letter for letter in output if letter in kernel and letter not in given]
+    if len(ins) + len(outs) != len(kernel):
+        return None  # a matrix for each place, or a sum over weights
+    order = tuple(kernel.index(letter) for letter in (*ins, *outs))
+    return Matrix(
+        order,
+        len(ins),
+        tuple(layer.kernel.shape[axis] for axis in order),
+        tuple(given.index(letter) for letter in ins),
+        tuple(output.index(letter) for letter in outs),
+    )
+
+
+def _letters(term: str, rank: int) -> str | None:
+    if "..." in term:
+        # Letters that no equation has.
+        dots = "".join(chr(0x1000 + n) for n in range(rank - len(term) + 3))
+        # An ellipsis stands for the first axes in all terms here.
+        term = term.replace("...", dots)
+    return term if len(term) == rank and len(set(term)) == rank else None
+
+
+class Part:
+    """Some columns (or rows) of a kernel, as a weight of a shape of its own.
+
+    It has what is asked of a variable here; `take` and `put` go between the
+    whole variable's values and its own.
+    """
+
+    def __init__(self, variable: Any, matrix: Matrix, index: np.ndarray, axis: int) -> None:
+        self.variable, self._matrix, self.index, self.axis = variable, matrix, index, axis
+        self.path, self.dtype = variable.path, variable.dtype
+        rest = matrix.fan_in if axis == 1 else matrix.fan_out
+        self.shape = (rest, *index.shape) if axis == 1 else (*index.shape, rest)
+
+    @property
+    def trainable(self) -> bool:
+        return self.variable.trainable
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the variable is in it."""
+        return math.prod(self.shape) == math.prod(self.variable.shape)
+
+    def take(self, values: np.ndarray) -> np.ndarray:
+        """The values of the part, from the variable's."""
+        return np.take(self._as_matrix(values), self.index, axis=self.axis)
+
+    def put(self, values: np.ndarray, part: np.ndarray) -> np.ndarray:
+        """The variable's values with this part new."""
+        matrix = self._as_matrix(values).copy()
+        flat = self.index.ravel()
+        if self.axis == 1:
+            matrix[:, flat] = part.reshape(len(matrix), -1)
+        else:
+            matrix[flat] = part.reshape(-1, matrix.shape[1])
+        kernel = matrix.reshape(self._matrix.shape)
+        return kernel.transpose(np.argsort(self._matrix.order))
+
+    def _as_matrix(self, values: np.ndarray) -> np.ndarray:
+        return values.transpose(self._matrix.order).reshape(
+            self._matrix.fan_in, self._matrix.fan_out
+        )
+
+
+def values_of(variable: Any) -> np.ndarray:
+    """Values of a variable, part of one or tensor, in float32.
+
+    Every backend can turn that into an array.
+    """
+    if isinstance(variable, Part):
+        return variable.take(values_of(variable.variable))
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

@@ -1,0 +1,66 @@
+"""Which tensors are normalized over an axis, also after their places were moved about."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._patterns.layout import constant_along, moved, spread
+from keras_mimetic._tracing.graph import Call
+from keras_mimetic._tracing.operations import is_passthrough, name_of
+from keras_mimetic._tracing.symbol import Value
+
+_NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
+# So many operations are followed back from a tensor.
+_STEPS = 16
+
+
+def normalized_along(value: Any, steps: int = _STEPS) -> tuple[Call | None, int]:
+    """The call of the normalization that a tensor comes from, and its axis.
+
+    That is a centered LayerNormalization or a BatchNormalization over one axis. Places
+    may have been moved, cut out or joined since; `(None, 0)` for anything else.
+    """
+    call = value.producer
+    if call is None or not steps or not call.inputs:
+        return None, 0
+    if isinstance(call.operation, _NORMS):
+        return (call, _axis(call)) if _is_over_one_axis(call) else (None, 0)
+    if is_passthrough(call.operation):
+        return normalized_along(call.inputs[0], steps - 1)
+    found = [normalized_along(x, steps - 1) for x in call.inputs]
+    norm, axis = found[0]
+    if norm is None or any(x[0] is None or x[1] != axis for x in found):
+        return None, 0
+    if name_of(call.operation) == "Concatenate":
+        same = all(x[0] is not None and x[0].operation is norm.operation for x in found)
+        joined = call.operation.axis % len(value.shape)
+        return (norm, axis) if same and joined != axis else (None, 0)
+    if len(call.inputs) > 1 or None in call.inputs[0].shape:
+        return None, 0
+    return _moved(call, value, norm, axis)
+
+
+def _moved(call: Call, value: Value, norm: Call, axis: int) -> tuple[Call | None, int]:
+    shape = tuple(n for n in call.inputs[0].shape if n is not None)
+    size = shape[axis]
+    arrays = moved(call, spread(np.arange(size), (axis,), shape))
+    if arrays is None:
+        return None, 0
+    number = next(n for n, output in enumerate(call.outputs) if output is value)
+    array = arrays[number]
+    axes = [n for n in range(array.ndim) if not constant_along(array, n)]
+    whole = len(axes) == 1 and array.shape[axes[0]] == size
+    return (norm, axes[0]) if whole else (None, 0)
+
+
+def _is_over_one_axis(call: Call) -> bool:
+    axis = call.operation.axis
+    is_one = not isinstance(axis, (list, tuple)) or len(axis) == 1
+    return is_one and not getattr(call.operation, "rms_scaling", False)
+
+
+def _axis(call: Call) -> int:
+    axis = call.operation.axis
+    (axis,) = axis if isinstance(axis, (list, tuple)) else (axis,)
+    return axis % len(call.inputs[0].shape)

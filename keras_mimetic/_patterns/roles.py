@@ -1,0 +1,472 @@
+"""Attention by what its parts do: product, softmax, product, projection.
+
+One pass over the graph follows what each tensor is made of: channels of a
+projection, scores (a product of two of these), or what the softmax of scores
+gathered from a third.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._patterns.causality import is_causal_mask
+from keras_mimetic._patterns.kernels import Matrix, matrix_of
+from keras_mimetic._patterns.layout import constant_along, moved, spread
+from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.operations import is_depthwise, is_passthrough, name_of
+from keras_mimetic._tracing.symbol import Value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A call of a projection, with its matrix (`None` if it is none)."""
+
+    call: Call
+    matrix: Matrix | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Channels:
+    """Channels of a projection; `numbers` is `None` where it is not known which."""
+
+    source: Source
+    numbers: np.ndarray | None
+
+
+@dataclasses.dataclass(eq=False)
+class Attention:
+    """One attention: its sources, channels by head, and what is odd about it.
+
+    `query` and `key` have the channel numbers of each head (heads, head_dim),
+    `value` and `rows` those of the value's channels and of the rows of the output
+    projection that they meet, in the same order. `odd` has reasons by pair.
+    """
+
+    query_source: Source | None = None
+    key_source: Source | None = None
+    value_source: Source | None = None
+    output: Source | None = None
+    query: np.ndarray | None = None
+    key: np.ndarray | None = None
+    value: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    causal: bool = False
+    inputs: list[Value] = dataclasses.field(default_factory=list)
+    odd: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """A product of two projections' channels, before or after its softmax."""
+
+    attention: Attention
+    normalized: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gathered:
+    """What attention gathered: `numbers` are the value's channels."""
+
+    attention: Attention
+    numbers: np.ndarray | None
+
+
+GROUPED = "grouped-query attention: no structure is known for shared keys"
+MIXED_HEADS = "its heads are mixed with one another"
+SEVERAL = "its scores are a sum of several products"
+LINEAR = "linear attention: no softmax stands between its products"
+UNKNOWN = "what stands between its projections and their product could not be followed"
+NO_OUTPUT = "no projection follows that its values could be followed to"
+NO_MATRIX = "its projection is no matrix on the channels of one place"
+NONE = "not made by a projection"
+ADDITIVE = "additive attention: its scores are no product"
+
+_ELEMENTWISE = {
+    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
+    *("ConvertToTensor", "StopGradient", "Copy", "Rescaling"),
+}
+_PRODUCTS = {"Multiply", "Divide", "TrueDivide"}
+_NORMS = {"LayerNormalization", "RMSNormalization", "BatchNormalization", "UnitNormalization"}
+_NORMS |= {"RMSNorm", "LayerNorm", "GroupNormalization"}
+_OF_SCORES = {"Where", "Maximum", "Minimum", "Tanh", "Clip", "Exp", "Softcap", "Masking"}
+
+
+def attentions(graph: Graph) -> list[Attention]:
+    """All attention that is written in operations, or in Keras's layers without weights."""
+    roles = _Roles()
+    for call in graph.calls:
+        if call.seen:
+            roles.visit(call)
+    return [found for found in roles.found if _has_weights(found)]
+
+
+def _has_weights(found: Attention) -> bool:
+    sources = (found.query_source, found.key_source, found.value_source, found.output)
+    return any(source is not None for source in sources)
+
+
+class _Roles:
+    def __init__(self) -> None:
+        self.found: list[Attention] = []
+        self._tags: dict[int, Any] = {}
+        # Values that no input of the model flows into.
+        self._free: set[int] = set()
+        self._keep: list[Any] = []
+
+    def _tag(self, value: Any) -> Any:
+        return self._tags.get(id(value)) if isinstance(value, Value) else None
+
+    def _is_free(self, value: Value) -> bool:
+        return id(value) in self._free or (value.producer is None and value.constant is not None)
+
+    def visit(self, call: Call) -> None:
+        if call.inputs and all(self._is_free(value) for value in call.inputs):
+            self._free.update(id(value) for value in call.outputs)
+        name = name_of(call.operation)
+        tags = [self._tag(value) for value in call.inputs]
+        if self._is_source(call):
+            self._project(call, tags[0] if tags else None)
+        elif name == "DotProductAttention":
+            self._fused(call, *(self._tag(x) for x in _three(call)))
+        elif isinstance(call.operation, keras.layers.Attention):
+            self._keras_attention(call)
+        elif name in ("Matmul", "Einsum", "Dot") and any(tags):
+            self._contract(call)
+        elif _is_softmax(call.operation) and isinstance(tags[0], Scores):
+            self._masks(call, tags[0].attention, call.inputs[0])
+            self._set(call, Scores(tags[0].attention, normalized=True))
+        elif any(tags):
+            self._pass_on(call, name, tags)
+
+    def _set(self, call: Call, tag: Any) -> None:
+        for value in call.outputs:
+            self._tags[id(value)] = tag
+
+    # Projections.
+
+    def _is_source(self, call: Call) -> bool:
+        kinds = (keras.layers.Dense, keras.layers.EinsumDense)
+        convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+        if not isinstance(call.operation, (*kinds, *convolutions)):
+            return False
+        return not is_depthwise(call.operation) and len(call.inputs) == 1
+
+    def _project(self, call: Call, tag: Any) -> None:
+        layer, value = call.operation, call.outputs[0]
+        matrix = matrix_of(layer, len(call.inputs[0].shape), len(value.shape))
+        if isinstance(tag, Scores):
+            # Talking heads.
+            tag.attention.odd["both"] = MIXED_HEADS
+            self._set(call, tag)
+            return
+        source = Source(call, matrix)
+        if isinstance(tag, Gathered):
+            self._close(tag, source)
+        numbers = None
+        shape = _known(value)
+        if matrix is not None and shape is not None:
+            out = matrix.shape[matrix.inputs :]
+            numbers = spread(np.arange(math.prod(out)).reshape(out), matrix.out_axes, shape)
+        if keras.activations.get(getattr(layer, "activation", None)) not in (
+            keras.activations.linear,
+            None,
+        ):
+            numbers = None
+        self._set(call, Channels(source, numbers))
+
+    def _close(self, tag: Gathered, source: Source) -> None:
+        """The output projection: which of its rows meets which of the value's channels."""
+        attention = tag.attention
+        if attention.output is not None:
+            attention.odd["value_output"] = "several projections follow it"
+            return
+        attention.output = source
+        if source.matrix is None:
+            attention.odd["value_output"] = NO_MATRIX
+        if tag.numbers is None or source.matrix is None or attention.value is None:
+            return
+        axes = source.matrix.in_axes
+        others = [axis for axis in range(tag.numbers.ndim) if axis not in axes]
+        if not all(constant_along(tag.numbers, axis) for axis in others):
+            attention.odd.setdefault("value_output", UNKNOWN)
+            return
+        index = tuple(slice(None) if axis in axes else 0 for axis in range(tag.numbers.ndim))
+        kept = tag.numbers[index]
+        order = np.argsort(np.argsort(axes))
+        met = kept.transpose(order).ravel()
+        row_of = {int(channel): row for row, channel in enumerate(met)}
+        if len(row_of) != len(met) or set(row_of) != set(attention.value.ravel().tolist()):
+            attention.odd.setdefault("value_output", UNKNOWN)
+            return
+        attention.rows = np.vectorize(row_of.__getitem__)(attention.value)
+
+    # Products.
+
+    def _contract(self, call: Call) -> None:
+        terms = _equation(call)
+        if terms is None:
+            return
+        a, b, out = terms
+        values = [x for x in keras.tree.flatten(call.args) if isinstance(x, Value)]
+        if len(values) != 2:
+            # A product with a constant or a weight.
+            tag = self._tag(values[0]) if values else None
+            if isinstance(tag, Channels):
+                self._set(call, Channels(tag.source, None))
+            return
+        first, second = (self._tag(x) for x in values)
+        if isinstance(first, Scores):
+            self._gather(call, first, second, b, a, out)
+        elif isinstance(second, Scores):
+            self._gather(call, second, first, a, b, out)
+        elif isinstance(first, Channels) or isinstance(second, Channels):
+            self._score(call, first, second, terms)
+
+    def _score(self, call: Call, query: Any, key: Any, terms: tuple[str, str, str]) -> None:
+        a, b, out = terms
+        attention = Attention(inputs=list(call.inputs))
+        attention.query_source = query.source if isinstance(query, Channels) else None
+        attention.key_source = key.source if isinstance(key, Channels) else None
+        contracted = [x for x in a if x in b and x not in out]
+        batch = [x for x in a if x in b and x in out]
+        rows = [_rows(x, term, batch, contracted) for x, term in ((query, a), (key, b))]
+        if rows[0] is None or rows[1] is None:
+            known = isinstance(query, Channels) and isinstance(key, Channels)
+            attention.odd["query_key"] = UNKNOWN if known else f"its query or key is {NONE}"
+        else:
+            self._heads(attention, rows[0], rows[1])
+        self._set(call, Scores(attention))
+
+    def _heads(self, attention: Attention, query: np.ndarray, key: np.ndarray) -> None:
+        size = query.shape[-1]
+        if key.shape[-1] != size:
+            attention.odd["query_key"] = UNKNOWN
+            return
+        query, key = np.broadcast_arrays(query, key)
+        pairs = np.concatenate([query.reshape(-1, size), key.reshape(-1, size)], axis=1)
+        _, first = np.unique(pairs, axis=0, return_index=True)
+        pairs = pairs[np.sort(first)]
+        attention.query, attention.key = pairs[:, :size], pairs[:, size:]
+        for numbers in (attention.query, attention.key):
+            if len(np.unique(numbers)) != numbers.size:
+                attention.odd["query_key"] = GROUPED
+
+    def _gather(
+        self, call: Call, scores: Scores, value: Any, term: str, scored: str, out: str
+    ) -> None:
+        attention = scores.attention
+        if attention.value_source is not None or attention in self.found:
+            attention.odd["value_output"] = "its softmax has several uses"
+            return
+        self.found.append(attention)
+        attention.inputs = [*attention.inputs, *call.inputs]
+        if not scores.normalized:
+            attention.odd["both"] = LINEAR
+        if not isinstance(value, Channels):
+            attention.odd["value_output"] = f"its value is {NONE}"
+            self._set(call, Gathered(attention, None))
+            return
+        attention.value_source = value.source
+        numbers, shape, given = None, _known(call.outputs[0]), value.numbers
+        contracted = [x for x in term if x in scored and x not in out]
+        if given is not None and (
+            shape is not None and all(constant_along(given, term.index(x)) for x in contracted)
+        ):
+            index = tuple(0 if x in contracted else slice(None) for x in term)
+            kept = "".join(x for x in term if x not in contracted)
+            axes = tuple(out.index(x) for x in kept)
+            numbers = spread(given[index], axes, shape)
+            own = [x for x in kept if x not in scored]
+            batch = [x for x in kept if x in scored]
+            rows = _rows(value, term, batch, own)
+            if rows is not None:
+                heads = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0)
+                attention.value = heads
+                if len(np.unique(heads)) != heads.size:
+                    attention.odd["value_output"] = MIXED_HEADS
+                number = None if attention.query is None else len(attention.query)
+                if number is not None and number != len(heads):
+                    attention.odd.setdefault("value_output", GROUPED)
+        if attention.value is None:
+            attention.odd.setdefault("value_output", UNKNOWN)
+        self._set(call, Gathered(attention, numbers))
+
+    # Layers and operations that do all of it.
+
+    def _fused(self, call: Call, query: Any, key: Any, value: Any) -> None:
+        attention = Attention(inputs=list(call.inputs), causal=bool(call.operation.is_causal))
+        attention.causal |= any(is_causal_mask(x) for x in (*call.args[3:], *call.kwargs.values()))
+        self._all(call, attention, query, key, value, ("bnhd", "bmhd", "bnhm", "bmhd", "bnhd"))
+
+    def _keras_attention(self, call: Call) -> None:
+        given = call.args[0] if call.args else call.kwargs.get("inputs")
+        given = list(given) if isinstance(given, (list, tuple)) else []
+        query, value = (self._tag(x) for x in given[:2]) if len(given) > 1 else (None, None)
+        key = self._tag(given[2]) if len(given) > 2 else value
+        attention = Attention(inputs=list(call.inputs))
+        attention.causal = call.kwargs.get("use_causal_mask") is True
+        if isinstance(call.operation, keras.layers.AdditiveAttention):
+            attention.odd["query_key"] = ADDITIVE
+        self._all(call, attention, query, key, value, ("bnd", "bmd", "bnm", "bmd", "bnd"))
+
+    def _all(
+        self, call: Call, attention: Attention, query: Any, key: Any, value: Any, terms: Any
+    ) -> None:
+        """The two products of one call; the third and fourth letters are the scores'."""
+        a, b, scored, c, out = terms
+        for name, tag in (("query", query), ("key", key)):
+            if isinstance(tag, Channels):
+                setattr(attention, f"{name}_source", tag.source)
+        shared = [x for x in a if x in b and x in scored]
+        if "h" in a:
+            shared = ["b", "h"]
+        rows = [_rows(x, term, shared, ["d"]) for x, term in ((query, a), (key, b))]
+        if rows[0] is None or rows[1] is None:
+            attention.odd.setdefault("query_key", UNKNOWN)
+        elif rows[0].shape != rows[1].shape:
+            attention.odd["query_key"] = attention.odd["value_output"] = GROUPED
+        else:
+            self._heads(attention, rows[0], rows[1])
+        numbers = value.numbers if isinstance(value, Channels) else None
+        if "h" in c and numbers is not None and numbers.shape[2] != call.outputs[0].shape[2]:
+            attention.odd["value_output"] = GROUPED
+            value = Channels(value.source, None)
+        tag = Scores(attention, normalized=True)
+        call = dataclasses.replace(call, outputs=call.outputs[:1])
+        self._gather(call, tag, value, c, scored, out)
+
+    # Everything else.
+
+    def _masks(self, call: Call, attention: Attention, scores: Value) -> None:
+        others = [x for x in keras.tree.flatten((call.args, call.kwargs)) if x is not scores]
+        attention.causal |= any(is_causal_mask(x) for x in others)
+
+    def _pass_on(self, call: Call, name: str, tags: list[Any]) -> None:
+        tagged = [tag for tag in tags if tag is not None]
+        kinds = {type(tag) for tag in tagged}
+        if kinds == {Scores}:
+            self._scores(call, name, tags, tagged)
+        elif kinds == {Channels}:
+            self._channels(call, name, tags, tagged)
+        elif [type(tag) for tag in tagged].count(Gathered) == 1 and Scores not in kinds:
+            (tag,) = (tag for tag in tagged if isinstance(tag, Gathered))
+            others = [v for v, known in zip(call.inputs, tags, strict=True) if known is not tag]
+            # A gate makes another matrix for each place.
+            gated = name in _PRODUCTS and not all(self._is_free(value) for value in others)
+            numbers = None if gated else tag.numbers
+            self._arrays(call, name, numbers, lambda x: Gathered(tag.attention, x))
+
+    def _scores(self, call: Call, name: str, tags: list[Any], tagged: list[Scores]) -> None:
+        # A product with learned positions alone is a bias.
+        own = [t for t in tagged if not self._of_positions(t.attention)] or tagged[:1]
+        first = own[0]
+        if any(tag.attention is not first.attention for tag in own):
+            first.attention.odd["query_key"] = SEVERAL
+        scored = call.inputs[tags.index(first)]
+        self._masks(call, first.attention, scored)
+        self._set(call, first)
+
+    def _of_positions(self, attention: Attention) -> bool:
+        sources = (attention.query_source, attention.key_source)
+        return any(s is None or self._is_free(s.call.inputs[0]) for s in sources)
+
+    def _channels(self, call: Call, name: str, tags: list[Any], tagged: list[Channels]) -> None:
+        source = tagged[0].source
+        if any(tag.source is not source for tag in tagged):
+            return
+        others = [v for v, tag in zip(call.inputs, tags, strict=True) if tag is None]
+        known = [tag.numbers for tag in tagged if tag.numbers is not None]
+        # Where the rotated half of a rotary embedding is added, the other tells the channel.
+        one = known[:1] if len(tagged) == 1 or name in _ELEMENTWISE else []
+        if one and all(self._is_free(value) for value in others) and _all_equal(known):
+            self._arrays(call, name, one[0], lambda x: Channels(source, x))
+        else:
+            self._set(call, Channels(source, None))
+
+    def _arrays(self, call: Call, name: str, numbers: Any, make: Any) -> None:
+        """Passes channels on: moved, element by element, or lost."""
+        arrays: list[Any] | None = None
+        if numbers is not None:
+            shape = _known(call.outputs[0])
+            if name in _ELEMENTWISE | _NORMS or is_passthrough(call.operation):
+                if shape is not None and numbers.ndim <= len(shape):
+                    arrays = [np.broadcast_to(numbers, shape)]
+            elif len(call.inputs) == 1:
+                arrays = moved(call, numbers)
+        if arrays is None:
+            arrays = [None] * len(call.outputs)
+        for value, array in zip(call.outputs, arrays, strict=True):
+            self._tags[id(value)] = make(array)
+
+
+def _known(value: Value) -> tuple[int, ...] | None:
+    """A value's shape if it is known on every axis."""
+    sizes = [size for size in value.shape if size is not None]
+    return tuple(sizes) if len(sizes) == len(value.shape) else None
+
+
+def _all_equal(arrays: list[np.ndarray]) -> bool:
+    return all(a.shape == arrays[0].shape and (a == arrays[0]).all() for a in arrays[1:])
+
+
+def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray | None:
+    """Channel numbers by batch axes and those of `own`; `None` if others tell them apart."""
+    if not isinstance(tag, Channels) or tag.numbers is None or tag.numbers.ndim != len(term):
+        return None
+    rest = [x for x in term if x not in batch and x not in own]
+    if not all(constant_along(tag.numbers, term.index(x)) for x in rest):
+        return None
+    kept = tag.numbers
+    index = []
+    for x in term:
+        # An axis that tells nothing, such as that of the batch, counts once.
+        alike = x in batch and constant_along(kept, term.index(x))
+        index.append(slice(0, 1) if alike else 0 if x in rest else slice(None))
+    letters = [x for x in term if x not in rest]
+    kept = kept[tuple(index)].transpose([letters.index(x) for x in (*batch, *own)])
+    return kept.reshape(*kept.shape[: len(batch)], -1)
+
+
+def _equation(call: Call) -> tuple[str, str, str] | None:
+    """The axes of a product of two as letters."""
+    shapes = [x.shape for x in call.inputs]
+    if len(shapes) != 2:
+        return ("", "", "") if len(shapes) == 1 else None
+    name = name_of(call.operation)
+    ranks = [len(shape) for shape in shapes]
+    if name == "Einsum":
+        left, _, out = call.operation.subscripts.replace(" ", "").partition("->")
+        terms = left.split(",")
+        if len(terms) != 2 or "." in left or not out:
+            return None
+        return terms[0], terms[1], out
+    if name == "Matmul":
+        if min(ranks) < 2:
+            return None
+        letters = [chr(0x61 + n) for n in range(max(ranks) - 2)]
+        a = "".join(letters[len(letters) - ranks[0] + 2 :])
+        b = "".join(letters[len(letters) - ranks[1] + 2 :])
+        return f"{a}xy", f"{b}yz", "".join(letters) + "xz"
+    axes = getattr(call.operation, "axes", None)
+    if axes is None or ranks != [3, 3]:
+        return None
+    axes = [axis % 3 for axis in (axes if isinstance(axes, (list, tuple)) else [axes, axes])]
+    if 0 in axes:
+        return None
+    a = "bxy" if axes[0] == 2 else "byx"
+    b = "bzy" if axes[1] == 2 else "byz"
+    return a, b, "bxz"
+
+
+def _three(call: Call) -> list[Any]:
+    given = [*call.args[:3]]
+    return given + [call.kwargs.get(n) for n in ("query", "key", "value")[len(given) :]]
+
+
+def _is_softmax(operation: Any) -> bool:
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.softmax
+    return name_of(operation) == "Softmax"

@@ -1,0 +1,206 @@
+"""Draws measurements: images of the weights' structure, and figures by depth."""
+
+import math
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from keras_mimetic._measurements import Measurements, Row
+from keras_mimetic._numerics.stats import mean_and_std
+from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._structures.base import Panel
+
+# Images stand for so many places of a model at most, spread evenly.
+_IMAGES = 6
+# Panels in a line; every structure starts a new one.
+_PANELS = 3
+_WIDTH = 10.0
+# Colors reach to so many times an image's root mean square: a diagonal may be far
+# beyond, and noise should be seen, too.
+_REACH = 3
+
+
+def plot(measured: Measurements, before: Measurements | None = None, title: str = "") -> Any:
+    """See `Measurements.plot`."""
+    if before is not None and not isinstance(before, Measurements):
+        raise TypeError(
+            "Argument `before` must be what `keras_mimetic.measure` gives, or None. "
+            f"Received: before={before!r}"
+        )
+    shown = {"measured": measured} if before is None else {"before": before, "after": measured}
+    strips = [
+        (structure, part, heading)
+        for structure, entry in STRUCTURES.items()
+        for part, heading in entry.images.items()
+        if any(_images(m, structure, part) for m in shown.values())
+    ]
+    lines = [
+        (structure, panels[start : start + _PANELS])
+        for structure, panels in _panels(shown).items()
+        for start in range(0, len(panels), _PANELS)
+    ]
+    if not lines:
+        raise ValueError("There is nothing to draw: no figures were measured.")
+    heights = [_strip_height(shown, *strip) for strip in strips] + [3.0] * len(lines)
+    if not isinstance(title, str):
+        raise TypeError(f"Argument `title` must be a string. Received: title={title!r}")
+    headline = textwrap.fill(title, 130)
+    above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
+    figure = new_figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
+    if title:
+        # A file's name may have dollar signs, which would begin a formula.
+        figure.suptitle(headline, fontsize=9, parse_math=False)
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, strip in zip(parts, strips, strict=False):
+        _draw_strip(part, shown, *strip)
+    for part, line in zip(parts[len(strips) :], lines, strict=True):
+        _draw_line(part, shown, *line)
+    return figure
+
+
+def new_figure(**arguments: Any) -> Any:
+    """An empty figure that notebooks show, or an error without matplotlib."""
+    try:
+        import matplotlib.figure  # noqa: F401 (the next import needs it)
+    except ImportError as error:
+        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
+    from keras_mimetic._figure import Figure
+
+    return Figure(**arguments)
+
+
+def _panels(shown: dict[str, Measurements]) -> dict[str, list[Panel]]:
+    """Those for which there are figures, by structure."""
+    return {
+        structure: [p for p in entry.panels if any(_rows(m, structure, p) for m in shown.values())]
+        for structure, entry in STRUCTURES.items()
+    }
+
+
+def _numbers(shown: dict[str, Measurements], structure: str) -> dict[str, int]:
+    """The structure's places, numbered from 1 in the order of the network."""
+    rows = [row for m in shown.values() for row in m.select(structure=structure)]
+    return {
+        layer_path: n
+        for n, layer_path in enumerate(dict.fromkeys(row.layer_path for row in rows), start=1)
+    }
+
+
+def _images(measured: Measurements, structure: str, part: str) -> dict[str, np.ndarray]:
+    """By place."""
+    keys = measured.images
+    return {key[1]: measured.images[key] for key in keys if (key[0], key[2]) == (structure, part)}
+
+
+def _chosen(shown: dict[str, Measurements], structure: str, part: str) -> list[str]:
+    """The places whose images are shown."""
+    images = [_images(measured, structure, part) for measured in shown.values()]
+    layer_paths = [
+        layer_path
+        for layer_path in _numbers(shown, structure)
+        if any(layer_path in i for i in images)
+    ]
+    spread = (
+        np.linspace(0, len(layer_paths) - 1, min(len(layer_paths), _IMAGES)).round().astype(int)
+    )
+    return [layer_paths[number] for number in spread]
+
+
+def _strip_height(shown: dict[str, Measurements], structure: str, part: str, _: str) -> float:
+    """With images as high as wide, where there are enough of them."""
+    each = min(0.95 * _WIDTH / len(_chosen(shown, structure, part)), 2.4)
+    # Small filters need less.
+    return 0.4 + len(shown) * (each if part != "variance" else min(each, 1.4))
+
+
+def _draw_strip(
+    figure: Any, shown: dict[str, Measurements], structure: str, part: str, heading: str
+) -> None:
+    """One kind of image: a row for each measurement, a column a place."""
+    figure.suptitle(f"{heading} (colors to {_REACH} rms of each image)", fontsize=9)
+    numbers = _numbers(shown, structure)
+    chosen = _chosen(shown, structure, part)
+    grid = figure.subplots(len(shown), len(chosen), squeeze=False)
+    for axes, (label, measured) in zip(grid, shown.items(), strict=True):
+        images = _images(measured, structure, part)
+        for axis, layer_path in zip(axes, chosen, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(False)
+            image = images.get(layer_path)
+            if image is None:
+                continue
+            limit = _REACH * float(np.sqrt(np.mean(np.square(image)))) or 1.0
+            axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+            axis.set_title(f"layer {numbers[layer_path]}", fontsize=8, pad=2)
+        if len(shown) > 1:
+            axes[0].set_ylabel(label)
+
+
+def _rows(measured: Measurements, structure: str, panel: Panel) -> list[Row]:
+    rows = measured.select(structure=structure, part=panel.part, figure=panel.name)
+    return [row for row in rows if (row.head is not None) == panel.by_head]
+
+
+def _draw_line(
+    figure: Any, shown: dict[str, Measurements], structure: str, panels: list[Panel]
+) -> None:
+    """Some panels side by side, with one legend."""
+    axes = figure.subplots(1, _PANELS)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    handles: dict[str, Any] = {}
+    for axis, panel in zip(axes, panels, strict=False):
+        handles |= _draw_panel(axis, shown, structure, panel)
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def _has_band(row: Row) -> bool:
+    return bool(row.untrained_std) and not math.isnan(row.untrained_std or math.nan)
+
+
+def _draw_panel(
+    axis: Any, shown: dict[str, Measurements], structure: str, panel: Panel
+) -> dict[str, Any]:
+    """One figure by place: mean over heads as a line, heads as dots; what the legend names."""
+    handles: dict[str, Any] = {}
+    numbers = _numbers(shown, structure)
+    for label, measured in shown.items():
+        rows = _rows(measured, structure, panel)
+        layer_paths = list(dict.fromkeys(row.layer_path for row in rows))
+        by_layer = [
+            [row for row in rows if row.layer_path == layer_path] for layer_path in layer_paths
+        ]
+        positions = [numbers[layer_path] for layer_path in layer_paths]
+        color = "C0" if label == "before" else "C3"
+        # Both measurements are of one model, whose fresh weights are the same.
+        null = [here[0] for here in by_layer]
+        if not handles and all(_has_band(row) for row in null):
+            low = [(row.untrained_mean or 0) - 2 * (row.untrained_std or 0) for row in null]
+            high = [4 * (row.untrained_std or 0) for row in null]
+            name = "fresh weights, ± 2 deviations"
+            handles[name] = axis.bar(positions, high, bottom=low, width=1, color="0.8")
+        if panel.by_head:
+            x = [numbers[row.layer_path] for row in rows]
+            axis.plot(x, [row.value for row in rows], ".", color=color, alpha=0.4)
+        spread = None
+        if panel.spread:
+            others = measured.select(structure=structure, part=panel.part, figure=panel.spread)
+            spread = [row.value for row in others]
+        middle = [mean_and_std(row.value for row in here)[0] for here in by_layer]
+        style = {"color": color, "marker": "o", "markersize": 3}
+        handles[label] = axis.errorbar(positions, middle, spread, **style)
+    axis.set_title(panel.title, fontsize=9)
+    axis.set_xlabel("layer", fontsize=8)
+    axis.set_ylabel(panel.unit, fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    return handles

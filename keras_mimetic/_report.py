@@ -1,0 +1,114 @@
+"""What a re-initialization changed, and what it skipped."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from keras_mimetic._html import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One weight, or one skipped layer without weights to report.
+
+    A layer's row has the layer's path, the shape () and no norms.
+
+    Attributes:
+        path: Its `variable.path`, which `rules` match.
+        place: Path of its layer in the model (attributes and containers), from which its
+            random stream is derived.
+        structure: Name of the structure; "" for a layer that could not be
+            followed.
+        shape: Its shape.
+        norm_before: Frobenius norm before.
+        norm_after: Frobenius norm of the new values, rounded to the weight's
+            dtype; `None` if it was skipped.
+        note: What was written, or why the weight was skipped.
+    """
+
+    path: str
+    layer_path: str
+    structure: str
+    shape: tuple[int, ...]
+    norm_before: float | None
+    norm_after: float | None
+    note: str
+
+    @property
+    def written(self) -> bool:
+        """Whether the weight has new values (or would have, in a dry run)."""
+        return self.norm_after is not None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Report:
+    """The rows of `keras_mimetic.initialize`; prints, and shows in a notebook, as a table.
+
+    Attributes:
+        rows: One for each weight that was written or skipped for a reason.
+        seed: The seed that was used, also where none was given.
+        control: Whether structureless weights were written.
+        dry_run: Whether nothing was written.
+        notes: What else is to be known, such as what was taken for granted.
+        dead_units: By place, the fraction of an MLP's hidden units that are off for all of
+            the `data`; empty without data.
+    """
+
+    rows: tuple[Row, ...]
+    seed: int
+    control: bool
+    dry_run: bool
+    notes: tuple[str, ...] = ()
+    dead_units: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def written(self) -> tuple[Row, ...]:
+        """The rows of weights with new values."""
+        return tuple(row for row in self.rows if row.written)
+
+    @property
+    def skipped(self) -> tuple[Row, ...]:
+        """Rows of what was skipped, each with its reason in `note`."""
+        return tuple(row for row in self.rows if not row.written)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The rows as plain dicts: their attributes, and `written`."""
+        return [{**dataclasses.asdict(row), "written": row.written} for row in self.rows]
+
+    def __repr__(self) -> str:
+        return f"<Report: {self._headline()}>"
+
+    def __str__(self) -> str:
+        head = self._headline()
+        if not self.rows:
+            return "\n".join([head, *self.notes])
+        cells = self._cells()
+        widths = [max(len(line[column]) for line in cells) for column in range(4)]
+        lines = ["  ".join([*map(str.ljust, line[:4], widths), line[4]]) for line in cells]
+        return "\n".join([head, *(line.rstrip() for line in lines), *self.notes])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
+
+    def _headline(self) -> str:
+        count = len(self.written)
+        what = "control weights of the same norms" if self.control else "structure"
+        verb = "would be given" if self.dry_run else "given"
+        weights = "weight" if count == 1 else "weights"
+        head = f"{count} {weights} {verb} {what}, {len(self.skipped)} skipped; seed {self.seed}"
+        return head if self.rows else f"{head}: no place for any of these structures was found"
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The table, with its heading."""
+        return [
+            ("weight", "structure", "norm before", "norm after", "note"),
+            *(
+                (row.path, row.structure, _norm(row.norm_before), _norm(row.norm_after), row.note)
+                for row in self.rows
+            ),
+        ]
+
+
+def _norm(norm: float | None) -> str:
+    return "" if norm is None else f"{norm:.4g}"

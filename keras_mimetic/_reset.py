@@ -1,0 +1,98 @@
+"""Gives a model the weights of a new one."""
+
+import random
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._assign import assign_all
+from keras_mimetic._find import check_model
+from keras_mimetic._numerics.random import check_seed, fold_in
+from keras_mimetic._tracing.keras_internals import sublayers
+from keras_mimetic.initializers.base import resolve_seed
+
+
+def reset(model: Any, seed: int | None = None) -> None:
+    """Gives a model the weights of a new one with the same configuration, in place.
+
+    All weights are drawn again by their initializers, statistics of normalizations
+    and states of dropout begin again, and so does the optimizer of a compiled model:
+    its step is 0, and its moments are those of the beginning. The model stays compiled, so
+    that runs from several starts need one compilation.
+
+    Layers and initializers with a seed of their own draw what they drew when the model
+    was made; all others follow `seed`. What `initialize` wrote is lost: call it again.
+
+    Examples:
+
+    >>> for seed in range(3):
+    ...     keras_mimetic.reset(model, seed)
+    ...     keras_mimetic.initialize(model, seed=seed)
+    ...     model.fit(x, y)
+
+    Args:
+        model: A built Keras model or layer, trained or not, that Keras can make again
+            from its configuration: any functional or sequential one, and subclassed ones
+            whose `get_config` (and `build`) do.
+        seed: Integer >= 0; `None` takes one from Python's `random`, which
+            `keras.utils.set_random_seed` sets. Weights of Keras's own initializers differ
+            between backends, as always.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a negative seed; for a model that is not built, is quantized, or
+            that its configuration does not make again. If anything fails, the model is
+            as it was.
+    """
+    check_model("model", model)
+    seed = resolve_seed(None if seed is None else check_seed(seed))
+    fresh = _new(model, seed)
+    pairs = list(zip(_state(model), _state(fresh), strict=True))
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is not None and optimizer.built:
+        new = type(optimizer).from_config(optimizer.get_config())
+        new.build(fresh.trainable_variables)
+        if [tuple(v.shape) for v in new.variables] != [tuple(v.shape) for v in optimizer.variables]:
+            # Layers were frozen since, or thawed.
+            new = type(optimizer).from_config(optimizer.get_config())
+            new.build(optimizer._trainable_variables)
+        pairs += zip(optimizer.variables, new.variables, strict=True)
+    assign_all([(old, np.array(keras.ops.convert_to_numpy(new))) for old, new in pairs])
+
+
+def _new(model: Any, seed: int) -> Any:
+    """A new model of the same configuration; what has no seed follows `seed`."""
+    classes = {type(layer).__name__: type(layer) for layer in sublayers(model)}
+    states = random.getstate(), np.random.get_state()
+    # Where Keras takes the seeds from that nobody gave, and other people's initializers draw.
+    random.seed(seed)
+    np.random.seed(fold_in(seed) % 2**32)
+    try:
+        config = keras.saving.serialize_keras_object(model)
+        # Nothing of it is from a file: its own functions may be among it.
+        fresh = keras.saving.deserialize_keras_object(
+            config, custom_objects=classes, safe_mode=False
+        )
+    except Exception as error:
+        raise ValueError(
+            "Argument `model` must be one that Keras can make again from its configuration. "
+            f"Received: {model.name!r}, for which that fails ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    shapes, found = ([tuple(v.shape) for v in _state(each)] for each in (model, fresh))
+    if shapes != found:
+        raise ValueError(
+            "Argument `model` must be one that Keras can make again from its configuration, and "
+            f"build. Received: {model.name!r}, whose {len(shapes)} variables become "
+            f"{len(found)}, or ones of other shapes"
+        )
+    return fresh
+
+
+def _state(model: Any) -> list[Any]:
+    """Weights, and the states of random generators."""
+    generators = [g.state for layer in sublayers(model) for g in layer._seed_generators]
+    return [*model.weights, *generators]

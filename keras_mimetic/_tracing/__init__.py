@@ -1,0 +1,1 @@
+"""Any Keras model as one flat graph of calls; knows no structure."""

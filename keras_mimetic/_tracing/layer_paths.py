@@ -1,0 +1,103 @@
+"""The structural place of each layer in a model.
+
+A layer's place is the path of attributes and containers that leads to it, as in
+weight files: `layers/dense_1` for the second `Dense` of a functional or
+sequential model, `encoder/attention` for an attribute of an attribute. Unlike
+names, which Keras counts up over a whole process, it is the same each time that
+a model is built. The one difference to weight files: a subclassed model's list
+of all its layers is no container here, so that a layer's place does not
+depend on its neighbors.
+"""
+
+import functools
+import re
+from typing import Any
+
+import keras
+
+from keras_mimetic._tracing.keras_internals import sublayers
+
+_CONTAINERS = (list, tuple, dict)
+
+
+def find_layer_paths(model: Any) -> dict[int, str]:
+    """The place of each layer by the layer's `id`; "" for `model` itself.
+
+    A layer that is reached on several paths counts once, by the first: public
+    attributes before private ones, then by name. Layers in a container are told
+    apart by their class and order, a dict's by the order of its insertions. A
+    layer that no attribute or container leads to is numbered.
+    """
+    found: dict[int, str] = {}
+    _visit(model, "", found)
+    hidden = [layer for layer in sublayers(model) if id(layer) not in found]
+    for number, layer in enumerate(hidden):
+        found[id(layer)] = f"?/{_snake_case(type(layer).__name__)}_{number}"
+    return found
+
+
+def _visit(layer: Any, layer_path: str, found: dict[int, str]) -> None:
+    if id(layer) in found:
+        return
+    found[id(layer)] = layer_path
+    for name, child in _attributes(layer):
+        path = f"{layer_path}/{name}" if layer_path else name
+        if isinstance(child, keras.layers.Layer):
+            _visit(child, path, found)
+        elif isinstance(child, _CONTAINERS):
+            _visit_container(child, path, found, set())
+
+
+def _visit_container(
+    container: Any, layer_path: str, found: dict[int, str], seen: set[int]
+) -> None:
+    if id(container) in seen:
+        return
+    seen.add(id(container))
+    used: dict[str, int] = {}
+    for child in container.values() if isinstance(container, dict) else container:
+        if isinstance(child, keras.layers.Layer):
+            name = _snake_case(type(child).__name__)
+            _visit(child, f"{layer_path}/{_unique(name, used)}", found)
+        elif isinstance(child, _CONTAINERS):
+            _visit_container(child, f"{layer_path}/{_unique('container', used)}", found, seen)
+
+
+def _attributes(layer: Any) -> list[tuple[str, Any]]:
+    """Attributes that may hold layers, in the order in which weight files have them."""
+    # What every layer has is Keras's or its backend's bookkeeping.
+    skipped = {*_names_of_every_layer(), "_self_unconditional_dependency_names"}
+    first = []
+    if isinstance(layer, keras.Model):
+        skipped |= {"layers", "operations", "_operations", "_functional"}
+        if isinstance(layer, keras.Sequential) or hasattr(layer, "operations"):
+            # In the order of the graph; a subclassed model's are attributes.
+            first = [("layers", layer.layers)]
+    names = [name for name in dir(layer) if name not in skipped and not name.startswith("__")]
+    attributes = []
+    for name in sorted(names, key=lambda name: "~" + name if name.startswith("_") else name):
+        try:
+            attributes.append((name, getattr(layer, name)))
+        except Exception:  # a property that does not apply
+            continue
+    return first + attributes
+
+
+@functools.cache
+def _names_of_every_layer() -> tuple[str, ...]:
+    return tuple(dir(keras.layers.Layer()))
+
+
+def _unique(name: str, used: dict[str, int]) -> str:
+    if name in used:
+        used[name] += 1
+        return f"{name}_{used[name]}"
+    used[name] = 0
+    return name
+
+
+def _snake_case(name: str) -> str:
+    """Keras's: `Conv2D` is `conv2d`."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

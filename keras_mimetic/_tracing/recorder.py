@@ -1,0 +1,336 @@
+"""Records who is called with what while Keras calls a model on symbolic tensors.
+
+Keras's own `Layer.__call__` runs: it converts inputs, drops a `training` that a
+layer does not take, fills masks. Where it would ask a layer for its output's
+shape, a composite layer's `call` runs instead, and a plain layer or an operation
+of `keras.ops` is recorded.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_mimetic._tracing.arguments import arguments_of
+from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.keras_internals import inherits_output_spec, sublayers
+from keras_mimetic._tracing.symbol import Foreign, Symbol, Value, listening
+from keras_mimetic.layers.state_space import MimeticStateSpace
+
+# What is understood as a whole, also where a subclass of it is used.
+PLAIN = (
+    keras.layers.MultiHeadAttention,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+    keras.layers.LayerNormalization,
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.Dropout,
+    keras.layers.InputLayer,
+    MimeticStateSpace,
+)
+
+# A size for axes of unknown length, where code needs one.
+_SIZE = 16
+# Names of the backends' own functions that differ from those of `keras.ops`.
+_ALIASES = {"Mul": "Multiply", "Sub": "Subtract", "Div": "TrueDivide", "Truediv": "TrueDivide"}
+
+
+def is_composite(operation: Any) -> bool:
+    """Whether a layer is written in terms of others, or by the user."""
+    if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
+        return False
+    if isinstance(operation, (keras.Model, keras.layers.Lambda)):
+        return True
+    return not type(operation).__module__.startswith("keras.src.layers.")
+
+
+class Recorder:
+    """Fills a `Graph` while a model runs."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._constants: dict[int, Symbol] = {}
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        listening.recorder, listening.is_tracing = self, True
+        try:
+            yield
+        finally:
+            listening.recorder, listening.is_tracing = None, False
+
+    def model(self, model: Any, inputs: Any, after: tuple[Value, ...] = ()) -> Any:
+        """Calls a model on what it was built for; its outputs, or `None`.
+
+        Of several attempts the one that leaves the least hidden counts.
+        """
+        best: tuple[tuple[int, int], Any, Any, str] | None = None
+        why = NO_CALL
+        mark = self._mark()
+        for make in () if _has_no_call(model) else arguments_of(model, inputs):
+            outputs, assumed = None, ""
+            try:
+                args, kwargs, assumed = make()
+                args, kwargs = keras.tree.map_structure(
+                    lambda x: self._input(x, after), (args, kwargs)
+                )
+                outputs = model(*args, **kwargs)
+                rank = len(self.graph.opaque) - mark[1], mark[0] - len(self.graph.calls)
+            except Exception as error:
+                why = reason(error) if best is None else why
+                # Worse than whatever it is called with.
+                rank = len(sublayers(model)), mark[0] - len(self.graph.calls)
+            if best is None or rank < best[0]:
+                best = rank, self._since(mark), outputs, assumed
+            self._reset(mark)
+            if rank[0] == 0:
+                break
+        if best is not None:
+            self._restore(best[1])
+            if best[3]:
+                self.graph.assumed.append((model, best[3]))
+        outputs = None if best is None else best[2]
+        if outputs is None and not self._is_opaque(model):
+            self.graph.opaque.append((model, why))
+            self._one_by_one(model, list(after))
+        return outputs
+
+    def _is_opaque(self, layer: Any) -> bool:
+        return any(known is layer for known, _ in self.graph.opaque)
+
+    def _one_by_one(self, layer: Any, context: list[Value]) -> list[Value]:
+        """Follows the sublayers of what could not be followed; what they give."""
+        start = len(self.graph.calls)
+        for sub in layer._flatten_layers(include_self=False, recursive=False):
+            called = {id(call.operation) for call in self.graph.calls}
+            inside = sublayers(sub)
+            if self._is_opaque(sub) or any(id(inner) in called for inner in inside):
+                continue
+            if is_composite(sub):
+                if sub.weights:
+                    self.model(sub, None, tuple(context))
+            else:
+                self._alone(sub, context)
+        return _ends(self.graph.calls[start:])
+
+    def _alone(self, layer: Any, context: list[Value]) -> None:
+        """A plain layer that no call was seen of: its place, and what is within."""
+        value = Value((), "", after=(*context, *self._one_by_one(layer, context)))
+        if layer.built:
+            output = Value((), "")
+            call = Call(layer, [], {}, [value], [output], seen=False)
+            output.producer = call
+            self.graph.calls.append(call)
+
+    # What Keras calls while it is listened to.
+
+    def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
+        """In place of `symbolic_call` of a layer or operation."""
+        if is_composite(operation):
+            return self._enter(operation, args, kwargs)
+        if isinstance(operation, keras.layers.TimeDistributed):
+            return self._time_distributed(operation, args, kwargs)
+        with self.paused():
+            spec = _spec(operation, args, kwargs)
+        return self._record(operation, args, kwargs, spec, self._hidden(operation, args, kwargs))
+
+    def foreign(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Records a function of the backend's own."""
+        name = getattr(function, "__name__", type(function).__name__).strip("_")
+        name = "".join(part.capitalize() for part in name.split("_"))
+        with self.paused():
+            spec = keras.src.backend.compute_output_spec(function, *args, **kwargs)
+        return self._record(Foreign(_ALIASES.get(name, name)), args, kwargs, spec)
+
+    def known(self, layer: Any, args: Any, kwargs: Any) -> Any:
+        """A plain layer's arguments with a symbol for each tensor that is concrete."""
+        if is_composite(layer):
+            return args, kwargs
+        if not layer.weights and not _values((args, kwargs)):
+            return args, kwargs
+        return keras.tree.map_structure(self._constant, (args, kwargs))
+
+    def _constant(self, x: Any) -> Any:
+        is_variable = isinstance(x, keras.Variable)
+        if not is_variable and not keras.src.backend.is_tensor(x):
+            return x
+        if id(x) not in self._constants:
+            dtype = keras.backend.standardize_dtype(x.dtype)
+            self._constants[id(x)] = Symbol(Value(tuple(x.shape), dtype, constant=x))
+        return self._constants[id(x)]
+
+    def _input(self, x: Any, after: tuple[Value, ...]) -> Any:
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        return Symbol(Value(tuple(x.shape), x.dtype, after=after))
+
+    def _enter(self, layer: Any, args: Any, kwargs: Any) -> Any:
+        """Runs a composite layer's `call`."""
+        best: tuple[int, str, Any] | None = None
+        for sized in (False, True):
+            given = args, kwargs
+            if sized:
+                given = keras.tree.map_structure(_with_sizes, given)
+                if not any(
+                    isinstance(x, Symbol) and None in x.shape
+                    for x in keras.tree.flatten((args, kwargs))
+                ):
+                    break
+            mark = self._mark()
+            try:
+                outputs = layer.call(*given[0], **given[1])
+                return keras.tree.map_structure(self._symbol, outputs)
+            except Exception as error:
+                came = len(self.graph.calls) - mark[0]
+                why = NO_CALL if _has_no_call(layer) else reason(error)
+                if best is None or came > best[0]:
+                    best = came, why, self._since(mark)
+                self._reset(mark)
+        assert best is not None
+        start = len(self.graph.calls)
+        self._restore(best[2])
+        self.graph.opaque.append((layer, best[1]))
+        self._one_by_one(layer, _values((args, kwargs)))
+        ends = _ends(self.graph.calls[start:])
+        with self.paused():
+            spec = layer.compute_output_spec(*args, **kwargs)
+        # Nobody knows what it did with what was not used before it failed.
+        return self._record(layer, args, kwargs, spec, ends)
+
+    def _time_distributed(self, wrapper: Any, args: Any, kwargs: Any) -> Any:
+        """The layer within, on one axis less."""
+        (x,) = [x for x in args if isinstance(x, Symbol)][:1]
+        merged = keras.KerasTensor((x.shape[0], *x.shape[2:]), x.dtype)
+        inner = self._record(Foreign("Reshape"), (x,), {}, merged)
+        outputs = wrapper.layer(inner)
+        return keras.tree.map_structure(
+            lambda y: self._record(
+                Foreign("Reshape"),
+                (y,),
+                {},
+                keras.KerasTensor((*x.shape[:2], *y.shape[1:]), y.dtype),
+            ),
+            outputs,
+        )
+
+    def _record(self, operation: Any, args: Any, kwargs: Any, spec: Any, more: Any = ()) -> Any:
+        outputs = keras.tree.map_structure(self._symbol, spec)
+        values = [x.value for x in keras.tree.flatten(outputs) if isinstance(x, Symbol)]
+        args, kwargs = keras.tree.map_structure(self._value, (args, kwargs))
+        inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Value)]
+        call = Call(operation, args, kwargs, [*inputs, *more], values)
+        for value in values:
+            value.producer = call
+        self.graph.calls.append(call)
+        return outputs
+
+    def _symbol(self, x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor) or isinstance(x, Symbol):
+            return x
+        return Symbol(Value(tuple(x.shape), x.dtype))
+
+    def _value(self, x: Any) -> Any:
+        if isinstance(x, Symbol):
+            return x.value
+        return self._symbol(x).value if isinstance(x, keras.KerasTensor) else x
+
+    def _hidden(self, operation: Any, args: Any, kwargs: Any) -> list[Value]:
+        """What the layers give that one of Keras's, such as `RNN`, is put around."""
+        if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
+            return []
+        if len(sublayers(operation)) == 1 or self._is_opaque(operation):
+            return []
+        what = f"{type(operation).__name__} hides what stands around its layers"
+        self.graph.opaque.append((operation, what))
+        return self._one_by_one(operation, _values((args, kwargs)))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        listening.recorder = None
+        try:
+            yield
+        finally:
+            listening.recorder = self
+
+    # An attempt that failed is taken back, or kept as far as it came.
+
+    def _lists(self) -> tuple[list[Any], ...]:
+        return self.graph.calls, self.graph.opaque
+
+    def _mark(self) -> list[int]:
+        return [len(items) for items in self._lists()]
+
+    def _since(self, mark: list[int]) -> list[list[Any]]:
+        return [items[start:] for items, start in zip(self._lists(), mark, strict=True)]
+
+    def _reset(self, mark: list[int]) -> None:
+        for items, start in zip(self._lists(), mark, strict=True):
+            del items[start:]
+
+    def _restore(self, kept: list[list[Any]]) -> None:
+        for items, more in zip(self._lists(), kept, strict=True):
+            items += more
+
+
+NO_CALL = "it has no `call`; its layers were followed one by one"
+
+
+def reason(error: Exception) -> str:
+    """Keras's true reason, without colors, counters and its own first line."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = text.rsplit("Error encountered:", 1)[-1].split("\n\nArguments received by")[0]
+    text = re.sub(r"keras_tensor(_\d+)?", "keras_tensor", text)
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [x for x in lines if x and not x.startswith("Exception encountered when calling")]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _has_no_call(layer: Any) -> bool:
+    return type(layer).call in (keras.Model.call, keras.layers.Layer.call, keras.Operation.call)
+
+
+def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
+    if inherits_output_spec(operation):
+        return keras.Operation.compute_output_spec(operation, *args, **kwargs)
+    spec = operation.compute_output_spec(*args, **kwargs)
+    if isinstance(operation, keras.layers.EinsumDense) and None in spec.shape:
+        return keras.KerasTensor(_einsum_shape(operation, args[0].shape, spec.shape), spec.dtype)
+    return spec
+
+
+def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ...]:
+    """The shape of an `EinsumDense`'s output, also where its declaration leaves sizes open."""
+    left, _, output = layer.equation.replace(" ", "").partition("->")
+    term = left.partition(",")[0]
+    if "." in term or len(term) != len(given) or len(output) != len(declared):
+        return tuple(declared)
+    sizes = dict(zip(term, given, strict=True))
+    return tuple(size or sizes.get(x) for x, size in zip(output, declared, strict=True))
+
+
+def _ends(calls: list[Call]) -> list[Value]:
+    """What calls give that none of them takes."""
+    used = {id(value) for call in calls for value in call.inputs}
+    return [value for call in calls for value in call.outputs if id(value) not in used]
+
+
+def _values(structure: Any) -> list[Value]:
+    return [x.value for x in keras.tree.flatten(structure) if isinstance(x, Symbol)]
+
+
+def _with_sizes(x: Any) -> Any:
+    if not isinstance(x, Symbol) or None not in x.shape:
+        return x
+    return Symbol(x.value, tuple(size or _SIZE for size in x.shape))

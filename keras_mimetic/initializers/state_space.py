@@ -1,0 +1,81 @@
+"""One weight of a state-space layer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._checks import check_number, check_positive, check_shape
+from keras_mimetic._numerics import state_space
+from keras_mimetic._numerics.random import check_seed
+from keras_mimetic.initializers.base import as_tensor, check_float_dtype
+
+_DRAWS: dict[str, Callable[..., np.ndarray]] = {
+    "in_projection": state_space.in_projection,
+    "a_log": state_space.log_decays,
+    "step_bias": state_space.step_biases,
+    "conv_kernel": state_space.conv_kernel,
+    "conv_bias": state_space.conv_bias,
+    "out_projection": state_space.out_projection,
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_mimetic")
+class StateSpaceWeight(keras.initializers.Initializer):
+    """Draws one of the weights of a `MimeticStateSpace`.
+
+    Args:
+        role: A weight's name there; a function of `keras_mimetic._numerics.state_space`
+            draws it.
+        seed: Integer >= 0, the same for all weights of a layer.
+        **settings: What that function takes besides the shape.
+    """
+
+    def __init__(self, role: str, seed: int, **settings: Any) -> None:
+        self.role = role
+        self.seed = check_seed(seed)
+        self.settings = settings
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        dtype = check_float_dtype(dtype)
+        values = _DRAWS[self.role](check_shape(shape), seed=self.seed, **self.settings)
+        return as_tensor(values, dtype, self.settings, may_be_zero=True)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"role": self.role, "seed": self.seed, **self.settings}
+
+
+def check_strength(name: str, value: Any, positive: bool = False) -> float | None:
+    """`value` as a `float`, if it is `None` or a finite number."""
+    if value is None:
+        return None
+    if positive:
+        return check_positive(name, value, "None or a finite number > 0")
+    return check_number(name, value, "None or a finite number")
+
+
+def check_a_log(name: str, value: Any) -> float | None:
+    """`value` as a `float`, if it is `None` or a number whose exponential float32 can hold."""
+    allowed = f"None or a finite number <= {_MAX_A_LOG}"
+    if value is None:
+        return None
+    number = check_number(name, value, allowed)
+    if number > _MAX_A_LOG:
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
+    return number
+
+
+# Of the state nothing is left long before.
+_MAX_A_LOG = 80
+
+
+def check_correlation(name: str, value: Any) -> float | None:
+    """`value` as a `float`, if it is `None` or a number in [-1, 1]."""
+    allowed = "None or a number in [-1, 1]"
+    if value is None:
+        return None
+    number = check_number(name, value, allowed)
+    if abs(number) > 1:
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
+    return number

@@ -1,0 +1,378 @@
+"""The `MimeticMLPBlock` layer."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._checks import (
+    AUTO,
+    check_choice,
+    check_flag,
+    check_fraction,
+    check_integer,
+    check_number,
+    is_auto,
+)
+from keras_mimetic._numerics.fans import scaled_std
+from keras_mimetic._numerics.mlp import HIDDEN_BIAS, MEAN_AFTER_LAYER_NORM, bias_start, safe_mean
+from keras_mimetic._numerics.random import check_seed, fold_in
+from keras_mimetic.initializers.base import check_fits, described, resolve_seed
+from keras_mimetic.initializers.mean import MimeticMean
+from keras_mimetic.initializers.with_seed import keras_seed, with_seed
+from keras_mimetic.layers.sublayers import Changes, check_float_policy
+
+# As in Vision Transformers; Keras's own default, 1e-3, is large for them.
+_NORM_EPSILON = 1e-6
+
+
+@keras.saving.register_keras_serializable(package="keras_mimetic")
+class MimeticMLPBlock(keras.layers.Layer):
+    """The MLP of Transformers and ConvNeXts, with a mimetic start.
+
+    The kernel of `fc1` has a nonzero mean, and after a LayerNormalization the bias of
+    `fc1` starts below zero. Computes `fc2(activation(fc1(x)))` on the last axis of `x`,
+    if asked with `norm` first and `x` added last:
+
+        x + fc2(activation(fc1(norm(x))))
+
+    Its sublayers are plain Keras layers under the public names `norm`, `fc1`
+    and `fc2`; weight files, sharding and fine-tuning address them by these.
+
+    Examples:
+
+    >>> block = MimeticMLPBlock(256, norm="layer_norm", residual=True, seed=0)
+    >>> block(keras.ops.ones((2, 10, 64))).shape
+    (2, 10, 64)
+
+    Args:
+        hidden_dim: Units between the two matrices, an integer >= 1.
+        output_dim: Units of the output; by default as many as the input has.
+        activation: Name of an activation or a callable, one that keeps the
+            number of units; `None` is linear.
+        mean: Mean of `fc1`'s kernel in units of its standard deviation (see
+            `MimeticMean`). `"auto"` is -1 after a LayerNormalization (see `norm`) and
+            `-0.5 / sqrt(fan_in)` elsewhere, which no input can turn into a large shift.
+            The nonzero mean is the paper's; its sign and size are ours (rows `mean-1` and
+            `shift-0.5` of `benchmarks/README.md`).
+        hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
+            pre-activation for inputs of unit variance: the bias is
+            `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
+            of `fc1`'s kernel, times `sqrt(1 + mean**2)` where no LayerNormalization
+            stands before. The hidden bias is ours, in addition to the paper's mean.
+            `"auto"` is -0.5 after a LayerNormalization, on the side on which trained
+            networks have it (`keras_mimetic.measure` shows it; rows `bias-0.5` and
+            `mean-1_bias-0.5`). It is 0 elsewhere, where -0.5 cost accuracy on raw inputs
+            (row `shift-0.5_bias-0.5`), and where the bias is not free
+            (`use_bias=False`, or `bias_initializer` other than zeros).
+            `mean=0, hidden_bias=0` is the start of Keras's own layers.
+        norm: What normalizes the input over the channels: `"layer_norm"` for a
+            `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one that
+            stands directly before the block, which the block cannot see, or `None`.
+        residual: Whether to add the input to the output.
+        dropout: Part of the units dropped after the activation and after
+            `fc2`, in [0, 1).
+        use_bias: Whether `fc1` and `fc2` have biases.
+        fc2_initializer: For `fc2`'s kernel: a name, an initializer or a callable.
+            One without a seed of its own draws from `seed`.
+        bias_initializer: The same for both biases; `"zeros"` where
+            `hidden_bias` is a number other than 0.
+        kernel_regularizer: For both kernels.
+        bias_regularizer: For both biases.
+        kernel_constraint: For both kernels.
+        seed: An integer >= 0 for all weights and the dropout; `None` takes one
+            from Python's `random`, which `keras.utils.set_random_seed` sets.
+            Equal weights on every backend, bit for bit, unless an initializer
+            is named that only Keras draws, such as `"orthogonal"`; dropout
+            masks differ between backends.
+        **kwargs: `name`, `dtype` and so on, as for every Keras layer. The dtype
+            policy may not be a quantized one; `Model.quantize` quantizes the
+            sublayers of a built block.
+
+    Input shape:
+        `(batch, ..., channels)`, of rank 2 or higher, with known channels.
+
+    Output shape:
+        `(batch, ..., output_dim)`.
+
+    Raises:
+        TypeError: for an argument of the wrong type.
+        ValueError: for a value that is not allowed; when the block is built,
+            for an input that is a scalar or vector, that has an unknown number
+            of channels, or whose width `residual` cannot add to the output's.
+
+    Reference:
+
+    - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs"
+      (arXiv:2602.07156).
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        output_dim: int | None = None,
+        activation: Any = "gelu",
+        mean: float | str = AUTO,
+        hidden_bias: float | str = AUTO,
+        norm: str | None = None,
+        residual: bool = False,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        fc2_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_dim = check_integer("hidden_dim", hidden_dim, minimum=1)
+        self.output_dim = (
+            None if output_dim is None else check_integer("output_dim", output_dim, minimum=1)
+        )
+        self.activation = _get("activation", activation)
+        self.mean = _check_strength("mean", mean)
+        self.hidden_bias = _check_strength("hidden_bias", hidden_bias)
+        self._norm_name = check_choice("norm", norm, (None, "layer_norm", "before"))
+        self.residual = check_flag("residual", residual)
+        self.dropout = check_fraction("dropout", dropout)
+        self.use_bias = check_flag("use_bias", use_bias)
+        self.fc2_initializer = fc2_initializer
+        self.bias_initializer = bias_initializer
+        self.kernel_regularizer = _get("kernel_regularizer", kernel_regularizer)
+        self.bias_regularizer = _get("bias_regularizer", bias_regularizer)
+        self.kernel_constraint = _get("kernel_constraint", kernel_constraint)
+        self.seed = None if seed is None else check_seed(seed)
+        check_float_policy(self)
+
+        root = resolve_seed(self.seed)
+        # Kernels of fc1 and fc2, the two dropouts, biases of fc1 and fc2.
+        self._seeds = [fold_in(root, number) for number in range(6)]
+        self._fc2_initializer = with_seed("fc2_initializer", fc2_initializer, self._seeds[1])
+        self._bias_initializers = [
+            with_seed("bias_initializer", bias_initializer, seed) for seed in self._seeds[4:]
+        ]
+        self._check_hidden_bias()
+        self.norm: Any = None
+        self.fc1: Any = None
+        self.fc2: Any = None
+        self._dropout1: Any = None
+        self._dropout2: Any = None
+        self._changes = Changes(("fc1", "fc2"))
+        self.supports_masking = True
+
+    def _check_hidden_bias(self) -> None:
+        if self.hidden_bias in (0, AUTO):
+            return
+        if not self.use_bias:
+            raise ValueError(
+                "Argument `hidden_bias` must be 0 where `use_bias` is False: there is no bias "
+                f"to start from it. Received: hidden_bias={self.hidden_bias}"
+            )
+        if not self._biases_start_at_zero():
+            raise ValueError(
+                "Argument `bias_initializer` must be 'zeros' where `hidden_bias` is not 0: both "
+                "say where fc1's bias starts. "
+                f"Received: hidden_bias={self.hidden_bias}, "
+                f"bias_initializer={self.bias_initializer!r}"
+            )
+
+    def build(self, input_shape: Any) -> None:
+        input_dim, output_dim = self._dims(input_shape)
+        hidden_shape = (*input_shape[:-1], self.hidden_dim)
+        mean, hidden_bias = self._strengths(input_dim)
+        shared = {
+            "use_bias": self.use_bias,
+            "kernel_regularizer": self.kernel_regularizer,
+            "bias_regularizer": self.bias_regularizer,
+            "kernel_constraint": self.kernel_constraint,
+        }
+        if self._norm_name == "layer_norm":
+            self.norm = keras.layers.LayerNormalization(
+                epsilon=_NORM_EPSILON, dtype=self.dtype_policy, name="norm"
+            )
+            self.norm.build(input_shape)
+        self.fc1 = keras.layers.Dense(
+            self.hidden_dim,
+            activation=self.activation,
+            kernel_initializer=MimeticMean(mean, seed=self._seeds[0]),
+            bias_initializer=self._fc1_bias_initializer(mean, hidden_bias, input_dim),
+            name="fc1",
+            dtype=self._changes.policies.get("fc1", self.dtype_policy),
+            **shared,
+        )
+        self.fc1.build(input_shape)
+        self._changes.restore_lora("fc1", self.fc1)
+        self.fc2 = keras.layers.Dense(
+            output_dim,
+            kernel_initializer=self._fc2_initializer,
+            bias_initializer=self._bias_initializers[1],
+            name="fc2",
+            dtype=self._changes.policies.get("fc2", self.dtype_policy),
+            **shared,
+        )
+        self.fc2.build(hidden_shape)
+        self._changes.restore_lora("fc2", self.fc2)
+        if self.dropout:
+            self._dropout1, self._dropout2 = (
+                keras.layers.Dropout(
+                    self.dropout,
+                    seed=keras_seed(seed),
+                    dtype=self.dtype_policy,
+                    name=f"dropout{number}",
+                )
+                for number, seed in enumerate(self._seeds[2:4], start=1)
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        x = inputs if self.norm is None else self._normalize(inputs)
+        x = self.fc1(x)
+        if self._dropout1 is not None:
+            x = self._dropout1(x, training=training)
+        x = self.fc2(x)
+        if self._dropout2 is not None:
+            x = self._dropout2(x, training=training)
+        if self.residual:
+            x = keras.ops.add(inputs, x)
+        return x
+
+    def _normalize(self, x: Any) -> Any:
+        if not _is_exported_to_onnx():
+            return self.norm(x)
+        # The kernel that Keras calls on torch cannot be exported.
+        dtype = x.dtype
+        x = keras.ops.cast(x, keras.backend.result_type(dtype, "float32"))
+        x = x - keras.ops.mean(x, axis=-1, keepdims=True)
+        square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
+        gamma, beta = (keras.ops.cast(w, x.dtype) for w in (self.norm.gamma, self.norm.beta))
+        x = x * keras.ops.rsqrt(square + self.norm.epsilon) * gamma + beta
+        return keras.ops.cast(x, dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        _, output_dim = self._dims(input_shape)
+        return (*input_shape[:-1], output_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "output_dim": self.output_dim,
+            "activation": keras.activations.serialize(self.activation),
+            "mean": self.mean,
+            "hidden_bias": self.hidden_bias,
+            "norm": self._norm_name,
+            "residual": self.residual,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "fc2_initializer": _serialize(self.fc2_initializer),
+            "bias_initializer": _serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "seed": self.seed,
+            **self._changes.config(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "MimeticMLPBlock":
+        config, changes = Changes.split(config)
+        layer = super().from_config(config)
+        layer._changes.update(changes)
+        return layer
+
+    def _strengths(self, input_dim: int) -> tuple[float, float]:
+        """The mean and the hidden bias of fc1."""
+        mean, hidden_bias = self.mean, self.hidden_bias
+        if isinstance(mean, str):
+            mean = MEAN_AFTER_LAYER_NORM if self._is_normalized() else safe_mean(input_dim)
+        if isinstance(hidden_bias, str):
+            is_free = self.use_bias and self._biases_start_at_zero()
+            hidden_bias = HIDDEN_BIAS if is_free and self._is_normalized() else 0.0
+        return mean, hidden_bias
+
+    def _is_normalized(self) -> bool:
+        """Whether a LayerNormalization stands directly before fc1."""
+        return self._norm_name is not None
+
+    def _biases_start_at_zero(self) -> bool:
+        initializer = self._bias_initializers[0]
+        if isinstance(initializer, keras.initializers.Constant):
+            return bool(np.all(np.asarray(initializer.value) == 0))
+        return isinstance(initializer, keras.initializers.Zeros)
+
+    def _fc1_bias_initializer(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
+        if not hidden_bias:
+            return self._bias_initializers[0]
+        # After a LayerNorm the mean moves nothing.
+        moving = 0.0 if self._is_normalized() else mean
+        std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
+        start = bias_start(hidden_bias, std, input_dim, moving)
+        check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
+        return keras.initializers.Constant(start)
+
+    def _dims(self, input_shape: Any) -> tuple[int, int]:
+        """Input and output width, or an error for a shape that has none."""
+        shape = tuple(input_shape)
+        if len(shape) < 2:
+            raise ValueError(
+                f"Layer '{self.name}' takes inputs of shape (batch, ..., channels), "
+                f"of rank 2 or higher. Received: input_shape={shape}"
+            )
+        input_dim = shape[-1]
+        if input_dim is None:
+            raise ValueError(
+                f"Layer '{self.name}' takes inputs with a known number of channels (last axis). "
+                f"Received: input_shape={shape}"
+            )
+        output_dim = input_dim if self.output_dim is None else self.output_dim
+        if self.residual and output_dim != input_dim:
+            raise ValueError(
+                "Argument `output_dim` must be None or the width of the input where `residual` "
+                f"is True. Received: output_dim={output_dim}, input_shape={shape}"
+            )
+        return input_dim, output_dim
+
+
+def _is_exported_to_onnx() -> bool:
+    """Whether PyTorch traces the layer for an ONNX file."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.onnx.is_in_onnx_export()
+
+
+def _check_strength(name: str, value: Any) -> float | str:
+    if is_auto(value):
+        return AUTO
+    return check_number(name, value, "'auto' or a finite number")
+
+
+def _serialize(initializer: Any) -> Any:
+    """An initializer as it was given: a name, or what Keras makes of the rest."""
+    if isinstance(initializer, str):
+        return initializer
+    return keras.initializers.serialize(keras.initializers.get(initializer))
+
+
+def _get(name: str, identifier: Any) -> Any:
+    """An activation, regularizer or constraint, or an error that names the argument."""
+    kind = name.rpartition("_")[2]
+    get = {
+        "activation": keras.activations.get,
+        "regularizer": keras.regularizers.get,
+        "constraint": keras.constraints.get,
+    }[kind]
+    if isinstance(identifier, dict):
+        # A config, of a saved layer: Keras's own error says what is not registered.
+        return get(identifier)
+    try:
+        return get(identifier)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"Argument `{name}` must be the name of a Keras {kind}, a callable or None. "
+            f"Received: {name}={identifier!r}"
+        ) from error

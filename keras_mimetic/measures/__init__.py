@@ -1,1 +1,0 @@
-"""How much of each structure a weight has: pure NumPy, no Keras."""

@@ -1,0 +1,120 @@
+import math
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_mimetic
+from keras_mimetic._numerics.attention import diagonal, expected_diagonal
+from keras_mimetic._numerics.mlp import (
+    energy_of_ones,
+    expected_of_normals,
+    expected_part,
+    standardized_mean,
+)
+from keras_mimetic._numerics.random import fold_in, sample
+
+# `keras_mimetic.measure` is the function.
+MEASURE = sys.modules["keras_mimetic._measure"]
+
+
+def normals(number, *shape):
+    return sample("untruncated_normal", shape, fold_in(5, number))
+
+
+def assert_close(values, expected, rel=0.0):
+    """Mean and deviation are within four standard errors, which must be small."""
+    mean, deviation = expected
+    error = deviation / math.sqrt(len(values))
+    assert abs(np.mean(values) - mean) < 4 * error
+    # Generous for heavy tails.
+    assert np.std(values) == pytest.approx(deviation, rel=rel + 5 / math.sqrt(2 * len(values)))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 5), (8, 40), (30, 1)])
+def test_figures_of_matrices_are_those_of_draws(inputs, outputs):
+    matrices = [normals(number, inputs, outputs) for number in range(1000)]
+    expected = expected_of_normals(inputs, outputs)
+    means, z = zip(*map(standardized_mean, matrices), strict=True)
+    assert_close(means, expected["mean"])
+    assert_close(z, expected["z"])
+    for axis, name in enumerate(("energy_over_inputs", "energy_over_outputs")):
+        if matrices[0].shape[axis] > 1:
+            assert_close([energy_of_ones(m, axis) for m in matrices], expected[name], rel=0.05)
+
+
+def test_matrices_too_small_for_a_law_with_a_deviation():
+    assert "z" not in expected_of_normals(3, 50)
+    assert "mean" not in expected_of_normals(3, 1)
+    assert "energy_over_inputs" not in expected_of_normals(1, 50)
+    assert "energy_over_outputs" in expected_of_normals(1, 50)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(16, 32), (40, 16), (128, 4)])
+def test_diagonals_are_those_of_draws(count, rank):
+    values = [
+        diagonal(normals(2 * number, count, rank), normals(2 * number + 1, rank, count))
+        for number in range(800)
+    ]
+    assert_close(values, expected_diagonal(count, rank), rel=0.02)
+    assert expected_diagonal(count, 511 // count) is None
+    assert expected_diagonal(15, 1000) is None
+
+
+def test_parts_of_the_energy_are_those_of_draws():
+    energies = [np.square(normals(number, 4, 6)).sum(axis=1) for number in range(800)]
+    assert_close([e[-1] / e.sum() for e in energies], expected_part(6, 24))
+
+
+def make():
+    keras.utils.set_random_seed(0)
+    inputs = x = keras.Input((6, 6, 32))
+    y = keras.layers.DepthwiseConv2D(3, padding="same")(x)
+    y = keras.layers.Dense(64, activation="gelu")(keras.layers.LayerNormalization()(y))
+    x = keras.layers.Add()([x, keras.layers.Dense(32)(y)])
+    x = keras.layers.Reshape((36, 32))(x)
+    return keras.Model(inputs, keras.layers.MultiHeadAttention(2, 16)(x, x))
+
+
+def test_a_second_call_draws_nothing_and_gives_the_same(monkeypatch):
+    model = make()
+    MEASURE._drawn.forget()
+    cold = keras_mimetic.measure(model)
+    assert len(MEASURE._drawn) == 1  # of the filters: all others are in closed form
+    monkeypatch.setattr(MEASURE, "_draw", None)
+    warm = keras_mimetic.measure(model)
+    assert warm.rows == cold.rows
+    assert warm.settings() == cold.settings()
+
+
+def test_closed_forms_and_draws_agree_in_a_report(monkeypatch):
+    model = make()
+    closed = keras_mimetic.measure(model, ("mlp", "attention"))
+    for name in ("mlp", "attention"):
+        entry = MEASURE.STRUCTURES[name]
+        drawn_only = type(entry)(**{**vars(entry), "expected": lambda site, shapes: {}})
+        monkeypatch.setitem(MEASURE.STRUCTURES, name, drawn_only)
+    drawn = keras_mimetic.measure(model, ("mlp", "attention"))
+    for row, other in zip(closed.rows, drawn.rows, strict=True):
+        assert (row.figure, row.value) == (other.figure, other.value)
+        if row.untrained_mean is None:
+            assert other.untrained_mean is None
+            continue
+        assert other.untrained_mean == pytest.approx(
+            row.untrained_mean, abs=0.5 * row.untrained_std
+        )
+        assert other.untrained_std == pytest.approx(row.untrained_std, rel=0.35)
+
+
+def test_layers_of_other_kinds_do_not_share_what_was_drawn():
+    def built(norm):
+        inputs = keras.Input((3,))
+        x = keras.layers.Dense(4, activation="gelu")(norm(inputs))
+        return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+    MEASURE._drawn.forget()
+    for norm in (keras.layers.LayerNormalization(), keras.layers.BatchNormalization()):
+        keras_mimetic.measure(built(norm), ("mlp",))
+        keras_mimetic.measure(built(norm), ("mlp",))
+    assert len(MEASURE._drawn) == 2

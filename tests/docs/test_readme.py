@@ -1,0 +1,109 @@
+"""The README and the pages of docs/: what they show runs, and what they name exists."""
+
+import re
+import textwrap
+
+import keras
+import paths
+import pytest
+
+import keras_mimetic
+
+ROOT = paths.ROOT
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+every_page = pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
+
+
+def blocks(page, language):
+    """Also those in lists, which are indented."""
+    found = re.findall(
+        rf"^( *)```{language}\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    return [textwrap.dedent(block) for _, block in found]
+
+
+def run(page):
+    """Run a page's snippets one after the other; their namespace."""
+    namespace = {}
+    for snippet in blocks(page, "python"):
+        exec(compile(snippet, page.name, "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Snippets set it; what other tests start should not see that.
+    monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+
+
+def test_readme_runs(tmp_path):
+    namespace = run(ROOT / "README.md")
+    assert namespace["model"].output_shape == (None, 196, 192)
+    assert (tmp_path / "network.png").exists()
+    # The report that the README shows, but for the norms before, and those that follow
+    # the kernels that Keras drew.
+    shown = re.search(r"<!-- report -->\n```\n(.*?)```", README, re.DOTALL).group(1)
+    printed = str(namespace["report"]).splitlines()
+    norms = re.compile(r"(mlp|depthwise) +[\d.]+ +[\d.]+ +")
+    without_norms = [norms.sub("", line) for line in printed]
+    for line in shown.splitlines():
+        if line != "...":
+            assert norms.sub("", line) in without_norms
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_snippets_of_docs_run(page):
+    run(page)
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@every_page
+def test_commands_name_files_and_options_that_exist(page):
+    shared = (ROOT / "examples" / "options.py").read_text()
+    text = "\n".join(blocks(page, "bash")).replace("\\\n", "")
+    for folder, script, arguments in re.findall(r"(examples|benchmarks)/(\w+\.py)(.*)", text):
+        options = (ROOT / folder / script).read_text() + shared
+        for option in re.findall(r"--[a-z-]+", arguments):
+            assert f'"{option}"' in options, (script, option)
+
+
+@every_page
+def test_extras_exist(page):
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    for extras in re.findall(r"'\.\[([a-z,]+)\]'", page.read_text()):
+        for extra in extras.split(","):
+            assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), extra
+
+
+def anchors(page):
+    """What GitHub and MkDocs make of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_point_to_files_and_headings(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link, anchor in re.findall(r"\]\(\s*(?!http)([^)#]*)#?([^)]*)\)", text):
+        target = (page.parent / link) if link else page
+        # The figures are left out of the sdist, as results of the benchmarks are.
+        if "benchmarks/results" in link and not (ROOT / "benchmarks" / "results").exists():
+            continue
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), (link, anchor)
+
+
+def test_the_api_page_has_every_public_name():
+    text = (ROOT / "docs" / "api.md").read_text()
+    documented = set(re.findall(r"^::: keras_mimetic\.[\w.]*?(\w+)$", text, re.MULTILINE))
+    public = {name for name in keras_mimetic.__all__ if name != "__version__"}
+    for module in ("callbacks", "initializers", "layers"):
+        public.remove(module)
+        public.update(getattr(keras_mimetic, module).__all__)
+    assert public <= documented

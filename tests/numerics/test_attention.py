@@ -1,0 +1,159 @@
+import math
+
+import numpy as np
+import paths
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+from keras_mimetic._numerics import attention
+from keras_mimetic._numerics.attention import query_key, value_output
+from keras_mimetic._numerics.noise_plus_identity import factors
+from keras_mimetic._numerics.random import fold_in, sample
+
+
+def target(rows, columns, noise, identity, seed):
+    """A = noise Z + identity I, from the draws that the structure documents."""
+    z = sample("untruncated_normal", (rows, columns), fold_in(seed, 0))
+    a = noise * z.astype(np.float64) / math.sqrt(math.sqrt(rows * columns))
+    return a + identity * np.eye(rows, columns)
+
+
+def cut(a, rank):
+    u, s, vt = np.linalg.svd(a, full_matrices=False)
+    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+
+
+def heads_of(w_query, w_key):
+    return [
+        w_query[:, h].astype(np.float64) @ w_key[:, h].T.astype(np.float64)
+        for h in range(w_query.shape[1])
+    ]
+
+
+@pytest.mark.parametrize(("dim", "heads", "head_dim"), [(48, 3, 16), (96, 2, 7), (20, 1, 20)])
+def test_query_key_products_are_those_of_a_full_svd(dim, heads, head_dim):
+    pair = query_key(dim, dim, heads, head_dim, noise=0.7, identity=0.7, seed=3)
+    assert [w.shape for w in pair] == [(dim, heads, head_dim)] * 2
+    for head, product in enumerate(heads_of(*pair)):
+        expected = cut(target(dim, dim, 0.7, 0.7, fold_in(3, 0, head)), head_dim)
+        np.testing.assert_allclose(product, expected, atol=1e-5)
+        assert np.linalg.matrix_rank(product, tol=1e-4) == head_dim
+
+
+def test_value_output_is_the_whole_matrix_where_the_heads_have_room():
+    w_value, w_output = value_output(48, 48, 3, 16, noise=0.4, identity=-0.4, seed=5)
+    assert (w_value.shape, w_output.shape) == ((48, 3, 16), (3, 16, 48))
+    product = w_value.reshape(48, 48).astype(float) @ w_output.reshape(48, 48)
+    np.testing.assert_allclose(product, target(48, 48, 0.4, -0.4, fold_in(5, 1)), atol=1e-5)
+    assert np.trace(product) / 48 == pytest.approx(-0.4, abs=0.1)
+
+
+def test_value_output_with_fewer_channels_is_the_nearest_matrix():
+    w_value, w_output = value_output(48, 48, 2, 8, noise=0.4, identity=-0.4, seed=5)
+    product = w_value.reshape(48, 16).astype(float) @ w_output.reshape(16, 48)
+    expected = cut(target(48, 48, 0.4, -0.4, fold_in(5, 1)), 16)
+    np.testing.assert_allclose(product, expected, atol=1e-5)
+
+
+@given(
+    rows=st.integers(1, 24),
+    columns=st.integers(1, 24),
+    rank=st.integers(1, 40),
+    noise=st.floats(0.01, 3),
+    seed=st.integers(0, 2**40),
+)
+def test_any_shape(rows, columns, rank, noise, seed):
+    left, right = factors(rows, columns, rank, noise=noise, identity=0.0, seed=seed)
+    assert (left.shape, right.shape) == ((rows, rank), (rank, columns))
+    assert left.dtype == right.dtype == np.float32
+    expected = cut(target(rows, columns, noise, 0.0, seed), rank)
+    np.testing.assert_allclose(left.astype(float) @ right, expected, atol=1e-5 * max(1, noise) * 4)
+    # Balanced: both halves carry the square roots of the same singular values.
+    np.testing.assert_allclose(np.linalg.norm(left), np.linalg.norm(right), rtol=1e-3, atol=1e-6)
+
+
+def test_singular_values_fall_and_are_shared_evenly():
+    w_query, w_key = query_key(40, 40, 1, 10, noise=0.7, identity=0.7, seed=1)
+    for factor in (w_query[:, 0], w_key[:, 0]):
+        gram = factor.T @ factor
+        np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-4)
+        assert (np.diff(np.diag(gram)) < 1e-6).all()
+    np.testing.assert_allclose(
+        np.linalg.norm(w_query[:, 0], axis=0), np.linalg.norm(w_key[:, 0], axis=0), rtol=1e-4
+    )
+
+
+def test_signs_are_fixed():
+    w_query, _ = query_key(40, 40, 2, 10, noise=0.7, identity=0.7, seed=1)
+    for head in range(2):
+        columns = w_query[:, head]
+        largest = np.abs(columns).argmax(axis=0)
+        assert (columns[largest, np.arange(10)] > 0).all()
+
+
+def test_equal_seeds_give_equal_weights_for_any_number_of_threads():
+    def both():
+        return (
+            *query_key(64, 64, 2, 16, noise=0.7, identity=0.7, seed=9),
+            *value_output(64, 64, 2, 32, noise=0.4, identity=-0.4, seed=9),
+        )
+
+    with threadpool_limits(1):
+        one = both()
+    with threadpool_limits(4):
+        four = both()
+    for a, b in zip(one, four, strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = query_key(64, 64, 2, 16, noise=0.7, identity=0.7, seed=10)
+    assert abs(other[0] - one[0]).max() > 0.1
+
+
+def test_heads_are_drawn_apart_and_do_not_depend_on_how_many_there_are():
+    two = query_key(32, 32, 2, 8, noise=0.7, identity=0.7, seed=4)
+    three = query_key(32, 32, 3, 8, noise=0.7, identity=0.7, seed=4)
+    np.testing.assert_array_equal(two[0], three[0][:, :2])
+    assert abs(three[0][:, 0] - three[0][:, 1]).max() > 0.1
+
+
+def test_without_noise_it_is_a_projection():
+    w_query, w_key = query_key(24, 24, 2, 6, noise=0.0, identity=0.5, seed=2)
+    products = heads_of(w_query, w_key)
+    for product in products:
+        np.testing.assert_allclose(product @ product, 0.5 * product, atol=1e-5)
+        assert np.trace(product) == pytest.approx(3.0, abs=1e-4)
+    assert abs(products[0] - products[1]).max() > 0.05
+
+
+def test_an_identity_needs_a_square():
+    with pytest.raises(ValueError, match=r"`identity` must be 0 .*\(8, 6\).*Received: identity=1"):
+        query_key(8, 6, 2, 4, noise=1.0, identity=1.0, seed=0)
+
+
+def test_nothing_is_no_product():
+    with pytest.raises(ValueError, match="must not both be 0"):
+        value_output(8, 8, 2, 4, noise=0.0, identity=0.0, seed=0)
+
+
+def test_control_has_the_norms_and_no_structure():
+    weights = query_key(128, 128, 2, 32, noise=0.7, identity=0.7, seed=4)
+    control = attention.same_norms(weights, seed=4)
+    for structured, plain in zip(weights, control, strict=True):
+        assert plain.shape == structured.shape
+        assert plain.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(plain), np.linalg.norm(structured), rtol=1e-6)
+    diagonal = np.trace(heads_of(*control)[0]) / 128
+    assert abs(diagonal) < 0.05 < np.trace(heads_of(*weights)[0]) / 128
+
+
+@pytest.mark.parametrize("width", [6, 256])
+def test_golden_products(width):
+    # Products, which do not depend on the library's signs and near ties.
+    w_query, w_key = query_key(width, width, 2, 3, noise=0.7, identity=0.7, seed=0)
+    w_value, w_output = value_output(width, width, 2, width // 2, noise=0.4, identity=-0.4, seed=0)
+    golden = np.load(paths.GOLDEN / "attention.npz")
+    for head, expected in zip(heads_of(w_query, w_key), golden[f"query_key_{width}"], strict=True):
+        np.testing.assert_allclose(head[:6, :6], expected, atol=1e-5)
+    product = w_value.reshape(width, width) @ w_output.reshape(width, width)
+    np.testing.assert_allclose(product[:6, :6], golden[f"value_output_{width}"], atol=1e-5)

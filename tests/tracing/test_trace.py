@@ -1,0 +1,283 @@
+"""A model is followed as Keras runs it, and stays as it was."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_mimetic
+from keras_mimetic._find import find_sites
+from keras_mimetic._tracing.keras_internals import sublayers
+from keras_mimetic._tracing.recorder import reason
+from keras_mimetic._tracing.trace import trace
+
+BACKEND = keras.backend.backend()
+
+
+class Feed(layers.Layer):
+    """LayerNorm, MLP, residual."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.norm = layers.LayerNormalization()
+        self.mlp = keras.Sequential([layers.Dense(16, "gelu"), layers.Dense(width)])
+
+    def call(self, x):
+        return x + self.mlp(self.norm(x))
+
+
+class Through(keras.Model):
+    """A block behind some code of the user's."""
+
+    def __init__(self, code):
+        super().__init__()
+        self.code = code
+        self.weight = self.add_weight(shape=(8,), initializer="ones")
+        self.first, self.second = Feed(), Feed()
+
+    def call(self, x):
+        return self.second(self.code(self, self.first(x)))
+
+
+def through(code):
+    model = Through(code)
+    model(np.ones((2, 6, 8), "float32"))
+    return model
+
+
+def befores(model, inputs=None):
+    found = find_sites(model, ["mlp"], inputs=inputs)
+    return [site.facts["before"] for site in found.sites if not site.skip_reason], found
+
+
+def backend_function(model, x):
+    if BACKEND == "torch":
+        import torch
+
+        return x + torch.relu(x)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return x + tf.nn.relu(tf.tile(x, (1, 1, 1)))
+    return x + ops.relu(x)
+
+
+class NoTraining(layers.Layer):
+    def call(self, x):
+        return x
+
+
+class GivesNone(layers.Layer):
+    def call(self, x, cache=None):
+        return x, cache
+
+
+def none_through_two(model, x):
+    x, cache = GivesNone()(x)
+    return GivesNone()(x, cache)[0]
+
+
+def loss(model, x):
+    model.add_loss(ops.mean(x))
+    return x
+
+
+def to_functional(model, x):
+    a, b = keras.Input((None, 8), name="a"), keras.Input((6, 8), name="b")
+    inner = keras.Model({"a": a, "b": b}, layers.Concatenate(axis=1)([a, b]))
+    return inner({"a": ops.tile(model.weight[None, None], (ops.shape(x)[0], 3, 1)), "b": x})
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        lambda model, x: model.weight * x,
+        lambda model, x: model.weight + x,
+        lambda model, x: model.weight - x,
+        lambda model, x: ops.ones((8,)) * x,
+        lambda model, x: ops.cast(model.weight, x.dtype) / x,
+        lambda model, x: np.float32(2) * x,
+        lambda model, x: layers.Concatenate(axis=1)([ops.ones((2, 1, 8)), x]),
+        lambda model, x: sum(token[:, None] for token in ops.transpose(x, (1, 0, 2))),
+        lambda model, x: NoTraining()(x, training=False),
+        lambda model, x: keras.random.dropout(x, 0.1),
+        lambda model, x: ops.reshape(x, (ops.shape(x)[0], -1, 8)),
+        lambda model, x: model.second(x)[:, ::2],
+        backend_function,
+        none_through_two,
+        loss,
+        to_functional,
+    ],
+)
+def test_code_that_keras_runs_is_followed(code):
+    found, every = befores(through(code), np.ones((2, 6, 8), "float32"))
+    assert found == ["layer_norm"] * 2
+    assert every.opaque == []
+
+
+def branch(model, x):
+    return x if bool(ops.any(ops.isnan(x))) else x + 0.0
+
+
+def test_what_cannot_run_hides_its_own_lines_alone():
+    model = through(branch)
+    found, every = befores(model, np.ones((2, 6, 8), "float32"))
+    assert found == ["layer_norm"] * 2
+    ((layer, _, why),) = every.opaque
+    assert layer is model
+    assert why == "TypeError: A symbolic KerasTensor cannot be used as a boolean."
+
+
+def test_a_weight_in_a_time_distributed_layer_has_the_same_surroundings():
+    mlp = keras.Sequential([layers.Dense(16, "gelu"), layers.Dense(8)])
+    x, y = keras.Input((5, 8)), keras.Input((8,))
+    feed = keras.Model(y, Feed()(y))
+    model = keras.Model(x, layers.TimeDistributed(feed)(layers.TimeDistributed(mlp)(x)))
+    assert befores(model)[0] == ["other", "layer_norm"]
+
+
+def test_a_cell_is_followed_for_a_step():
+    class Cell(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.state_size = 8
+            self.feed = Feed()
+
+        def build(self, shape):
+            self.feed.norm.build(shape)
+            self.feed.mlp.build(shape)
+
+        def call(self, x, states):
+            y = self.feed(x + states[0])
+            return y, [y]
+
+    x = keras.Input((5, 8))
+    assert befores(keras.Model(x, layers.RNN(Cell())(x)))[0] == ["layer_norm"]
+
+
+class Parts(keras.Model):
+    """Trained by a step of its own: it has no `call`."""
+
+    def __init__(self):
+        super().__init__()
+        x = keras.Input((6, 8))
+        self.encoder, self.decoder = keras.Model(x, Feed()(x)), keras.Model(x, Feed()(x))
+
+    def train_step(self, data):
+        return {}
+
+
+def test_a_model_without_a_call_is_followed_part_by_part():
+    report = keras_mimetic.initialize(Parts(), seed=0)
+    assert len({row.layer_path for row in report.written}) == 2
+    assert "no `call`" in report.skipped[0].note
+
+
+def test_two_dry_runs_print_the_same():
+    class Odd(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.feed = Feed()
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+        def build(self, shape):
+            self.feed(np.zeros((1, *shape[1:]), "float32"))
+
+        def call(self, x):
+            raise ValueError(f"not with {x} of {object()}")
+
+    x = keras.Input((6, 8))
+    model = keras.Model(x, Odd()(x))
+    first, second = (keras_mimetic.initialize(model, seed=0, dry_run=True) for _ in range(2))
+    assert "not with <KerasTensor" in str(first)
+    assert str(first) == str(second)
+
+
+def test_reasons_are_what_keras_means():
+    text = (
+        "Exception encountered when calling Sequential.call().\n\n"
+        "\x1b[1mInput 0 is wrong: expected shape=(None, 8), found <KerasTensor "
+        "name=keras_tensor_12>\x1b[0m\n\nArguments received by Sequential.call():\n  x=1"
+    )
+    assert reason(ValueError(text)) == (
+        "ValueError: Input 0 is wrong: expected shape=(None, 8), found <KerasTensor "
+        "name=keras_tensor>"
+    )
+
+
+def records(model):
+    return [
+        (
+            {name: id(x) for name, x in vars(layer).items()},
+            len(layer._inbound_nodes),
+            len(layer._outbound_nodes),
+        )
+        for layer in sublayers(model)
+    ]
+
+
+@pytest.mark.parametrize("code", [branch, loss, lambda model, x: model.weight * x])
+def test_the_model_stays_as_it_was_for_several_threads(code):
+    model = through(code)
+    # Keras caches some of its properties when they are first read.
+    keras_mimetic.initialize(model, seed=0, dry_run=True)
+    before, losses = records(model), len(model.losses)
+    classes = [dict(vars(cls)) for cls in (keras.layers.Layer, keras.Operation, keras.Variable)]
+    errors, reports = [], []
+
+    def look():
+        try:
+            reports.append(str(keras_mimetic.initialize(model, seed=0, dry_run=True)))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(set(reports)) == 1
+    for now, then in zip(records(model), before, strict=True):
+        assert now == then
+    assert len(model.losses) == losses
+    assert classes == [
+        dict(vars(cls)) for cls in (keras.layers.Layer, keras.Operation, keras.Variable)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        ({"c": np.zeros((2, 6, 8))}, r"must name the model's inputs, \['a', 'b'\]. Received"),
+        (np.zeros((2, 6, 8)), "must have the shapes of the model's inputs"),
+        ([np.zeros((2, 6, 8)), np.zeros((2, 6, 9))], "must have the shapes"),
+        ((np.zeros((2, 6, 8)), 1, 2, 3, 4), "must be what the model is called with"),
+        ("circular", "holds itself"),
+    ],
+)
+def test_wrong_inputs_are_an_error(inputs, match):
+    a, b = keras.Input((6, 8), name="a"), keras.Input((6, 8), name="b")
+    model = keras.Model([a, b], Feed()(a + b))
+    if isinstance(inputs, str):
+        inputs = []
+        inputs.append(inputs)
+    with pytest.raises(ValueError, match=match):
+        keras_mimetic.initialize(model, seed=0, dry_run=True, inputs=inputs)
+    right = [np.zeros((2, 6, 8)), np.zeros((2, 6, 8))]
+    assert keras_mimetic.initialize(model, seed=0, dry_run=True, inputs=right).written
+
+
+def test_nothing_is_computed():
+    """A model whose activations would not fit is followed at once."""
+    x = keras.Input((2**20, 8))
+    y = x
+    for _ in range(20):
+        y = Feed()(layers.Reshape((2**20, 8))(y))
+    graph = trace(keras.Model(x, y))
+    assert graph.opaque == []
+    assert sum(isinstance(call.operation, layers.Dense) for call in graph.calls) == 40
