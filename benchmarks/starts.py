@@ -115,7 +115,7 @@ def _first_matrices(model, rules):
     for site in find_sites(model, ("mlp",), rules or None).sites:
         if not site.skip_reason:
             kernel = site.weights["kernel"]
-            yield kernel, keras.ops.convert_to_numpy(kernel), site.context["bias"]
+            yield kernel, keras.ops.convert_to_numpy(kernel), site.bias
 
 
 class SharedBiasBlock(MimeticMLPBlock):

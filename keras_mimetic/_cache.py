@@ -36,7 +36,7 @@ class BoundedCache(Generic[T]):
                 self._values.popitem(last=False)
             return value
 
-    def forget(self, larger_than: int = 0) -> None:
+    def clear(self, larger_than: int = 0) -> None:
         """Drops the values of a larger size."""
         with self._lock:
             for key in [k for k, v in self._values.items() if self._size(v) > larger_than]:

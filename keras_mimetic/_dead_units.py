@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.mlp import MLPSite
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.operations import channel_axis, own_activation
 
@@ -34,7 +35,7 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
     Raises:
         ValueError: if the model does not run on `data`.
     """
-    records = [_Record(site) for site in sites if _can_be_seen(site)]
+    records = [_Record(site) for site in sites if isinstance(site, MLPSite) and site.activated_in]
     args = data if isinstance(data, tuple) else (data,)
     with contextlib.ExitStack() as stack:
         for record in records:
@@ -55,10 +56,6 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
     }
 
 
-def _can_be_seen(site: Site) -> bool:
-    return site.structure == "mlp" and bool(site.facts.get("activated_in"))
-
-
 def _takes_training(model: Any) -> bool:
     """Keras hands `training` on to a `call` that has it, and accepts it for every model."""
     return isinstance(model, keras.Model) or getattr(model, "_call_has_training_arg", False)
@@ -67,7 +64,7 @@ def _takes_training(model: Any) -> bool:
 class _Record:
     """What the hidden units of one MLP do while its model runs."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: MLPSite) -> None:
         self.site = site
         self.is_alive: np.ndarray | None = None
         self._before: Any = None
@@ -75,7 +72,7 @@ class _Record:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Listen to the layers of the MLP, and leave them as they were."""
-        first, second = self.site.layer, self.site.facts["second"]
+        first, second = self.site.layer, self.site.second
         activation = own_activation(first)
         replaced: list[tuple[Any, str, Any]] = []
 

@@ -8,14 +8,13 @@ from typing import Any
 import keras
 
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
 from keras_mimetic._tracing.arguments import check_inputs
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._tracing.recorder import is_composite
 from keras_mimetic._tracing.trace import trace
-from keras_mimetic.layers import MimeticStateSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +60,9 @@ def find_sites(
     sites = []
     for structure in structures:
         found = STRUCTURES[structure].find(graph, layers, layer_paths)
-        seen = {id(site.layer) for site in found if not site.skip_reason}
+        seen = {site.layer for site in found if not site.skip_reason}
         for site in found:
-            rules_of = (named.get(id(layer)) for layer in (site.layer, *site.others))
+            rules_of = (named.get(layer) for layer in (site.layer, *site.other_layers))
             rule = next((rule for rule in rules_of if rule is not None), None)
             if rule is None:
                 sites.append(site)
@@ -75,12 +74,12 @@ def find_sites(
                 sites.append(site)
         for rule in named.values():
             if rule.site is not None and rule.structure == structure:
-                sites += [rule.site] if id(rule.site.layer) not in seen else []
+                sites += [rule.site] if rule.site.layer not in seen else []
     opaque = [
-        (layer, layer_paths[id(layer)], why)
+        (layer, layer_paths[layer], why)
         for layer, why in graph.opaque
         # Only these could hide a site.
-        if any(isinstance(inner, _OF_INTEREST) for inner in sublayers(layer))
+        if any(isinstance(inner, _CANDIDATE_LAYERS) for inner in sublayers(layer))
     ]
     notes = tuple(
         f"{path_of(layer)} was followed with the default of {what}: pass `inputs` if it gets "
@@ -94,11 +93,10 @@ def find_sites(
 
 def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
     """A word on the matrices that no row tells of."""
-    told: set[int] = set()
+    told: set[Any] = set()
     for site in sites:
-        told |= {id(layer) for layer in (site.layer, *site.others, site.facts.get("second"))}
-        told |= {id(inner) for inner in sublayers(site.layer)}
-    others = [layer for layer in layers if layer.built and id(layer) not in told]
+        told.update(site.covered_layers, sublayers(site.layer))
+    others = [layer for layer in layers if layer.built and layer not in told]
     in_projections = sum(is_projection(layer) for layer in others)
     # Experts, latent arrays: a user's layer that holds matrices itself.
     own = sum(
@@ -141,7 +139,9 @@ def check_model(name: str, model: Any) -> None:
 
 
 def check_names(structures: Any) -> tuple[str, ...]:
-    """The names of structures in an argument, each once, or an error."""
+    """Return the names of structures in an argument, each once; `None` stands for the default."""
+    if structures is None:
+        return DEFAULT
     if isinstance(structures, str):
         structures = (structures,)
     try:
@@ -158,10 +158,8 @@ def check_names(structures: Any) -> tuple[str, ...]:
     return names
 
 
-# Their weights count as theirs, not as those of the layers within.
-_WHOLE = (keras.layers.MultiHeadAttention, MimeticStateSpace)
-_OF_INTEREST = (
-    *_WHOLE,
+_CANDIDATE_LAYERS = (
+    *COMPOUND_LAYERS,
     keras.layers.Dense,
     keras.layers.EinsumDense,
     *CONVOLUTIONS,
@@ -180,8 +178,8 @@ class _Named:
 
 
 def _named_by_rules(
-    layers: list[Any], rules: Any, layer_paths: dict[int, str]
-) -> dict[int, _Named]:
+    layers: list[Any], rules: Any, layer_paths: dict[Any, str]
+) -> dict[Any, _Named]:
     """What the rules say of each layer that one names, by the layer's `id`."""
     if rules is None:
         return {}
@@ -190,7 +188,7 @@ def _named_by_rules(
             "Argument `rules` must be a dict from regular expressions to names of structures. "
             f"Received: rules={rules!r}"
         )
-    named: dict[int, _Named] = {}
+    named: dict[Any, _Named] = {}
     owners = _owners(layers)
     for pattern, structure in rules.items():
         if structure is not None and not (isinstance(structure, str) and structure in STRUCTURES):
@@ -212,21 +210,21 @@ def _named_by_rules(
                 f"{', '.join(repr(path) for path, _ in owners[:3])}."
             )
         for layer in matches:
-            if id(layer) in named and named[id(layer)].pattern != pattern:
+            if layer in named and named[layer].pattern != pattern:
                 raise ValueError(
-                    f"Rules {named[id(layer)].pattern!r} and {pattern!r} both match layer "
+                    f"Rules {named[layer].pattern!r} and {pattern!r} both match layer "
                     f"{path_of(layer)!r}."
                 )
             site = None
             if structure is not None:
-                site = STRUCTURES[structure].named(layer, layer_paths[id(layer)])
+                site = STRUCTURES[structure].site_at(layer, layer_paths[layer])
                 if site is None:
                     raise ValueError(
                         f"Rule {pattern!r} names layer {path_of(layer)!r} (a "
                         f"{type(layer).__name__}), to which the structure {structure!r} cannot "
                         "be given."
                     )
-            named[id(layer)] = _Named(pattern, structure, site)
+            named[layer] = _Named(pattern, structure, site)
     return named
 
 
@@ -241,6 +239,6 @@ def _owners(layers: list[Any]) -> list[tuple[str, Any]]:
     for layer in layers:
         for variable in layer.variables:
             owner = owners.get(id(variable), (None, None))[1]
-            if not isinstance(owner, _WHOLE):
+            if not isinstance(owner, COMPOUND_LAYERS):
                 owners[id(variable)] = (variable.path, layer)
     return list(owners.values())

@@ -15,8 +15,9 @@ from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._patterns.kernels import Part, values_of
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._report import Report, Row
-from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._report import Report, WeightChange
+from keras_mimetic._structures import STRUCTURES, StructureName, StructureSettings
+from keras_mimetic._structures.base import NewWeights, Skip
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._trained import remember, trained_weight
 from keras_mimetic.initializers.base import resolve_seed
@@ -25,9 +26,13 @@ from keras_mimetic.initializers.base import resolve_seed
 _MANY_DEAD = 0.5
 
 
+# Names of structures, or names with their settings; `None` for the defaults.
+Structures = StructureName | Iterable[StructureName] | StructureSettings | None
+
+
 def initialize(
     model: Any,
-    structures: Any = ("mlp", "attention", "depthwise", "state_space"),
+    structures: Structures = None,
     seed: int | None = None,
     rules: Any = None,
     control: bool = False,
@@ -163,33 +168,35 @@ def initialize(
     if data is not None:
         check_data(model, data)
     found = find_sites(model, settings, rules, inputs)
-    rows: list[Row] = []
+    rows: list[WeightChange] = []
     new: list[tuple[Any, np.ndarray]] = []
     for site in found.sites:
         if site.skip_reason or not site.weights:
             rows += _skip(site, site.weights.values(), site.skip_reason)
             continue
-        entry, given = STRUCTURES[site.structure], settings[site.structure]
-        skipped = _skipped(site)
-        weights = _draw(site, given, seed, control)
-        variables = [site.variable(role) for role in weights]
-        if not weights:
-            rows += _skip(site, site.weights.values(), entry.describe(site, "", given))
-        elif not all(variable.trainable for variable in variables):
-            rows += _skip(site, variables, "frozen (trainable=False)")
-            continue
-        for role, values in weights.items():
-            note = entry.describe(site, role, given)
-            variable = site.variable(role)
-            new.append((variable, values))
-            note = f"control of {note}" if control else note
-            rows.append(_with_change(_row(site, variable, values, note)))
-        rows += skipped
+        sampled = _sample(site, settings[site.structure], seed, control)
+        if isinstance(sampled, Skip):
+            rows += _skip(site, site.weights.values(), sampled.reason)
+        else:
+            variables = [site.variables[role] for role in sampled.values]
+            if not all(variable.trainable for variable in variables):
+                rows += _skip(site, variables, "frozen (trainable=False)")
+                continue
+            for (role, values), variable in zip(sampled.values.items(), variables, strict=True):
+                new.append((variable, values))
+                note = f"control of {sampled.notes[role]}" if control else sampled.notes[role]
+                rows.append(_with_change(_row(site, variable, values, note)))
+        rows += [
+            _row(site, site.weights[role], None, reason)
+            for role, reason in site.partly_skipped.items()
+        ]
     for name in settings:
-        STRUCTURES[name].forget()
+        STRUCTURES[name].clear_caches()
     for layer, layer_path, why in found.opaque:
         rows.append(
-            Row(path_of(layer), layer_path, "", (), None, None, f"could not be followed: {why}")
+            WeightChange(
+                path_of(layer), layer_path, "", (), None, None, f"could not be followed: {why}"
+            )
         )
     if not new:
         _warn_of_nothing(settings, rows)
@@ -218,14 +225,14 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
             raise TypeError(
                 f"Settings of the structure {name!r} must be a dict. Received: {settings!r}"
             )
-        unknown = [key for key in settings if key not in entry.settings]
+        unknown = [key for key in settings if key not in entry.defaults]
         if unknown:
-            known = ", ".join(repr(key) for key in entry.settings)
+            known = ", ".join(repr(key) for key in entry.defaults)
             raise ValueError(
                 f"Settings of the structure {name!r} must be among {known}. "
                 f"Received: {', '.join(repr(key) for key in unknown)}"
             )
-        checked[name] = entry.check({**entry.settings, **settings})
+        checked[name] = entry.check({**entry.defaults, **settings})
     return checked
 
 
@@ -254,15 +261,17 @@ def _check_model(model: Any, force: bool) -> None:
         )
 
 
-def _draw(site: Site, settings: dict[str, Any], seed: int, control: bool) -> dict[str, np.ndarray]:
-    """New values of a site's variables, by role."""
-    entry = STRUCTURES[site.structure]
-    # Each place has a stream of its own.
+def _sample(site: Site, settings: dict[str, Any], seed: int, control: bool) -> NewWeights | Skip:
+    """Return new values of a site's variables, by role."""
+    structure = STRUCTURES[site.structure]
+    # Each layer has a stream of its own.
     stream = fold_in(seed, *f"{site.structure}:{site.layer_path}".encode())
-    weights = entry.draw(site, settings, stream)
-    if control and weights:
-        weights = entry.control(weights, stream)
-    return {role: _rounded(values, site.variable(role)) for role, values in weights.items()}
+    sampled = structure.sample(site, settings, stream)
+    if isinstance(sampled, Skip):
+        return sampled
+    values = structure.control(sampled.values, stream) if control else sampled.values
+    rounded = {role: _rounded(value, site.variables[role]) for role, value in values.items()}
+    return NewWeights(rounded, sampled.notes)
 
 
 def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
@@ -282,14 +291,16 @@ def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
     return rounded
 
 
-def _skip(site: Site, variables: Iterable[Any], why: str) -> list[Row]:
+def _skip(site: Site, variables: Iterable[Any], why: str) -> list[WeightChange]:
     if not site.weights:
-        return [Row(path_of(site.layer), site.layer_path, site.structure, (), None, None, why)]
+        return [
+            WeightChange(path_of(site.layer), site.layer_path, site.structure, (), None, None, why)
+        ]
     return [_row(site, variable, None, why) for variable in variables]
 
 
-def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row:
-    return Row(
+def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> WeightChange:
+    return WeightChange(
         path=variable.path,
         layer_path=site.layer_path,
         structure=site.structure,
@@ -300,7 +311,7 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Row
     )
 
 
-def _with_change(row: Row) -> Row:
+def _with_change(row: WeightChange) -> WeightChange:
     """The row with a word on its norm, where that changes by more than a factor of 2."""
     if not row.norm_before or row.norm_after is None:
         return row
@@ -314,26 +325,8 @@ def _norm(values: np.ndarray) -> float:
     return float(np.linalg.norm(values.astype(np.float64)))
 
 
-def _skipped(site: Site) -> list[Row]:
-    """Rows of weights of a site that is written but for some of them."""
-    return [
-        _row(site, variable, None, why)
-        for pair, why in site.facts.get("skipped", {}).items()
-        for role, variable in site.weights.items()
-        if role in pair.split("_")
-    ]
-
-
-_LOOKED_FOR = {
-    "mlp": "MLPs (a projection, an activation, a projection)",
-    "attention": "attention (projections, a product, a softmax, a product, a projection)",
-    "depthwise": "depthwise convolutions of more than one pixel",
-    "state_space": "MimeticStateSpace layers",
-}
-
-
-def _warn_of_nothing(settings: dict[str, Any], rows: list[Row]) -> None:
-    looked = ", ".join(_LOOKED_FOR.get(name, name) for name in settings)
+def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None:
+    looked = ", ".join(STRUCTURES[name].looks_for for name in settings)
     why = (
         f"{len(rows)} were found and skipped; print the report for the reasons"
         if rows
@@ -390,7 +383,7 @@ def _write(
     return dead
 
 
-def _with_dead_units(row: Row, dead: Mapping[str, float]) -> Row:
+def _with_dead_units(row: WeightChange, dead: Mapping[str, float]) -> WeightChange:
     if row.structure != "mlp" or row.layer_path not in dead:
         return row
     note = f"{row.note}; {dead[row.layer_path]:.1%} of the hidden units are dead"

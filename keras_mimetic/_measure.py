@@ -10,12 +10,12 @@ import numpy as np
 from keras_mimetic._cache import BoundedCache
 from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
-from keras_mimetic._measurements import Measurements, Row, Skipped
+from keras_mimetic._measurements import Measurement, Measurements, Skipped
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._structures import STRUCTURES, StructureName
 from keras_mimetic._structures.base import Figure, Kind, Measured, Reading, Shapes
 
 # Fresh weights to compare with, always the same: so many draws, fewer of large ones.
@@ -25,17 +25,17 @@ _FRESH_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fresh:
+class _Untrained:
     """A kind of figure in fresh weights; `values` of all draws, if there are any."""
 
     mean: float
-    deviation: float
+    std: float
     values: tuple[float, ...] = ()
 
 
 def measure(
     model: Any,
-    structures: Any = ("mlp", "attention", "depthwise", "state_space"),
+    structures: StructureName | Iterable[StructureName] | None = None,
     rules: Any = None,
     inputs: Any = None,
     data: Any = None,
@@ -159,7 +159,7 @@ def measure(
         check_data(model, data)
     found = find_sites(model, names, rules, inputs)
     dead = {} if data is None else dead_units(model, found.sites, data)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     skipped: list[Skipped] = []
     images: dict[tuple[str, str, str], np.ndarray] = {}
     readings: dict[str, list[Reading]] = {name: [] for name in names}
@@ -168,7 +168,7 @@ def measure(
         if why:
             skipped.append(Skipped(path_of(site.layer), site.layer_path, site.structure, why))
             continue
-        fresh = _fresh(site, measured.figures)
+        fresh = _untrained(site, measured.figures)
         figures = [*measured.figures, *dead_figures(site, dead)]
         rows += [_row(site, figure, fresh.get(figure.kind)) for figure in figures]
         images |= {
@@ -183,8 +183,10 @@ def measure(
     for layer, layer_path, why in found.opaque:
         skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be followed: {why}"))
     for name in names:
-        STRUCTURES[name].forget()
-    settings = {name: STRUCTURES[name].read(readings[name]) for name in names if readings[name]}
+        STRUCTURES[name].clear_caches()
+    settings = {
+        name: STRUCTURES[name].fit_settings(readings[name]) for name in names if readings[name]
+    }
     return Measurements(
         rows=tuple(rows),
         skipped=tuple(skipped),
@@ -197,15 +199,15 @@ def dead_figures(site: Site, dead: Mapping[str, float]) -> list[Figure]:
     """The fraction of dead units as a figure of a site, if it was counted."""
     if site.structure != "mlp" or site.layer_path not in dead:
         return []
-    return [Figure("hidden_units", "dead", dead[site.layer_path], has_null=False)]
+    return [Figure("hidden_units", "dead", dead[site.layer_path])]
 
 
 def measure_site(site: Site) -> tuple[Measured, str]:
     """The figures of a site, or why there are none."""
-    nothing = Measured((), {})
+    nothing = Measured()
     if site.by_rule or not site.weights:
         return nothing, site.skip_reason
-    weights = {role: values_of(variable) for role, variable in _variables(site).items()}
+    weights = {role: values_of(variable) for role, variable in site.variables.items()}
     broken = [role for role, values in weights.items() if not np.isfinite(values).all()]
     if broken:
         return nothing, f"holds values that are not finite ({', '.join(broken)})"
@@ -216,37 +218,44 @@ def measure_site(site: Site) -> tuple[Measured, str]:
 
 
 # Figures of all draws by kind, of the sites that were looked at last.
-_drawn: BoundedCache[dict[Kind, tuple[float, ...]]] = BoundedCache(limit=256)
+_sampled: BoundedCache[dict[Kind, tuple[float, ...]]] = BoundedCache(limit=256)
 
 
-def _fresh(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Fresh]:
+def _untrained(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Untrained]:
     """What fresh weights of the shapes of a site give, in closed form or in draws."""
     entry = STRUCTURES[site.structure]
-    shapes = {role: tuple(variable.shape) for role, variable in _variables(site).items()}
-    fresh = {kind: _Fresh(*pair) for kind, pair in entry.expected(site, shapes).items()}
-    if not {figure.kind for figure in figures if figure.has_null} - fresh.keys():
+    shapes = {role: tuple(variable.shape) for role, variable in site.variables.items()}
+    fresh = {kind: _Untrained(*pair) for kind, pair in entry.expected(site, shapes).items()}
+    if not {figure.kind for figure in figures if figure.kind in _compared(site)} - fresh.keys():
         return fresh
-    key = site.structure, tuple(shapes.items()), entry.alike(site)
-    drawn = _drawn.get(key, lambda: _draw(site, shapes))
-    by_draws = {kind: _Fresh(*mean_and_std(x), x) for kind, x in drawn.items()}
+    depends_on = entry.untrained_key(site)
+    if depends_on is None:
+        drawn = _sample_figures(site, shapes)
+    else:
+        key = site.structure, tuple(shapes.items()), depends_on
+        drawn = _sampled.get(key, lambda: _sample_figures(site, shapes))
+    by_draws = {kind: _Untrained(*mean_and_std(x), x) for kind, x in drawn.items()}
     return by_draws | fresh
 
 
-def _draw(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]:
+def _sample_figures(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]:
     """The figures of draws of fresh weights, by kind: heads are alike when they are fresh."""
     entry = STRUCTURES[site.structure]
     size = sum(math.prod(shape) for shape in shapes.values())
+    compared = _compared(site)
     values: dict[Kind, list[float]] = {}
     for number in range(min(max(_VALUES // size, _DRAWS[0]), _DRAWS[1])):
-        weights = entry.fresh(shapes, fold_in(_FRESH_SEED, number))
+        weights = entry.untrained(shapes, fold_in(_FRESH_SEED, number))
         for figure in entry.measure(site, weights).figures:
-            if figure.has_null:
+            if figure.kind in compared:
                 values.setdefault(figure.kind, []).append(figure.value)
     return {kind: tuple(found) for kind, found in values.items()}
 
 
-def _variables(site: Site) -> dict[str, Any]:
-    return {**site.weights, **site.context}
+def _compared(site: Site) -> set[Kind]:
+    """Return the kinds of figures that are compared with untrained weights."""
+    specs = STRUCTURES[site.structure].figures
+    return {spec.kind for spec in specs if spec.compare_to_untrained}
 
 
 def _by_name(figures: Iterable[Figure]) -> dict[tuple[str, str], list[float]]:
@@ -256,8 +265,8 @@ def _by_name(figures: Iterable[Figure]) -> dict[tuple[str, str], list[float]]:
     return values
 
 
-def _row(site: Site, figure: Figure, fresh: _Fresh | None) -> Row:
-    return Row(
+def _row(site: Site, figure: Figure, untrained: _Untrained | None) -> Measurement:
+    return Measurement(
         structure=site.structure,
         path=path_of(site.layer),
         layer_path=site.layer_path,
@@ -265,7 +274,7 @@ def _row(site: Site, figure: Figure, fresh: _Fresh | None) -> Row:
         head=figure.head,
         figure=figure.name,
         value=figure.value,
-        untrained_mean=fresh.mean if fresh else None,
-        untrained_std=fresh.deviation if fresh else None,
+        untrained_mean=untrained.mean if untrained else None,
+        untrained_std=untrained.std if untrained else None,
         note=site.skip_reason,
     )

@@ -9,20 +9,20 @@ import os
 import pathlib
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from keras_mimetic._html import table
-from keras_mimetic._structures import STRUCTURES
-from keras_mimetic._structures.base import Column
+from keras_mimetic._structures import STRUCTURES, StructureSettings
+from keras_mimetic._structures.base import FigureSpec
 
 # So many standard standard deviations from untrained weights get a mark in the table.
 _FAR = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Measurement:
     """One figure of one place.
 
     Attributes:
@@ -87,19 +87,19 @@ class Measurements:
             filters with one or two axes, `"variance"` by pixel.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Measurement, ...]
     skipped: tuple[Skipped, ...]
     images: Mapping[tuple[str, str, str], np.ndarray] = dataclasses.field(repr=False)
     _settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(repr=False)
 
-    def select(self, **columns: Any) -> tuple[Row, ...]:
+    def select(self, **columns: Any) -> tuple[Measurement, ...]:
         """The rows with these values of their attributes.
 
         Example:
 
         >>> measured.select(structure="attention", part="query_key", head=0, figure="diagonal")
         """
-        names = [field.name for field in dataclasses.fields(Row)]
+        names = [field.name for field in dataclasses.fields(Measurement)]
         unknown = [name for name in columns if name not in names]
         if unknown:
             raise TypeError(
@@ -111,7 +111,7 @@ class Measurements:
             row for row in self.rows if all(getattr(row, name) == value for name, value in wanted)
         )
 
-    def settings(self) -> dict[str, dict[str, Any]]:
+    def settings(self) -> StructureSettings:
         """What was measured, as the argument `structures` of `initialize`.
 
         One median over all places (and heads) for each strength: of "mlp" the
@@ -124,7 +124,8 @@ class Measurements:
         last taps is nearer to all than to that of one among equals. A structure is left
         out where none of its figures is there, and so are places with a note.
         """
-        return copy.deepcopy({name: dict(values) for name, values in self._settings.items()})
+        settings = {name: dict(values) for name, values in self._settings.items()}
+        return cast(StructureSettings, copy.deepcopy(settings))
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """The rows as plain dicts."""
@@ -137,7 +138,7 @@ class Measurements:
             path: A file to write it to, besides.
         """
         text = io.StringIO()
-        names = [field.name for field in dataclasses.fields(Row)]
+        names = [field.name for field in dataclasses.fields(Measurement)]
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         for row in self.to_dicts():
@@ -226,8 +227,9 @@ class Measurements:
         rows = self.select(structure=structure)
         columns = [
             column
-            for column in STRUCTURES[structure].columns
-            if any((row.part, row.figure) == (column.part, column.name) for row in rows)
+            for column in STRUCTURES[structure].figures
+            if column.heading
+            and any((row.part, row.figure) == (column.part, column.name) for row in rows)
         ]
         lines = [("", *(column.heading for column in columns), "")]
         layer_paths = list(dict.fromkeys(row.layer_path for row in rows))
@@ -244,7 +246,7 @@ class Measurements:
         return lines
 
 
-def _found(rows: list[Row], column: Column) -> list[Row]:
+def _found(rows: list[Measurement], column: FigureSpec) -> list[Measurement]:
     """The rows of a place that a column is about."""
     return [
         row
@@ -254,24 +256,24 @@ def _found(rows: list[Row], column: Column) -> list[Row]:
     ]
 
 
-def _cell(rows: list[Row], column: Column) -> str:
+def _cell(rows: list[Measurement], column: FigureSpec) -> str:
     """A figure of a place, with its range over heads; marked where no untrained weights have it."""
     found = [row for row in _found(rows, column) if not math.isnan(row.value)]
     values = [row.value for row in found]
     if not values:
         return "-"
     middle = sum(values) / len(values)
-    text = format(middle, column.form)
+    text = format(middle, column.format_spec)
     mean, deviation = found[0].untrained_mean, found[0].untrained_std
     # Heads of untrained weights are independent.
     if mean is not None and deviation and not math.isnan(deviation):
         text += "*" if abs(middle - mean) > _FAR * deviation / math.sqrt(len(values)) else ""
     if len(values) > 1:
-        text += f" [{min(values):{column.form}} to {max(values):{column.form}}]"
+        text += f" [{min(values):{column.format_spec}} to {max(values):{column.format_spec}}]"
     return text
 
 
-def _null_cell(rows: list[Row], column: Column) -> str:
+def _null_cell(rows: list[Measurement], column: FigureSpec) -> str:
     """Mean and standard deviation of a figure over untrained weights."""
     found = _found(rows, column)
     if not found or found[0].untrained_mean is None:
@@ -280,8 +282,8 @@ def _null_cell(rows: list[Row], column: Column) -> str:
         return "-"
     if not found[0].untrained_std:
         return f"{found[0].untrained_mean:g}"
-    form = column.form.removeprefix("+")
-    text = f"{found[0].untrained_mean:{column.form}} ± {found[0].untrained_std:{form}}"
+    form = column.format_spec.removeprefix("+")
+    text = f"{found[0].untrained_mean:{column.format_spec}} ± {found[0].untrained_std:{form}}"
     return f"{text} a head" if len(found) > 1 else text
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_mimetic._measurements import Measurements, Row
+from keras_mimetic._measurements import Measurement, Measurements
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._structures import STRUCTURES
-from keras_mimetic._structures.base import Panel
+from keras_mimetic._structures.base import FigureSpec
 
 # Images stand for so many places of a model at most, spread evenly.
 _IMAGES = 6
-# Panels in a line; every structure starts a new one.
+# FigureSpecs in a line; every structure starts a new one.
 _PANELS = 3
 _WIDTH = 10.0
 # Colors reach to so many times an image's root mean square: a diagonal may be far
@@ -70,10 +70,14 @@ def new_figure(**arguments: Any) -> Any:
     return Figure(**arguments)
 
 
-def _panels(shown: dict[str, Measurements]) -> dict[str, list[Panel]]:
+def _panels(shown: dict[str, Measurements]) -> dict[str, list[FigureSpec]]:
     """Those for which there are figures, by structure."""
     return {
-        structure: [p for p in entry.panels if any(_rows(m, structure, p) for m in shown.values())]
+        structure: [
+            p
+            for p in entry.figures
+            if p.panel and any(_rows(m, structure, p) for m in shown.values())
+        ]
         for structure, entry in STRUCTURES.items()
     }
 
@@ -137,13 +141,13 @@ def _draw_strip(
             axes[0].set_ylabel(label)
 
 
-def _rows(measured: Measurements, structure: str, panel: Panel) -> list[Row]:
+def _rows(measured: Measurements, structure: str, panel: FigureSpec) -> list[Measurement]:
     rows = measured.select(structure=structure, part=panel.part, figure=panel.name)
     return [row for row in rows if (row.head is not None) == panel.by_head]
 
 
 def _draw_line(
-    figure: Any, shown: dict[str, Measurements], structure: str, panels: list[Panel]
+    figure: Any, shown: dict[str, Measurements], structure: str, panels: list[FigureSpec]
 ) -> None:
     """Some panels side by side, with one legend."""
     axes = figure.subplots(1, _PANELS)
@@ -162,12 +166,12 @@ def _draw_line(
     )
 
 
-def _has_band(row: Row) -> bool:
+def _has_band(row: Measurement) -> bool:
     return bool(row.untrained_std) and not math.isnan(row.untrained_std or math.nan)
 
 
 def _draw_panel(
-    axis: Any, shown: dict[str, Measurements], structure: str, panel: Panel
+    axis: Any, shown: dict[str, Measurements], structure: str, panel: FigureSpec
 ) -> dict[str, Any]:
     """One figure by place: mean over heads as a line, heads as dots; what the legend names."""
     handles: dict[str, Any] = {}
@@ -191,13 +195,13 @@ def _draw_panel(
             x = [numbers[row.layer_path] for row in rows]
             axis.plot(x, [row.value for row in rows], ".", color=color, alpha=0.4)
         spread = None
-        if panel.spread:
-            others = measured.select(structure=structure, part=panel.part, figure=panel.spread)
+        if panel.error_bars:
+            others = measured.select(structure=structure, part=panel.part, figure=panel.error_bars)
             spread = [row.value for row in others]
         middle = [mean_and_std(row.value for row in here)[0] for here in by_layer]
         style = {"color": color, "marker": "o", "markersize": 3}
         handles[label] = axis.errorbar(positions, middle, spread, **style)
-    axis.set_title(panel.title, fontsize=9)
+    axis.set_title(panel.panel, fontsize=9)
     axis.set_xlabel("layer", fontsize=8)
     axis.set_ylabel(panel.unit, fontsize=8)
     axis.tick_params(labelsize=8)

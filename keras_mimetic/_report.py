@@ -8,7 +8,7 @@ from keras_mimetic._html import table
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class WeightChange:
     """One weight, or one skipped layer without weights to report.
 
     A layer's row has the layer's path, the shape () and no norms.
@@ -34,6 +34,11 @@ class Row:
     norm_after: float | None
     note: str
 
+    @classmethod
+    def of_layer(cls, path: str, layer_path: str, structure: str, reason: str) -> "WeightChange":
+        """Return the row of a skipped layer without weights to report."""
+        return cls(path, layer_path, structure, (), None, None, reason)
+
     @property
     def written(self) -> bool:
         """Whether the weight has new values (or would have, in a dry run)."""
@@ -54,7 +59,7 @@ class Report:
             the `data`; empty without data.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[WeightChange, ...]
     seed: int
     control: bool
     dry_run: bool
@@ -62,12 +67,12 @@ class Report:
     dead_units: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def written(self) -> tuple[Row, ...]:
+    def written(self) -> tuple[WeightChange, ...]:
         """The rows of weights with new values."""
         return tuple(row for row in self.rows if row.written)
 
     @property
-    def skipped(self) -> tuple[Row, ...]:
+    def skipped(self) -> tuple[WeightChange, ...]:
         """Rows of what was skipped, each with its reason in `note`."""
         return tuple(row for row in self.rows if not row.written)
 

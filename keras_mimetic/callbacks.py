@@ -11,7 +11,7 @@ from keras_mimetic._find import check_model, check_names, find_sites
 from keras_mimetic._measure import dead_figures, measure_site
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._structures import STRUCTURES, StructureName
 from keras_mimetic._structures.base import Figure
 
 __all__ = ["StructureLogger"]
@@ -60,7 +60,7 @@ class StructureLogger(keras.callbacks.Callback):
         every: int = 1,
         figures: Iterable[str] | None = None,
         by_layer: bool = False,
-        structures: Any = ("mlp", "attention", "depthwise", "state_space"),
+        structures: StructureName | Iterable[StructureName] | None = None,
         rules: Any = None,
         inputs: Any = None,
         data: Any = None,
@@ -119,7 +119,7 @@ class StructureLogger(keras.callbacks.Callback):
             for name, value in _means(site.structure, figures).items():
                 by_name.setdefault(name, []).append(value)
         for structure in self.structures:
-            STRUCTURES[structure].forget()
+            STRUCTURES[structure].clear_caches()
         names = self._names(by_name)
         row: dict[str, float] = {"epoch": epoch}
         row |= {name: mean_and_std(by_name[name])[0] for name in names}
@@ -146,7 +146,8 @@ class StructureLogger(keras.callbacks.Callback):
 _DEFAULT = {
     f"{structure}/{panel.part}/{panel.name}"
     for structure, entry in STRUCTURES.items()
-    for panel in entry.panels
+    for panel in entry.figures
+    if panel.panel
 } | {"mlp/hidden_units/dead"}
 
 

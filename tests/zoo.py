@@ -322,7 +322,9 @@ def counts(made):
     """How many of each kind are listed, and how many are written."""
     found = find_sites(made, KINDS).sites
     # The two branches of a gate are one MLP: they have one second projection.
-    kinds = {(s.structure, id(s.facts.get("second") or s.layer)): not s.skip_reason for s in found}
+    kinds = {
+        (s.structure, id(getattr(s, "second", None) or s.layer)): not s.skip_reason for s in found
+    }
     listed = [sum(structure == kind for structure, _ in kinds) for kind in KINDS]
     written = [
         sum(key[0] == kind and is_written for key, is_written in kinds.items()) for kind in KINDS

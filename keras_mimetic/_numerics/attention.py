@@ -14,8 +14,9 @@ import numpy as np
 from keras_mimetic._numerics.noise_plus_identity import factors, one_blas_thread
 from keras_mimetic._numerics.random import fold_in, in_threads, sample
 
-# The projections of a layer: each pair's first and second.
-ROLES = ("query", "key", "value", "output")
+# The projections of a layer, in pairs whose product has the structure.
+PAIRS = {"query_key": ("query", "key"), "value_output": ("value", "output")}
+ROLES = tuple(role for pair in PAIRS.values() for role in pair)
 
 # Noise and identity of the two products: the constants of accounts of the
 # paper's recipe, not read in the paper itself.
@@ -158,6 +159,31 @@ def value_output(
         left.reshape(value_dim, num_heads, head_dim),
         right.reshape(num_heads, head_dim, output_dim),
     )
+
+
+def sample_pair(
+    pair: str,
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    *,
+    noise: float,
+    identity: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw both weights of a pair by `query_key` or `value_output`.
+
+    Args:
+        pair: Name of the pair, one of `PAIRS`.
+        first: Shape of its first weight, `(dim, num_heads, head_dim)`.
+        second: Shape of its second weight, `(dim, num_heads, head_dim)` of keys,
+            `(num_heads, head_dim, dim)` of outputs.
+        noise: See `query_key`.
+        identity: The same.
+        seed: The same.
+    """
+    draw, columns = (query_key, second[0]) if pair == "query_key" else (value_output, second[-1])
+    rows, heads, head_dim = first
+    return draw(rows, columns, heads, head_dim, noise=noise, identity=identity, seed=seed)
 
 
 def same_norms(weights: tuple[np.ndarray, ...], seed: int) -> tuple[np.ndarray, ...]:

@@ -11,7 +11,11 @@ import math
 import numpy as np
 
 from keras_mimetic._checks import check_number
+from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.random import sample
+
+# Scales of filters that have a name; see `MimeticDepthwise`.
+GAINS = ("keras", "fan_in")
 
 # sigma over depth: its value, slope and curvature at the network's start. A
 # reconstruction, not read in the paper.
@@ -111,6 +115,19 @@ def depthwise_filters(
     with np.errstate(over="ignore", under="ignore"):
         filters = (root * (rms * math.sqrt(pixels))) @ noise.T.astype(np.float64)
         return filters.astype(np.float32).reshape(*kernel_size, count)
+
+
+def rms_of_gain(shape: tuple[int, ...], gain: float | str) -> float:
+    """Return the root mean square entry that a gain means for a kernel of this shape.
+
+    Args:
+        shape: Shape of the kernel, `(*kernel_size, channels, filters)`.
+        gain: One of `GAINS`, or the norm of a filter in the root mean square over filters.
+    """
+    if gain == "keras":
+        return scaled_std(*fans(shape), scale=1.0, mode="fan_avg")
+    factor = 1.0 if isinstance(gain, str) else gain
+    return factor / math.sqrt(math.prod(shape[:-2]))
 
 
 def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:

@@ -273,4 +273,4 @@ _kept: BoundedCache[Core] = BoundedCache(_KEPT_BYTES, lambda core: core.bytes)
 
 def clear_decompositions(larger_than: int = 2**24) -> None:
     """Free the shared decompositions of more than so many bytes."""
-    _kept.forget(larger_than)
+    _kept.clear(larger_than)

@@ -151,3 +151,26 @@ def _between(low: float, high: float, shape: tuple[int], seed: int) -> np.ndarra
     """Uniform numbers in (low, high), in float64."""
     unit = sample("uniform", shape, seed, std=1 / math.sqrt(3)).astype(np.float64)
     return low + (high - low) * (unit + 1) / 2
+
+
+def memory(a_log: float, step: float) -> float:
+    """Return the number of positions after which 1/e of the state is left."""
+    return float(np.exp(-a_log) / step)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the cosine of the angle between two arrays; NaN if one is zero."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    # Clipped so that rounding does not give what `initialize` refuses.
+    return float(np.clip((a * b).sum() / norms, -1, 1)) if norms else float("nan")
+
+
+def last_tap_energy(kernel: np.ndarray) -> float:
+    """Return the part of a convolution's energy in its last tap; NaN for a kernel of zeros.
+
+    Args:
+        kernel: Of shape (taps, channels).
+    """
+    taps = np.square(kernel, dtype=np.float64).sum(axis=1)
+    return float(taps[-1] / taps.sum()) if taps.any() else float("nan")

@@ -1,15 +1,23 @@
-"""Where attention layers are."""
+"""Attention in a graph: layers of Keras's, or what is written in operations."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
-from keras_mimetic._numerics.attention import ROLES
+from keras_mimetic._numerics.attention import PAIRS, ROLES
 from keras_mimetic._patterns.causality import bound, is_causal, values_of_tokens
 from keras_mimetic._patterns.kernels import Part
-from keras_mimetic._patterns.roles import GROUPED, NO_OUTPUT, NONE, UNKNOWN, Attention, attentions
+from keras_mimetic._patterns.roles import (
+    GROUPED,
+    NO_OUTPUT,
+    NONE,
+    UNKNOWN,
+    Attention,
+    attentions,
+)
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import Streams, streams
 from keras_mimetic._tracing.graph import Call, Graph
@@ -20,33 +28,76 @@ CROSS = {
     "value_output": "cross-attention: values are of another stream than queries",
 }
 SHARED = "another attention uses a part of its weights"
-PAIRS = {"query_key": ("query", "key"), "value_output": ("value", "output")}
 _GROUPED = keras.layers.GroupQueryAttention
 
 
-def find(graph: Graph, layers: list[Any], layer_paths: dict[int, str]) -> list[Site]:
-    """One site for each attention, in the order of the network.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class AttentionSite(Site):
+    """The projections of one attention; its weights are those of `ROLES`.
+
+    Attributes:
+        pairs: Whether both weights of a pair (`"query_key"`, `"value_output"`) work on one
+            stream of channels, so that their product can be near an identity.
+        skipped_pairs: Pairs that are not written, with the reason.
+        is_causal: Whether one of its calls hides later positions (as far as the mask can
+            be traced).
+        has_tokens: Whether what flows into it began as integer tokens.
+    """
+
+    structure: ClassVar[str] = "attention"
+
+    pairs: Mapping[str, bool]
+    skipped_pairs: Mapping[str, str]
+    is_causal: bool = False
+    has_tokens: bool = False
+
+    @property
+    def self_attention(self) -> bool:
+        """Whether each pair works on one stream."""
+        return all(self.pairs.values())
+
+    @property
+    def partly_skipped(self) -> dict[str, str]:
+        return {
+            role: reason
+            for pair, reason in self.skipped_pairs.items()
+            for role in PAIRS[pair]
+            if role in self.weights
+        }
+
+    @property
+    def known_pairs(self) -> tuple[str, ...]:
+        """Pairs whose weights by head are known, so that they can be multiplied."""
+        is_layer = isinstance(self.layer, keras.layers.MultiHeadAttention)
+        return tuple(
+            pair
+            for pair, roles in PAIRS.items()
+            if is_layer or all(isinstance(self.weights.get(role), Part) for role in roles)
+        )
+
+
+def find_attention(
+    graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
+) -> list[AttentionSite]:
+    """Find each attention, in the order of the network.
 
     Attention is a `MultiHeadAttention`, or what has its parts: projections, a
-    product, a softmax, a product, a projection. Whether a pair of weights has the
-    identity is judged for each pair (`facts["pairs"]`): the query-key pair where
-    queries and keys are of one stream of channels, the value-output pair where
-    values and queries are. `self_attention` is whether both are. `causal` is
-    whether one of its calls hides what comes later (as far as the mask can be
-    seen), `tokens` whether what flows into it began as integer tokens.
+    product, a softmax, a product, a projection. Each pair of weights is judged by itself:
+    query and key by whether they read one stream of channels, value and output by whether
+    values and queries do.
     """
-    looked = _Looked(graph, layer_paths)
-    order: dict[int, int] = {}
+    context = _Context(graph, layer_paths)
+    order: dict[Any, int] = {}
     for number, call in enumerate(graph.calls):
-        order.setdefault(id(call.operation), number)
-    sites = [*_layers(graph, layers, looked), *_in_operations(graph, looked)]
-    return sorted(sites, key=lambda site: order.get(id(site.layer), len(graph.calls)))
+        order.setdefault(call.operation, number)
+    sites = [*_layers(graph, layers, context), *_in_operations(graph, context)]
+    return sorted(sites, key=lambda site: order.get(site.layer, len(graph.calls)))
 
 
-class _Looked:
-    """What the finder looks up of a graph."""
+class _Context:
+    """What the finder looks up in a graph."""
 
-    def __init__(self, graph: Graph, layer_paths: dict[int, str]) -> None:
+    def __init__(self, graph: Graph, layer_paths: dict[Any, str]) -> None:
         self.layer_paths = layer_paths
         self.streams: Streams = streams(graph)
         self.tokens = values_of_tokens(graph)
@@ -58,87 +109,100 @@ class _Looked:
         return bool(a & b)
 
 
-def _layers(graph: Graph, layers: list[Any], looked: _Looked) -> list[Site]:
-    calls: dict[int, list[Call]] = {}
+def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[AttentionSite]:
+    calls: dict[Any, list[Call]] = {}
     for call in graph.calls:
         if call.seen:
-            calls.setdefault(id(call.operation), []).append(call)
+            calls.setdefault(call.operation, []).append(call)
     sites = []
     for layer in layers:
         if not isinstance(layer, (keras.layers.MultiHeadAttention, _GROUPED)) or not layer.built:
             continue
-        layer_path, seen = looked.layer_paths[id(layer)], calls.get(id(layer), [])
+        layer_path, seen = context.layer_paths[layer], calls.get(layer, [])
         if isinstance(layer, _GROUPED):
-            sites.append(Site("attention", layer_path, layer, {}, skip_reason=GROUPED))
+            sites.append(
+                AttentionSite(
+                    layer_path=layer_path,
+                    layer=layer,
+                    weights={},
+                    pairs={},
+                    skipped_pairs={},
+                    skip_reason=GROUPED,
+                )
+            )
             continue
         reason = "" if seen else "no call of it could be followed; `rules` may name it"
-        pairs = [_pairs(call, looked) for call in seen]
-        facts = {
-            "causal": any(is_causal(call) for call in seen),
-            "tokens": any(id(value) in looked.tokens for call in seen for value in call.inputs),
-        }
-        own = {name: bool(seen) and all(pair[name] for pair in pairs) for name in PAIRS}
-        sites.append(site(layer, layer_path, own, skip_reason=reason, **facts))
+        pairs = [_pairs(call, context) for call in seen]
+        values = [value for call in seen for value in call.inputs]
+        sites.append(
+            attention_site(
+                layer,
+                layer_path,
+                {name: bool(seen) and all(pair[name] for pair in pairs) for name in PAIRS},
+                skip_reason=reason,
+                is_causal=any(is_causal(call) for call in seen),
+                has_tokens=any(id(value) in context.tokens for value in values),
+            )
+        )
     return sites
 
 
-def site(
+def attention_site(
     layer: Any,
     layer_path: str,
-    pairs: dict[str, bool] | None = None,
+    pairs: Mapping[str, bool] | None = None,
     *,
     skip_reason: str = "",
-    causal: bool = False,
-    tokens: bool = False,
-) -> Site:
-    """The site of a built `MultiHeadAttention`; `pairs` are those of one stream."""
+    is_causal: bool = False,
+    has_tokens: bool = False,
+) -> AttentionSite:
+    """Return the site of a built `MultiHeadAttention`.
+
+    Args:
+        layer: The layer.
+        layer_path: Its path in the model.
+        pairs: Which pairs work on one stream; `None` for both.
+        skip_reason: See `Site`.
+        is_causal: See `AttentionSite`.
+        has_tokens: The same.
+    """
     kernels = {role: getattr(layer, f"{role}_dense").kernel for role in ROLES}
     if not skip_reason and len(kernels["output"].shape) != 3:
         skip_reason = "its output has several axes: the structure is that of a matrix"
     pairs = dict.fromkeys(PAIRS, True) if pairs is None else pairs
     skipped = {} if skip_reason else {name: CROSS[name] for name, own in pairs.items() if not own}
-    facts = {"causal": causal, "tokens": tokens, "skipped": skipped}
-    return _judged("attention", layer_path, layer, kernels, facts, skip_reason, pairs)
+    return _judged(
+        AttentionSite(
+            layer_path=layer_path,
+            layer=layer,
+            weights=kernels,
+            pairs=pairs,
+            skipped_pairs=skipped,
+            skip_reason=skip_reason,
+            is_causal=is_causal,
+            has_tokens=has_tokens,
+        )
+    )
 
 
-def _judged(
-    structure: str,
-    layer_path: str,
-    layer: Any,
-    weights: dict[str, Any],
-    facts: dict[str, Any],
-    skip_reason: str,
-    pairs: dict[str, bool],
-    others: tuple[Any, ...] = (),
-) -> Site:
-    """A site, left as a whole where each of its pairs is."""
-    skipped = facts["skipped"]
+def _judged(site: AttentionSite) -> AttentionSite:
+    """Skip pairs whose product is not square, and the site where each of its pairs is."""
+    skipped, skip_reason = dict(site.skipped_pairs), site.skip_reason
     for name, (first, second) in PAIRS.items():
-        if name in skipped or skip_reason or not {first, second} <= set(weights):
+        if name in skipped or skip_reason or not {first, second} <= set(site.weights):
             continue
-        rows = weights[first].shape[0]
-        columns = weights[second].shape[0 if second == "key" else -1]
+        rows = site.weights[first].shape[0]
+        columns = site.weights[second].shape[0 if second == "key" else -1]
         if rows != columns:
             skipped[name] = f"its product is not square ({rows} by {columns})"
     if not skip_reason and len(skipped) == len(PAIRS):
         both = list(dict.fromkeys(skipped.values()))
         is_cross = set(skipped.values()) <= set(CROSS.values())
         skip_reason = "cross-attention" if is_cross else "; ".join(both)
-    facts = {**facts, "pairs": pairs, "self_attention": all(pairs.values())}
-    return Site(structure, layer_path, layer, weights, facts, skip_reason, others=others)
+    return dataclasses.replace(site, skipped_pairs=skipped, skip_reason=skip_reason)
 
 
-def unknown(site: Site) -> set[str]:
-    """Pairs of a site without the weights of heads that could be multiplied."""
-    is_layer = isinstance(site.layer, keras.layers.MultiHeadAttention)
-    return {
-        name
-        for name, roles in PAIRS.items()
-        if not is_layer and not all(isinstance(site.weights.get(role), Part) for role in roles)
-    }
-
-
-def _pairs(call: Call, looked: _Looked) -> dict[str, bool]:
+def _pairs(call: Call, context: _Context) -> dict[str, bool]:
     arguments = bound(call) if call.args or call.kwargs else {}
     query = arguments.get("query", call.inputs[0] if call.inputs else None)
     value = arguments.get("value")
@@ -147,20 +211,20 @@ def _pairs(call: Call, looked: _Looked) -> dict[str, bool]:
     key = arguments.get("key")
     key = value if key is None else key
     return {
-        "query_key": looked.one_stream(query, key),
-        "value_output": looked.one_stream(query, value),
+        "query_key": context.one_stream(query, key),
+        "value_output": context.one_stream(query, value),
     }
 
 
-def _in_operations(graph: Graph, looked: _Looked) -> list[Site]:
+def _in_operations(graph: Graph, context: _Context) -> list[AttentionSite]:
     """Attention whose projections are layers of their own, or parts of one."""
-    by_layer: dict[int, list[Attention]] = {}
+    by_layer: dict[Any, list[Attention]] = {}
     for found in attentions(graph):
         sources = [found.query_source, found.key_source, found.value_source, found.output]
         layer = next(x.call.operation for x in sources if x is not None)
-        if id(layer) in looked.layer_paths:
-            by_layer.setdefault(id(layer), []).append(found)
-    sites = [_operations_site(calls, looked) for calls in by_layer.values()]
+        if layer in context.layer_paths:
+            by_layer.setdefault(layer, []).append(found)
+    sites = [_operations_site(calls, context) for calls in by_layer.values()]
     used: dict[int, list[int]] = {}
     for number, one in enumerate(sites):
         for part in _parts(one):
@@ -173,11 +237,11 @@ def _in_operations(graph: Graph, looked: _Looked) -> list[Site]:
     ]
 
 
-def _parts(one: Site) -> list[Part]:
+def _parts(one: AttentionSite) -> list[Part]:
     return [part for part in one.weights.values() if isinstance(part, Part)]
 
 
-def _operations_site(calls: list[Attention], looked: _Looked) -> Site:
+def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite:
     found = calls[0]
     sources = dict(
         zip(
@@ -201,7 +265,7 @@ def _operations_site(calls: list[Attention], looked: _Looked) -> Site:
             why = UNKNOWN
         inputs = [_input(sources[role]) for role in ("query", roles[0], roles[-1])]
         first, second = (inputs[0], inputs[2]) if name == "query_key" else (inputs[0], inputs[1])
-        pairs[name] = first is not None and second is not None and looked.one_stream(first, second)
+        pairs[name] = first is not None and second is not None and context.one_stream(first, second)
         if not why and not pairs[name]:
             why = CROSS[name]
         if not why and any(not _same(found, other, name) for other in calls[1:]):
@@ -219,14 +283,19 @@ def _operations_site(calls: list[Attention], looked: _Looked) -> Site:
             skipped[name] = UNKNOWN
     kernels = [x for x in sources.values() if x is not None]
     layer = kernels[0].call.operation
-    facts = {
-        "causal": any(call.causal for call in calls),
-        "tokens": any(id(v) in looked.tokens for call in calls for v in call.inputs),
-        "skipped": skipped,
-    }
-    others = tuple(x.call.operation for x in kernels)
-    layer_path = looked.layer_paths[id(layer)]
-    return _judged("attention", layer_path, layer, weights, facts, "", pairs, others)
+    values = [value for call in calls for value in call.inputs]
+    return _judged(
+        AttentionSite(
+            layer_path=context.layer_paths[layer],
+            layer=layer,
+            weights=weights,
+            pairs=pairs,
+            skipped_pairs=skipped,
+            is_causal=any(call.causal for call in calls),
+            has_tokens=any(id(value) in context.tokens for value in values),
+            other_layers=tuple(x.call.operation for x in kernels),
+        )
+    )
 
 
 def _input(projection: Any) -> Any:

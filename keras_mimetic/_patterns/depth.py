@@ -1,4 +1,4 @@
-"""How deep in the network layers stand."""
+"""How deep in the network layers are."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.symbol import Value
 
 
-def depths(layers: list[Any], graph: Graph) -> dict[int, float]:
-    """For the `id` of each layer its depth among `layers`, from 0 to 1.
+def depths(layers: list[Any], graph: Graph) -> dict[Any, float]:
+    """Return the depth of each layer among `layers`, from 0 to 1.
 
     A layer's rank is the number of others on the longest path that leads to its
-    first call, so that parallel branches stand side by side; the last ranks have
+    first call, so that parallel branches are side by side; the last ranks have
     depth 1. Layers without any call are put after all others, in their own order.
     """
-    wanted = {id(layer) for layer in layers}
-    ranks: dict[int, int] = {}
+    wanted = set(layers)
+    ranks: dict[Any, int] = {}
     reached: dict[int, int] = {}
 
     def rank_of(value: Value) -> int:
@@ -23,14 +23,14 @@ def depths(layers: list[Any], graph: Graph) -> dict[int, float]:
 
     for call in graph.calls:
         rank = max((rank_of(value) for value in call.inputs), default=0)
-        if id(call.operation) in wanted:
-            ranks.setdefault(id(call.operation), rank)
+        if call.operation in wanted:
+            ranks.setdefault(call.operation, rank)
             rank += 1
         for value in call.outputs:
             reached[id(value)] = rank
     last = max(ranks.values(), default=-1)
     for layer in layers:
-        if id(layer) not in ranks:
+        if layer not in ranks:
             last += 1
-            ranks[id(layer)] = last
+            ranks[layer] = last
     return {layer: rank / max(1, last) for layer, rank in ranks.items()}

@@ -1,8 +1,9 @@
-"""Where MLPs are: a projection, an activation, a second projection."""
+"""MLPs in a graph: a projection, an activation, a second projection."""
 
+import dataclasses
 import heapq
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -40,77 +41,97 @@ WITH_DEPTHWISE = (
 )
 
 
-def find(graph: Graph, layers: list[Any], layer_paths: dict[int, str]) -> list[Site]:
-    """One site for the first projection of each MLP.
+# What an MLP reads; see `MLPSite.before`.
+Before = Literal["layer_norm", "batch_norm", "normalized_activation", "other"]
 
-    Between the two projections stand an activation and perhaps dropout and
-    normalizations, and nothing that mixes places. It is left where the hidden layer is
-    narrower than the input or the output, or where what stands before the activation takes
-    the place of its bias. The fact `before` is what
-    stands directly before the MLP: `"layer_norm"` (over the channels, centered,
-    with fresh gamma and beta, so that its output sums to zero), `"batch_norm"`,
-    `"normalized_activation"` (either of them after an activation, as in ConvMixer)
-    or `"other"`; where a layer is called several times and these differ, `"other"`.
 
-    The fact `activated_in` is where the activation alone changes the hidden units, so that
-    they can be seen there: `"first"`, whose own it is, `"second"`, whose input it gives, or
-    `""` where a normalization follows it.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MLPSite(Site):
+    """The first projection of an MLP; its main weight is `kernel`.
 
-    Around it are the matrix of the second projection, and gamma and beta of the
-    LayerNorm or BatchNorm before, trained or not; the fact `norm` says which of
-    the two, the fact `second` is that projection; each is `None` where there is
-    none, or where calls of the first projection differ in it.
+    Attributes:
+        before: What stands directly before the MLP: `"layer_norm"` (over the channels,
+            centered, with untrained gamma and beta, so that its output sums to zero),
+            `"batch_norm"`, `"normalized_activation"` (either of them after an activation,
+            as in ConvMixer) or `"other"`; `"other"` if a layer is called several times and
+            these differ.
+        norm: The LayerNormalization or BatchNormalization before, trained or not, or `None`.
+        second: The second projection, or `None` if it is unknown.
+        activated_in: Where the activation alone changes the hidden units, so that they can
+            be observed there: `"first"`, whose own it is, `"second"`, whose input it gives,
+            or `""` where a normalization follows it.
     """
-    sites: dict[int, Site] = {}
+
+    structure: ClassVar[str] = "mlp"
+
+    before: Before = "other"
+    norm: Any = None
+    second: Any = None
+    activated_in: Literal["first", "second", ""] = ""
+
+    @property
+    def bias(self) -> Any:
+        """The bias of the first projection, which starts the hidden units, or `None`."""
+        return getattr(self.layer, "bias", None)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        known = {
+            **self.weights,
+            "bias": self.bias,
+            "second": None if self.second is None else self.second.kernel,
+            "gamma": getattr(self.norm, "gamma", None),
+            "beta": getattr(self.norm, "beta", None),
+        }
+        return {role: variable for role, variable in known.items() if variable is not None}
+
+    @property
+    def covered_layers(self) -> tuple[Any, ...]:
+        return (*super().covered_layers, *(() if self.second is None else (self.second,)))
+
+
+def mlp_site(layer: Any, layer_path: str, **details: Any) -> MLPSite:
+    """Return the site of a built projection."""
+    return MLPSite(layer_path=layer_path, layer=layer, weights={"kernel": layer.kernel}, **details)
+
+
+def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
+    """Find the first projection of each MLP.
+
+    Between the two projections there are an activation and perhaps dropout and
+    normalizations, and nothing that mixes positions. An MLP is skipped where the hidden
+    layer is narrower than the input or the output, or where what precedes the activation
+    takes the role of its bias.
+    """
+    sites: dict[Any, MLPSite] = {}
     consumers = _consumers(graph)
     for number, call in enumerate(graph.calls):
-        if not call.seen or not is_projection(call.operation):
+        layer = call.operation
+        if not call.seen or not is_projection(layer):
             continue
         followed = _what_follows(number, graph, consumers)
-        if followed is None or id(call.operation) not in layer_paths:
+        if followed is None or layer not in layer_paths:
             continue
         skip_reason, second, activated_in = followed
         norm, is_activated = _norm_before(call)
         before = "normalized_activation" if is_activated else _kind(norm)
-        earlier = sites.get(id(call.operation))
+        earlier = sites.get(layer)
         if earlier is not None:
-            before = before if earlier.facts["before"] == before else "other"
-            norm = norm if earlier.facts["norm"] is norm else None
-            second = second if earlier.facts["second"] is second else None
+            before = before if earlier.before == before else "other"
+            norm = norm if earlier.norm is norm else None
+            second = second if earlier.second is second else None
             activated_in = activated_in if second is not None else ""
             skip_reason = skip_reason or earlier.skip_reason
-        layer = call.operation
-        context = {"second": second, "norm": norm, "activated_in": activated_in}
-        sites[id(layer)] = site(layer, layer_paths[id(layer)], before, skip_reason, **context)
+        sites[layer] = mlp_site(
+            layer,
+            layer_paths[layer],
+            before=before,
+            norm=norm,
+            second=second,
+            activated_in=activated_in,
+            skip_reason=skip_reason,
+        )
     return list(sites.values())
-
-
-def site(
-    layer: Any,
-    layer_path: str,
-    before: str,
-    skip_reason: str = "",
-    *,
-    second: Any = None,
-    norm: Any = None,
-    activated_in: str = "",
-) -> Site:
-    """The site of a built projection."""
-    context = {
-        "bias": getattr(layer, "bias", None),
-        "second": None if second is None else second.kernel,
-        "gamma": getattr(norm, "gamma", None),
-        "beta": getattr(norm, "beta", None),
-    }
-    return Site(
-        structure="mlp",
-        layer_path=layer_path,
-        layer=layer,
-        weights={"kernel": layer.kernel},
-        facts={"before": before, "norm": norm, "second": second, "activated_in": activated_in},
-        skip_reason=skip_reason,
-        context={role: variable for role, variable in context.items() if variable is not None},
-    )
 
 
 def _consumers(graph: Graph) -> dict[int, list[int]]:
@@ -126,7 +147,7 @@ def _what_follows(
     number: int, graph: Graph, consumers: dict[int, list[int]]
 ) -> tuple[str, Any, str] | None:
     """Why an MLP that begins here is left ("" for no reason), its second projection, and
-    the fact `activated_in`.
+    `MLPSite.activated_in`.
 
     `None` if none begins here.
     """
@@ -286,16 +307,16 @@ def _activates(operation: Any) -> bool:
     return has_own and is_pointwise_function(own_activation(operation))
 
 
-def _kind(norm: Any) -> str:
+def _kind(norm: Any) -> Before:
     if isinstance(norm, keras.layers.BatchNormalization):
         return "batch_norm"
-    return "layer_norm" if norm is not None and _is_fresh(norm) else "other"
+    return "layer_norm" if norm is not None and _is_untrained(norm) else "other"
 
 
-def _is_fresh(norm: Any) -> bool:
+def _is_untrained(norm: Any) -> bool:
     """Whether a LayerNormalization's output has sum 0."""
-    fresh = ((norm.gamma, 1.0), (norm.beta, 0.0))
+    untrained = ((norm.gamma, 1.0), (norm.beta, 0.0))
     return all(
         variable is None or np.all(keras.ops.convert_to_numpy(variable) == value)
-        for variable, value in fresh
+        for variable, value in untrained
     )

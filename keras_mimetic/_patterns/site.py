@@ -1,38 +1,46 @@
-"""One place of a model where a structure could go."""
+"""One layer of a model whose weights could have a structure."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
-    """A layer whose initial weights could have a structure.
+    """A layer, with the layers around it, whose initial weights could have a structure.
+
+    Each structure has a subclass with what its weights depend on.
 
     Attributes:
-        structure: Name of the structure, such as `"mlp"`.
-        place: Path of attributes and containers to the layer (see
-            `keras_mimetic._tracing.layer_paths`): equal whenever the model is built.
+        structure: Name of the structure, such as `"mlp"`; one for each subclass.
+        layer_path: Path of attributes and containers to the layer (see
+            `_tracing.layer_paths`), the same whenever the model is built.
         layer: The Keras layer.
-        weights: Its variables by role, such as `{"kernel": ...}`.
-        facts: What the structure depends on, such as `{"before": "layer_norm"}`.
-        left: Why the structure is not written here, or "" where it is.
-        around: Variables by role that belong to the structure's surroundings,
-            such as the second matrix of an MLP. They are measured, and written
-            only where a setting asks for it.
-        by_rule: Whether it was a rule of the user's that left it.
-        others: Layers that the weights belong to besides `layer`.
+        weights: Its main variables by role, such as `{"kernel": ...}`, which reports name.
+        skip_reason: Why the structure is not written here, or "" where it is.
+        by_rule: Whether a rule of the user's skips it.
+        other_layers: Layers that the weights belong to besides `layer`.
     """
 
-    structure: str
+    structure: ClassVar[str]
+
     layer_path: str
     layer: Any
     weights: dict[str, Any]
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     skip_reason: str = ""
-    context: dict[str, Any] = dataclasses.field(default_factory=dict)
     by_rule: bool = False
-    others: tuple[Any, ...] = ()
+    other_layers: tuple[Any, ...] = ()
 
-    def variable(self, role: str) -> Any:
-        """The variable of a role, also of one around it."""
-        return self.weights[role] if role in self.weights else self.context[role]
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All variables that are measured or may be written, by role."""
+        return self.weights
+
+    @property
+    def covered_layers(self) -> tuple[Any, ...]:
+        """The layers whose matrices this site accounts for."""
+        return (self.layer, *self.other_layers)
+
+    @property
+    def partly_skipped(self) -> dict[str, str]:
+        """Reasons by role for weights that are skipped where the site as a whole is not."""
+        return {}

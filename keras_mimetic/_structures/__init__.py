@@ -1,21 +1,36 @@
-"""The structures that a model can be given and measured for: one entry each.
+"""The structures that a model can be given and measured for: one file and one line each."""
 
-A new structure is a file in `structures/` that draws it, one in `measures/` that
-sees it, one here with its entry, its line in `STRUCTURES`, and a test; if no
-finder of `sites/` knows the places where it goes, a file there too.
-"""
+from typing import Literal, TypedDict
 
-from keras_mimetic._structures.attention import ATTENTION
+from keras_mimetic._structures.attention import Attention, AttentionSettings
 from keras_mimetic._structures.base import Structure
-from keras_mimetic._structures.depthwise import DEPTHWISE
-from keras_mimetic._structures.mlp import MLP
-from keras_mimetic._structures.state_space import STATE_SPACE
+from keras_mimetic._structures.depthwise import Depthwise, DepthwiseSettings
+from keras_mimetic._structures.mlp import MLP, MLPSettings
+from keras_mimetic._structures.state_space import StateSpace, StateSpaceSettings
 
-STRUCTURES: dict[str, Structure] = {
-    "mlp": MLP,
-    "attention": ATTENTION,
-    "depthwise": DEPTHWISE,
-    "state_space": STATE_SPACE,
-}
+_ALL = (MLP(), Attention(), Depthwise(), StateSpace())
 
-__all__ = ["STRUCTURES", "Structure"]
+STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in _ALL}
+DEFAULT = tuple(structure.name for structure in _ALL if structure.by_default)
+COMPOUND_LAYERS = tuple({layer for structure in _ALL for layer in structure.compound_layers})
+
+StructureName = Literal["mlp", "attention", "depthwise", "state_space"]
+
+
+class StructureSettings(TypedDict, total=False):
+    """Structures and their settings; `None` or `{}` takes the defaults."""
+
+    mlp: MLPSettings | None
+    attention: AttentionSettings | None
+    depthwise: DepthwiseSettings | None
+    state_space: StateSpaceSettings | None
+
+
+__all__ = [
+    "COMPOUND_LAYERS",
+    "DEFAULT",
+    "STRUCTURES",
+    "Structure",
+    "StructureName",
+    "StructureSettings",
+]

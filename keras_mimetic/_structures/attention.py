@@ -1,132 +1,226 @@
 """Attention: products of query and key, and of value and output, near identities."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
-from keras_mimetic._numerics import attention
-from keras_mimetic._numerics.attention import diagonal, expected_diagonal, moments, strengths
+from keras_mimetic._numerics.attention import (
+    PAIRS,
+    auto_strengths,
+    diagonal,
+    expected_diagonal,
+    moments,
+    same_norms,
+    sample_pair,
+    strengths,
+)
 from keras_mimetic._numerics.noise_plus_identity import clear_decompositions
 from keras_mimetic._numerics.stats import median
-from keras_mimetic._patterns import attention as sites
+from keras_mimetic._patterns.attention import AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
-from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
-    SHOWN,
-    Column,
+    MAX_IMAGE_CHANNELS,
     Expected,
     Figure,
+    FigureSpec,
     Kind,
     Measured,
-    Panel,
+    NewWeights,
     Reading,
     Settings,
     Shapes,
+    Skip,
     Structure,
     Weights,
 )
+from keras_mimetic._tracing.graph import Graph
 from keras_mimetic.initializers.attention import check_strengths
 
+Strengths = tuple[float, float] | Literal["auto"] | None
 
-def _strengths(site: Site, settings: Settings) -> dict[str, tuple[float, float]]:
-    """(noise, identity) by pair, as far as the site takes them."""
-    strengths = {}
-    for name in sites.PAIRS:
-        given = settings[name]
+
+class AttentionSettings(TypedDict, total=False):
+    """Settings of the structure `"attention"`; see `Attention`."""
+
+    query_key: Strengths
+    value_output: Strengths
+
+
+class Attention(Structure):
+    """The products of query and key, and of value and output, are near identities.
+
+    Settings:
+        query_key: The pair (noise, identity) from which the product of query and key of
+            every head is drawn; `None` leaves both as they are. `"auto"` is (0.7, 0.7),
+            from accounts of the paper's recipe, and `None` in causal attention (ours).
+        value_output: The same for the product of value and output over all heads. `"auto"`
+            is (0.4, -0.4), from accounts of the paper's recipe.
+
+    Reference:
+
+    - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention Layers"
+      (arXiv:2305.09828).
+    """
+
+    name = "attention"
+    looks_for = "attention (projections, a product, a softmax, a product, a projection)"
+    defaults: ClassVar[Settings] = {"query_key": AUTO, "value_output": AUTO}
+    compound_layers = (keras.layers.MultiHeadAttention,)
+    legend = (
+        "diagonals of products in standard deviations of the entries off it, and noise and "
+        "identity to draw such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, "
+        "single heads and their sum"
+    )
+    figures = (
+        FigureSpec(
+            "query_key",
+            "diagonal",
+            "qk diagonal",
+            "+.2f",
+            by_head=True,
+            panel="diagonal of query-key products (dots: heads)",
+            unit="off-diagonal standard deviations",
+        ),
+        FigureSpec(
+            "query_key", "noise", "qk noise", ".2f", by_head=True, compare_to_untrained=False
+        ),
+        FigureSpec(
+            "query_key", "identity", "qk identity", "+.2f", by_head=True, compare_to_untrained=False
+        ),
+        FigureSpec("value_output", "diagonal", "vo diagonal, heads", "+.2f", by_head=True),
+        FigureSpec(
+            "value_output",
+            "diagonal",
+            "sum",
+            "+.2f",
+            panel="diagonal of the value-output product",
+            unit="off-diagonal standard deviations",
+        ),
+        FigureSpec("value_output", "noise", "vo noise", ".2f", compare_to_untrained=False),
+        FigureSpec("value_output", "identity", "vo identity", "+.2f", compare_to_untrained=False),
+    )
+    images: ClassVar[dict[str, str]] = {
+        "query_key": "query-key products, mean over heads, first 64 channels",
+        "value_output": "value-output products, sum over heads, first 64 channels",
+    }
+
+    def check(self, settings: dict[str, Any]) -> dict[str, Any]:
+        checked = {name: check_strengths(name, given) for name, given in settings.items()}
+        if all(given is None for given in checked.values()):
+            raise ValueError(
+                "One of the settings `query_key` and `value_output` of 'attention' must not be "
+                f"None. Received: {settings}"
+            )
+        return checked
+
+    def find(
+        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
+    ) -> Sequence[AttentionSite]:
+        return find_attention(graph, layers, layer_paths)
+
+    def site_at(self, layer: Any, layer_path: str) -> AttentionSite | None:
+        if not isinstance(layer, keras.layers.MultiHeadAttention):
+            return None
+        return attention_site(layer, layer_path)
+
+    def sample(self, site: AttentionSite, settings: Settings, seed: int) -> NewWeights | Skip:
+        is_kept = site.is_causal and is_auto(settings["query_key"])
+        why = "causal attention: query and key keep their weights" if is_kept else ""
+        values: Weights = {}
+        notes = {}
+        for pair, (noise, identity) in _strengths(site, settings).items():
+            roles = PAIRS[pair]
+            sampled = sample_pair(
+                pair,
+                *(tuple(site.weights[role].shape) for role in roles),
+                noise=noise,
+                identity=identity,
+                seed=seed,
+            )
+            for role, value in zip(roles, sampled, strict=True):
+                values[role] = value
+                part = site.weights[role]
+                of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
+                note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}"
+                notes[role] = f"{note} ({why})" if why else note
+        return NewWeights(values, notes) if values else Skip(why)
+
+    def control(self, weights: Weights, seed: int) -> Weights:
+        controls = same_norms(tuple(weights.values()), seed)
+        return dict(zip(weights, controls, strict=True))
+
+    def measure(self, site: AttentionSite, weights: Weights) -> Measured:
+        figures: list[Figure] = []
+        images: Weights = {}
+        first = slice(MAX_IMAGE_CHANNELS)
+        known = site.known_pairs
+        if "query_key" in known and len(weights["query"]) == len(weights["key"]):
+            query, key = weights["query"], weights["key"]
+            left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
+            for head, factors in enumerate(zip(left, right, strict=True)):
+                figures += _figures("query_key", *factors, head)
+            images["query_key"] = _product(left[:, first], right[..., first]).mean(axis=0)
+        if "value_output" in known and _is_square(weights["value"], weights["output"]):
+            value, output = weights["value"], weights["output"]
+            for head in range(value.shape[1]):
+                found = diagonal(value[:, head], output[head])
+                figures.append(Figure("value_output", "diagonal", found, head))
+            left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
+            figures += _figures("value_output", left, right)
+            images["value_output"] = _product(left[first], right[:, first])
+        return Measured(tuple(figures), images)
+
+    def expected(self, site: AttentionSite, shapes: Shapes) -> Expected:
+        kinds: dict[Kind, tuple[float, float] | None] = {}
+        if "query_key" in site.known_pairs:
+            query_dim, _, key_dim = shapes["query"]
+            kinds["query_key", "diagonal", True] = expected_diagonal(query_dim, key_dim)
+        if "value_output" in site.known_pairs:
+            dim, heads, head_dim = shapes["value"]
+            kinds["value_output", "diagonal", True] = expected_diagonal(dim, head_dim)
+            kinds["value_output", "diagonal", False] = expected_diagonal(dim, heads * head_dim)
+        return {kind: pair for kind, pair in kinds.items() if pair}
+
+    def untrained_key(self, site: AttentionSite) -> Hashable:
+        return site.known_pairs
+
+    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
+        """Read each pair from the sites where it works on one stream; else leave it."""
+        settings: dict[str, Any] = {}
+        for pair in PAIRS:
+            own = [reading for reading in readings if reading.site.pairs[pair]]
+            noise, identity = (
+                median(x for reading in own for x in reading.values.get((pair, name), []))
+                for name in ("noise", "identity")
+            )
+            if noise is None or identity is None:
+                settings[pair] = None
+            else:
+                # Cross-attention of the other model takes the noise alone: never none at all.
+                settings[pair] = (max(noise, 1e-3 * abs(identity)), identity)
+        return settings if any(settings.values()) else {}
+
+    def clear_caches(self) -> None:
+        clear_decompositions()
+
+
+def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float, float]]:
+    """Return (noise, identity) by pair, as far as the site takes them."""
+    found = {}
+    for pair in PAIRS:
+        given = settings[pair]
         if is_auto(given):
-            given = attention.auto_strengths(name, is_causal=site.facts.get("causal", False))
-        if given is not None and name not in site.facts["skipped"]:
-            strengths[name] = given
-    return strengths
-
-
-def _draw(site: Site, settings: Settings, seed: int) -> Weights:
-    weights: Weights = {}
-    for name, (noise, identity) in _strengths(site, settings).items():
-        first, second = name.split("_")
-        draw = {"query_key": attention.query_key, "value_output": attention.value_output}[name]
-        rows, heads, head_dim = site.weights[first].shape
-        partner = site.weights[second].shape
-        columns = partner[0] if second == "key" else partner[-1]
-        weights[first], weights[second] = draw(
-            rows, columns, heads, head_dim, noise=noise, identity=identity, seed=seed
-        )
-    return weights
-
-
-def _control(weights: Weights, seed: int) -> Weights:
-    controls = attention.same_norms(tuple(weights.values()), seed)
-    return dict(zip(weights, controls, strict=True))
-
-
-def _check(settings: dict[str, Any]) -> dict[str, Any]:
-    checked = {name: check_strengths(name, strengths) for name, strengths in settings.items()}
-    if all(strengths is None for strengths in checked.values()):
-        raise ValueError(
-            "One of the settings `query_key` and `value_output` of 'attention' must not be None. "
-            f"Received: {settings}"
-        )
-    return checked
-
-
-def _named(layer: Any, layer_path: str) -> Site | None:
-    if not isinstance(layer, keras.layers.MultiHeadAttention):
-        return None
-    return sites.site(layer, layer_path)
-
-
-def _describe(site: Site, role: str, settings: Settings) -> str:
-    is_left = site.facts.get("causal") and is_auto(settings["query_key"])
-    why = "causal attention: query and key keep their weights" if is_left else ""
-    if not role:
-        return why
-    pair = next(pair for pair in settings if role in pair.split("_"))
-    noise, identity = _strengths(site, settings)[pair]
-    part = site.weights[role]
-    of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
-    note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}"
-    return f"{note} ({why})" if why else note
-
-
-def _measure(site: Site, weights: Weights) -> Measured:
-    figures: list[Figure] = []
-    images: Weights = {}
-    known = set(sites.PAIRS) - sites.unknown(site)
-    if "query_key" in known and len(weights["query"]) == len(weights["key"]):
-        query, key = weights["query"], weights["key"]
-        left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
-        for head, factors in enumerate(zip(left, right, strict=True)):
-            figures += _figures("query_key", *factors, head)
-        images["query_key"] = _product(left[:, :SHOWN], right[..., :SHOWN]).mean(axis=0)
-    if "value_output" in known and _is_square(weights["value"], weights["output"]):
-        value, output = weights["value"], weights["output"]
-        for head in range(value.shape[1]):
-            found = diagonal(value[:, head], output[head])
-            figures.append(Figure("value_output", "diagonal", found, head))
-        left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
-        figures += _figures("value_output", left, right)
-        images["value_output"] = _product(left[:SHOWN], right[:, :SHOWN])
-    return Measured(tuple(figures), images)
+            given = auto_strengths(pair, is_causal=site.is_causal)
+        if given is not None and pair not in site.skipped_pairs:
+            found[pair] = given
+    return found
 
 
 def _is_square(value: np.ndarray, output: np.ndarray) -> bool:
     return output.ndim == 3 and len(value) == output.shape[-1]
-
-
-def _expected(site: Site, shapes: Shapes) -> Expected:
-    known = set(sites.PAIRS) - sites.unknown(site)
-    kinds: dict[Kind, tuple[float, float] | None] = {}
-    if "query_key" in known:
-        query_dim, _, key_dim = shapes["query"]
-        kinds["query_key", "diagonal", True] = expected_diagonal(query_dim, key_dim)
-    if "value_output" in known:
-        dim, heads, head_dim = shapes["value"]
-        kinds["value_output", "diagonal", True] = expected_diagonal(dim, head_dim)
-        kinds["value_output", "diagonal", False] = expected_diagonal(dim, heads * head_dim)
-    return {kind: pair for kind, pair in kinds.items() if pair}
 
 
 def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -140,71 +234,6 @@ def _figures(
     noise, identity = strengths(left, right, known)
     return [
         Figure(part, "diagonal", diagonal(left, right, known), head),
-        Figure(part, "noise", noise, head, has_null=False),
-        Figure(part, "identity", identity, head, has_null=False),
+        Figure(part, "noise", noise, head),
+        Figure(part, "identity", identity, head),
     ]
-
-
-def _read(readings: Sequence[Reading]) -> dict[str, Any]:
-    """Where there are no figures, that pair is left."""
-    settings: dict[str, Any] = {}
-    for pair in sites.PAIRS:
-        own = [reading for reading in readings if reading.site.facts["pairs"][pair]]
-        noise, identity = (
-            median(x for reading in own for x in reading.values.get((pair, name), []))
-            for name in ("noise", "identity")
-        )
-        if noise is None or identity is None:
-            settings[pair] = None
-        else:
-            # Cross-attention of the other model takes the noise alone: never none at all.
-            settings[pair] = (max(noise, 1e-3 * abs(identity)), identity)
-    return settings if any(settings.values()) else {}
-
-
-ATTENTION = Structure(
-    settings={"query_key": AUTO, "value_output": AUTO},
-    check=_check,
-    find=sites.find,
-    named=_named,
-    draw=_draw,
-    control=_control,
-    describe=_describe,
-    measure=_measure,
-    expected=_expected,
-    legend=(
-        "diagonals of products in deviations of the entries off it, and noise and identity to draw "
-        "such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, single heads and "
-        "their sum"
-    ),
-    columns=(
-        Column("qk diagonal", "query_key", "diagonal", "+.2f", by_head=True),
-        Column("qk noise", "query_key", "noise", ".2f", by_head=True),
-        Column("qk identity", "query_key", "identity", "+.2f", by_head=True),
-        Column("vo diagonal, heads", "value_output", "diagonal", "+.2f", by_head=True),
-        Column("sum", "value_output", "diagonal", "+.2f"),
-        Column("vo noise", "value_output", "noise", ".2f"),
-        Column("vo identity", "value_output", "identity", "+.2f"),
-    ),
-    panels=(
-        Panel(
-            "diagonal of query-key products (dots: heads)",
-            "off-diagonal deviations",
-            "query_key",
-            "diagonal",
-            by_head=True,
-        ),
-        Panel(
-            "diagonal of the value-output product",
-            "off-diagonal deviations",
-            "value_output",
-            "diagonal",
-        ),
-    ),
-    images={
-        "query_key": "query-key products, mean over heads, first 64 channels",
-        "value_output": "value-output products, sum over heads, first 64 channels",
-    },
-    read=_read,
-    forget=clear_decompositions,
-)

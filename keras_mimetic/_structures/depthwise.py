@@ -1,9 +1,11 @@
 """Depthwise convolution: filters from a covariance that widens with depth."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, Literal, TypedDict
 
+import keras
 import numpy as np
 
 from keras_mimetic._checks import check_number, check_positive
@@ -15,171 +17,265 @@ from keras_mimetic._numerics.depthwise import (
     fit_sigma,
 )
 from keras_mimetic._numerics.stats import mean_and_std
-from keras_mimetic._patterns import depthwise as sites
+from keras_mimetic._patterns.depth import depths
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.scale import rms_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
-    Column,
     Figure,
+    FigureSpec,
     Measured,
-    Panel,
+    NewWeights,
     Reading,
     Settings,
+    Skip,
     Structure,
     Weights,
 )
-from keras_mimetic._tracing.operations import is_depthwise
-from keras_mimetic.initializers.depthwise import GAINS, check_gain, depthwise_rms
+from keras_mimetic._tracing.graph import Call, Graph, in_call_order
+from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
+from keras_mimetic.initializers.depthwise import check_gain
+
+CAUSAL = "causal: the structure is that of filters centered on their own position"
 
 
-def _sigma(site: Site, settings: Settings) -> float:
+class DepthwiseSettings(TypedDict, total=False):
+    """Settings of the structure `"depthwise"`; see `Depthwise`."""
+
+    gain: float | Literal["keep", "keras", "fan_in"]
+    sigma_0: float
+    velocity: float
+    acceleration: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class DepthwiseSite(Site):
+    """A depthwise convolution; its weight is `kernel`.
+
+    Attributes:
+        depth: Its depth among them: 0 for the first, 1 for the last (and 0 for the only
+            one), by the longest path.
+    """
+
+    structure: ClassVar[str] = "depthwise"
+
+    depth: float = 0.0
+
+
+class Depthwise(Structure):
+    """Filters are drawn from a covariance over pixels whose width grows with depth.
+
+    Settings:
+        gain: Scale of the filters. `"keep"` is the scale that the layer's initializer means
+            or, where the kernel is no sample of it, the kernel's own; `"keras"`, `"fan_in"`
+            and numbers are those of `MimeticDepthwise`.
+        sigma_0: Width sigma of the first layer, in squared pixels (see `sigma_at_depth`).
+        velocity: Its slope over depth at the first layer.
+        acceleration: Its curvature. The three defaults are a reconstruction.
+
+    Reference:
+
+    - Trockman, Willmott and Kolter, 2023, "Understanding the Covariance Structure of
+      Convolutional Filters" (arXiv:2210.03651).
+    """
+
+    name = "depthwise"
+    looks_for = "depthwise convolutions of more than one pixel"
+    defaults: ClassVar[Settings] = {
+        "gain": "keep",
+        "sigma_0": depthwise.SIGMA_0,
+        "velocity": depthwise.VELOCITY,
+        "acceleration": depthwise.ACCELERATION,
+    }
+    legend = (
+        "sigma in squared pixels of the closed form nearest to the filters' covariance, the part "
+        "of it that this explains, and the part that smoothness without a center explains"
+    )
+    figures = (
+        FigureSpec(
+            "kernel", "sigma", "sigma", ".2f", panel="sigma of the filters", unit="squared pixels"
+        ),
+        FigureSpec(
+            "kernel",
+            "explained",
+            "explained",
+            ".2f",
+            panel="covariance explained by its form",
+            unit="part",
+        ),
+        FigureSpec(
+            "kernel",
+            "explained_uncentered",
+            "without a center",
+            ".2f",
+            panel="explained without a center",
+            unit="part",
+        ),
+    )
+    images: ClassVar[dict[str, str]] = {
+        "variance": "variance of depthwise filters by pixel",
+        "covariance": "covariance of their pixels, one row per pixel",
+    }
+
+    def check(self, settings: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "gain": check_gain("gain", settings["gain"], more=("keep",)),
+            "sigma_0": check_positive("sigma_0", settings["sigma_0"]),
+            "velocity": check_number("velocity", settings["velocity"]),
+            "acceleration": check_number("acceleration", settings["acceleration"]),
+        }
+
+    def find(
+        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
+    ) -> Sequence[DepthwiseSite]:
+        """Find depthwise convolutions; skip filters that see nothing after their position."""
+        found = [layer for layer in layers if is_depthwise(layer) and layer.built]
+        depth = depths(found, graph)
+        causal = {call.operation for call in graph.calls if _is_causal(call)}
+        return [
+            _site(layer, layer_paths[layer], depth[layer], is_causal=layer in causal)
+            for layer in in_call_order(found, graph)
+        ]
+
+    def site_at(self, layer: Any, layer_path: str) -> DepthwiseSite | None:
+        return _site(layer, layer_path, 0.0) if is_depthwise(layer) else None
+
+    def sample(self, site: DepthwiseSite, settings: Settings, seed: int) -> NewWeights | Skip:
+        kernel = site.weights["kernel"]
+        shape = tuple(kernel.shape)
+        rms = _rms(site, settings["gain"])
+        if not rms:
+            return Skip("its filters are zero: name a `gain`")
+        sigma = _sigma(site, settings)
+        filters = depthwise.depthwise_filters(
+            shape[:-2], shape[-2] * shape[-1], sigma=sigma, rms=rms, seed=seed
+        )
+        note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
+        return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
+
+    def control(self, weights: Weights, seed: int) -> Weights:
+        kernel = weights["kernel"]
+        return {"kernel": depthwise.same_norm(_filters(kernel), seed).reshape(kernel.shape)}
+
+    def measure(self, site: DepthwiseSite, weights: Weights) -> Measured:
+        filters = _filters(weights["kernel"])
+        if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:
+            return Measured()
+        measured = empirical_covariance(filters)
+        size = filters.shape[:-1]
+        sigma, explained = fit_sigma(measured, size)
+        _, uncentered = fit_sigma(measured, size, centered=False)
+        figures = (
+            Figure("kernel", "sigma", sigma),
+            Figure("kernel", "explained", explained),
+            Figure("kernel", "explained_uncentered", uncentered),
+        )
+        images = {"covariance": measured}
+        if len(size) <= 2:
+            images["variance"] = measured.diagonal().reshape(size if len(size) == 2 else (1, -1))
+        return Measured(figures, images)
+
+    def untrained_key(self, site: DepthwiseSite) -> Hashable:
+        return ()
+
+    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
+        """Fit sigma over the layers that the closed form fits better than untrained weights."""
+        found = [
+            (reading.site.depth, reading.values["kernel", "sigma"][0])
+            for reading in readings
+            if reading.values["kernel", "explained"][0]
+            > _highest(reading.untrained["kernel", "explained"])
+        ]
+        return fit_over_depth(*map(list, zip(*found, strict=True))) if found else {}
+
+    def clear_caches(self) -> None:
+        clear_forms()
+
+
+def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
+    kernel = layer.depthwise_kernel if isinstance(layer, SEPARABLE) else layer.kernel
+    skip_reason = "" if max(kernel.shape[:-2]) > 1 else "a filter of one pixel has no structure"
+    if not skip_reason and (is_causal or layer.padding == "causal"):
+        skip_reason = CAUSAL
+    return DepthwiseSite(
+        layer_path=layer_path,
+        layer=layer,
+        weights={"kernel": kernel},
+        depth=depth,
+        skip_reason=skip_reason,
+    )
+
+
+def _sigma(site: DepthwiseSite, settings: Settings) -> float:
     names = ("sigma_0", "velocity", "acceleration")
-    sigma = depthwise.sigma_at_depth(site.facts["depth"], *(settings[name] for name in names))
+    sigma = depthwise.sigma_at_depth(site.depth, *(settings[name] for name in names))
     if sigma <= 0:
         raise ValueError(
             "Settings `sigma_0`, `velocity` and `acceleration` of 'depthwise' must give a width "
-            f"> 0 at every depth. At depth {site.facts['depth']:g} they give {sigma:g}."
+            f"> 0 at every depth. At depth {site.depth:g} they give {sigma:g}."
         )
     return sigma
 
 
-def _draw(site: Site, settings: Settings, seed: int) -> Weights:
-    shape = tuple(site.weights["kernel"].shape)
-    if not _rms(site, settings["gain"]):
-        return {}
-    filters = depthwise.depthwise_filters(
-        shape[:-2],
-        shape[-2] * shape[-1],
-        sigma=_sigma(site, settings),
-        rms=_rms(site, settings["gain"]),
-        seed=seed,
-    )
-    return {"kernel": filters.reshape(shape)}
-
-
-def _rms(site: Site, gain: float | str) -> float:
-    """The root mean square entry of new filters.
+def _rms(site: DepthwiseSite, gain: float | str) -> float:
+    """Return the root mean square entry of new filters.
 
     `"keep"` is the scale that the layer's own initializer means, so that it does not
-    depend on its draws, or where the kernel is no draw of it, the kernel's own.
+    depend on its samples, or where the kernel is no sample of it, the kernel's own.
     """
     kernel = site.weights["kernel"]
     if gain != "keep":
-        return depthwise_rms(tuple(kernel.shape), gain)
+        return depthwise.rms_of_gain(tuple(kernel.shape), gain)
     own = float(np.sqrt(np.mean(np.square(values_of(kernel), dtype=np.float64))))
-    meant = rms_of(sites.initializer_of(site.layer), tuple(kernel.shape))
+    meant = rms_of(_initializer(site.layer), tuple(kernel.shape))
     if meant is None:
         return own
     # Five standard errors of the root mean square of normals.
     return meant if abs(own / meant - 1) < 5 / np.sqrt(2 * math.prod(kernel.shape)) else own
 
 
-def _control(weights: Weights, seed: int) -> Weights:
-    kernel = weights["kernel"]
-    return {"kernel": depthwise.same_norm(_filters(kernel), seed).reshape(kernel.shape)}
-
-
-def _check(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "gain": _check_gain(settings["gain"]),
-        "sigma_0": check_positive("sigma_0", settings["sigma_0"]),
-        "velocity": check_number("velocity", settings["velocity"]),
-        "acceleration": check_number("acceleration", settings["acceleration"]),
-    }
-
-
-def _check_gain(gain: Any) -> float | str:
-    if isinstance(gain, str) and gain not in ("keep", *GAINS):
-        raise ValueError(
-            "Argument `gain` must be 'keep', 'keras', 'fan_in' or a finite number > 0. "
-            f"Received: gain={gain!r}"
-        )
-    return gain if gain == "keep" else check_gain("gain", gain)
-
-
-def _named(layer: Any, layer_path: str) -> Site | None:
-    return sites.site(layer, layer_path, 0.0) if is_depthwise(layer) else None
-
-
-def _describe(site: Site, role: str, settings: Settings) -> str:
-    if not role:
-        return "its filters are zero: name a `gain`"
-    return f"sigma {_sigma(site, settings):.3g} at depth {site.facts['depth']:.2f}"
+def _initializer(layer: Any) -> Any:
+    """Return the initializer of a depthwise convolution's filters."""
+    own = getattr(layer, "depthwise_initializer", None)
+    return own or getattr(layer, "kernel_initializer", None)
 
 
 def _filters(kernel: np.ndarray) -> np.ndarray:
-    """The filters along one last axis, in either layout of the kernel."""
+    """Return the filters along one last axis, in either layout of the kernel."""
     return kernel.reshape(*kernel.shape[:-2], -1)
 
 
-def _measure(site: Site, weights: Weights) -> Measured:
-    filters = _filters(weights["kernel"])
-    if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:
-        return Measured((), {})
-    measured = empirical_covariance(filters)
-    size = filters.shape[:-1]
-    sigma, quality = fit_sigma(measured, size)
-    _, smooth = fit_sigma(measured, size, centered=False)
-    figures = (
-        Figure("kernel", "sigma", sigma),
-        Figure("kernel", "explained", quality),
-        Figure("kernel", "explained_uncentered", smooth),
-    )
-    images = {"covariance": measured}
-    if len(size) <= 2:
-        images["variance"] = measured.diagonal().reshape(size if len(size) == 2 else (1, -1))
-    return Measured(figures, images)
+def _highest(untrained: list[float]) -> float:
+    """Return what untrained weights do not reach, in a network of many layers either."""
+    mean, std = mean_and_std(untrained)
+    return max(mean + 4 * std, *untrained)
 
 
-def _highest(fresh: list[float]) -> float:
-    """What fresh weights do not reach, in a network of many layers either."""
-    mean, deviation = mean_and_std(fresh)
-    return max(mean + 4 * deviation, *fresh)
+def _is_causal(call: Call) -> bool:
+    """Return whether a valid convolution is padded before its positions, and not after them."""
+    layer = call.operation
+    if not is_depthwise(layer) or not call.seen or layer.padding != "valid":
+        return False
+    padding = call.inputs[0].producer if call.inputs else None
+    if padding is None:
+        return False
+    operation = padding.operation
+    if isinstance(operation, keras.layers.ZeroPadding1D):
+        before, after = operation.padding
+        return before > 0 and after == 0
+    if name_of(operation) == "Pad":
+        widths = getattr(operation, "pad_width", ())
+        padded = [tuple(pair) for pair in widths if isinstance(pair, (list, tuple)) and any(pair)]
+        return len(padded) == 1 and padded[0][0] > 0 and padded[0][1] == 0
+    if name_of(operation) == "Concatenate":
+        # A state of earlier positions, joined in front of the new ones.
+        joined = [value.shape for value in padding.inputs]
+        own = call.inputs[0].shape
+        return len(own) == 3 and len(joined) <= 2 and _first_is_shorter(padding, own)
+    return False
 
 
-def _read(readings: Sequence[Reading]) -> dict[str, Any]:
-    """From the layers that the closed form fits better than it would any fresh weights."""
-    found = [
-        (reading.site.facts["depth"], reading.values["kernel", "sigma"][0])
-        for reading in readings
-        if reading.values["kernel", "explained"][0] > _highest(reading.fresh["kernel", "explained"])
-    ]
-    return fit_over_depth(*map(list, zip(*found, strict=True))) if found else {}
-
-
-DEPTHWISE = Structure(
-    settings={
-        "gain": "keep",
-        "sigma_0": depthwise.SIGMA_0,
-        "velocity": depthwise.VELOCITY,
-        "acceleration": depthwise.ACCELERATION,
-    },
-    check=_check,
-    find=sites.find,
-    named=_named,
-    draw=_draw,
-    control=_control,
-    describe=_describe,
-    measure=_measure,
-    legend=(
-        "sigma in squared pixels of the closed form nearest to the filters' covariance, the part "
-        "of it that this explains, and the part that smoothness without a center does"
-    ),
-    columns=(
-        Column("sigma", "kernel", "sigma", ".2f"),
-        Column("explained", "kernel", "explained", ".2f"),
-        Column("without a center", "kernel", "explained_uncentered", ".2f"),
-    ),
-    panels=(
-        Panel("sigma of the filters", "squared pixels", "kernel", "sigma"),
-        Panel("covariance explained by its form", "part", "kernel", "explained"),
-        Panel("explained without a center", "part", "kernel", "explained_uncentered"),
-    ),
-    images={
-        "variance": "variance of depthwise filters by pixel",
-        "covariance": "covariance of their pixels, one row a pixel",
-    },
-    read=_read,
-    forget=clear_forms,
-)
+def _first_is_shorter(padding: Call, own: Any) -> bool:
+    first = padding.args[0][0] if padding.args else None
+    lengths = [getattr(first, "shape", (None, None))[1], own[1]]
+    return None not in lengths and 0 < lengths[0] < lengths[1] / 2

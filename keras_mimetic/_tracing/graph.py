@@ -45,7 +45,7 @@ class Graph:
 
 def in_call_order(layers: list[Any], graph: Graph) -> list[Any]:
     """`layers` in the order of their first calls; those without a call last."""
-    order: dict[int, int] = {}
+    order: dict[Any, int] = {}
     for number, call in enumerate(graph.calls):
-        order.setdefault(id(call.operation), number)
-    return sorted(layers, key=lambda layer: order.get(id(layer), len(graph.calls)))
+        order.setdefault(call.operation, number)
+    return sorted(layers, key=lambda layer: order.get(layer, len(graph.calls)))

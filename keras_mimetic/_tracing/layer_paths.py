@@ -1,11 +1,11 @@
-"""The structural place of each layer in a model.
+"""The structural path of each layer in a model.
 
-A layer's place is the path of attributes and containers that leads to it, as in
+A layer's path is the path of attributes and containers that leads to it, as in
 weight files: `layers/dense_1` for the second `Dense` of a functional or
 sequential model, `encoder/attention` for an attribute of an attribute. Unlike
 names, which Keras counts up over a whole process, it is the same each time that
 a model is built. The one difference to weight files: a subclassed model's list
-of all its layers is no container here, so that a layer's place does not
+of all its layers is no container here, so that a layer's path does not
 depend on its neighbors.
 """
 
@@ -20,26 +20,26 @@ from keras_mimetic._tracing.keras_internals import sublayers
 _CONTAINERS = (list, tuple, dict)
 
 
-def find_layer_paths(model: Any) -> dict[int, str]:
-    """The place of each layer by the layer's `id`; "" for `model` itself.
+def find_layer_paths(model: Any) -> dict[Any, str]:
+    """Return the path of each layer; "" for `model` itself.
 
     A layer that is reached on several paths counts once, by the first: public
     attributes before private ones, then by name. Layers in a container are told
     apart by their class and order, a dict's by the order of its insertions. A
     layer that no attribute or container leads to is numbered.
     """
-    found: dict[int, str] = {}
+    found: dict[Any, str] = {}
     _visit(model, "", found)
-    hidden = [layer for layer in sublayers(model) if id(layer) not in found]
+    hidden = [layer for layer in sublayers(model) if layer not in found]
     for number, layer in enumerate(hidden):
-        found[id(layer)] = f"?/{_snake_case(type(layer).__name__)}_{number}"
+        found[layer] = f"?/{_snake_case(type(layer).__name__)}_{number}"
     return found
 
 
-def _visit(layer: Any, layer_path: str, found: dict[int, str]) -> None:
-    if id(layer) in found:
+def _visit(layer: Any, layer_path: str, found: dict[Any, str]) -> None:
+    if layer in found:
         return
-    found[id(layer)] = layer_path
+    found[layer] = layer_path
     for name, child in _attributes(layer):
         path = f"{layer_path}/{name}" if layer_path else name
         if isinstance(child, keras.layers.Layer):
@@ -49,7 +49,7 @@ def _visit(layer: Any, layer_path: str, found: dict[int, str]) -> None:
 
 
 def _visit_container(
-    container: Any, layer_path: str, found: dict[int, str], seen: set[int]
+    container: Any, layer_path: str, found: dict[Any, str], seen: set[int]
 ) -> None:
     if id(container) in seen:
         return

@@ -6,11 +6,8 @@ from typing import Any
 import keras
 
 from keras_mimetic._checks import check_positive, check_shape
-from keras_mimetic._numerics.depthwise import depthwise_filters
-from keras_mimetic._numerics.fans import fans, scaled_std
+from keras_mimetic._numerics.depthwise import GAINS, depthwise_filters, rms_of_gain
 from keras_mimetic.initializers.base import as_tensor, check_float_dtype, read_seed, resolve_seed
-
-GAINS = ("keras", "fan_in")
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
@@ -90,7 +87,7 @@ class MimeticDepthwise(keras.initializers.Initializer):
             shape[:-2],
             math.prod(shape[-2:]),
             sigma=self.sigma,
-            rms=depthwise_rms(shape, self.gain),
+            rms=rms_of_gain(shape, self.gain),
             seed=read_seed(self.seed),
         )
         return as_tensor(values.reshape(shape), dtype, {"sigma": self.sigma, "gain": self.gain})
@@ -103,19 +100,12 @@ class MimeticDepthwise(keras.initializers.Initializer):
         }
 
 
-def depthwise_rms(shape: tuple[int, ...], gain: float | str) -> float:
-    """The root mean square entry that a `gain` means for a kernel of this shape."""
-    if gain == "keras":
-        return scaled_std(*fans(shape), scale=1.0, mode="fan_avg")
-    factor = 1.0 if isinstance(gain, str) else gain
-    return factor / math.sqrt(math.prod(shape[:-2]))
-
-
-def check_gain(name: str, gain: Any) -> float | str:
-    """`gain`, if it is one of `GAINS` or a finite number > 0."""
-    allowed = "'keras', 'fan_in' or a finite number > 0"
+def check_gain(name: str, gain: Any, more: tuple[str, ...] = ()) -> float | str:
+    """Return `gain` if it is one of `GAINS`, of `more`, or a finite number > 0; else raise."""
+    choices = (*more, *GAINS)
+    allowed = f"{', '.join(map(repr, choices))} or a finite number > 0"
     if isinstance(gain, str):
-        if gain not in GAINS:
+        if gain not in choices:
             raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={gain!r}")
         return gain
     return check_positive(name, gain, allowed)

@@ -632,7 +632,7 @@ def test_every_structure_has_a_control_of_its_norms():
     mixed = keras_mimetic.layers.MimeticStateSpace(8, 16, seed=0)(sequences)
     model = keras.Model([base.inputs, sequences], [base.outputs, mixed])
     for name, entry in STRUCTURES.items():
-        assert entry.check(dict(entry.settings)).keys() == entry.settings.keys()
+        assert entry.check(dict(entry.defaults)).keys() == entry.defaults.keys()
         report = keras_mimetic.initialize(model, name, seed=0, dry_run=True)
         control = keras_mimetic.initialize(model, name, seed=0, dry_run=True, control=True)
         assert report.written

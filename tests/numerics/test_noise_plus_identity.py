@@ -212,7 +212,7 @@ def test_what_is_kept_has_bounds():
         sized.get(key, functools.partial(make, key))
     # The first is too large; d takes the place of c.
     assert [key[0] for key in made[5:]] == ["a", "a", "b", "c", "d"]
-    sized.forget(larger_than=2)
+    sized.clear(larger_than=2)
     assert len(sized) == 1
 
 

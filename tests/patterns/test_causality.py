@@ -10,7 +10,7 @@ from keras_mimetic._find import find_sites
 
 def facts(model, inputs=None):
     (site,) = find_sites(model, ["attention"], inputs=inputs).sites
-    return site.facts["causal"], site.facts["tokens"]
+    return site.is_causal, site.has_tokens
 
 
 def attention(**arguments):

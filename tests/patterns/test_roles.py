@@ -208,7 +208,7 @@ def normed_heads(x):
 @pytest.mark.parametrize("form", [rotary_first, normed_heads])
 def test_rotations_and_norms_between(form):
     (site,) = find_sites(model_of(form), ["attention"]).sites
-    assert (site.skip_reason, site.facts["skipped"]) == ("", {})
+    assert (site.skip_reason, site.skipped_pairs) == ("", {})
     kernels = {role: part.variable for role, part in site.weights.items()}
     assert len({id(kernel) for kernel in kernels.values()}) == 4
     for role in ("query", "key", "value"):
@@ -236,7 +236,7 @@ def pooled_keys(x):
 @pytest.mark.parametrize("form", [moved_queries, first_token_alone, pooled_keys])
 def test_streams_survive_positions_slices_and_pooling(form):
     (site,) = find_sites(model_of(form), ["attention"]).sites
-    assert site.facts["pairs"] == {"query_key": True, "value_output": True}
+    assert site.pairs == {"query_key": True, "value_output": True}
     assert not site.skip_reason
 
 
@@ -364,7 +364,7 @@ def test_causal_masks_in_operations():
         (lambda s: s + np.ones((TOKENS, TOKENS), "float32"), False),
     ):
         (site,) = find_sites(model_of(form(mask)), ["attention"]).sites
-        assert site.facts["causal"] is expected
+        assert site.is_causal is expected
 
 
 def test_a_control_has_the_norms_and_not_the_structure():

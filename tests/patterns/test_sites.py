@@ -18,7 +18,7 @@ def sites_of(model, structure, rules=None):
 def mlps(model):
     """(kernel's shape, what precedes) of each MLP that would be written."""
     return [
-        (tuple(site.weights["kernel"].shape), site.facts["before"])
+        (tuple(site.weights["kernel"].shape), site.before)
         for site in sites_of(model, "mlp")
         if not site.skip_reason
     ]
@@ -384,7 +384,7 @@ def test_nested_and_subclassed_models(make):
     model = make()
     assert mlps(model) == [((8, 32), "layer_norm")] * 2
     attention = sites_of(model, "attention")
-    assert [site.facts["self_attention"] for site in attention] == [True, True]
+    assert [site.self_attention for site in attention] == [True, True]
     assert not any(site.skip_reason for site in attention)
 
 
@@ -465,8 +465,8 @@ def test_places_do_not_depend_on_names_or_neighbors():
         model = Model(head)
         model(np.zeros((1, 6, 8), "float32"))
         found.append(find_layer_paths(model))
-        assert found[-1][id(model.tail)] == "tail"
-        assert found[-1][id(model.encoder.up)] == "encoder/up"
+        assert found[-1][model.tail] == "tail"
+        assert found[-1][model.encoder.up] == "encoder/up"
     first, second = (sorted(set(paths.values()) - {""}) for paths in found)
     assert first == second
 
@@ -492,7 +492,7 @@ def test_attention_and_what_flows_into_it():
     z = both(z, y)
     # A position added to the keys leaves them of one stream with the queries.
     model = keras.Model([x, y], z)
-    found = {id(s.layer): s.facts["self_attention"] for s in sites_of(model, "attention")}
+    found = {id(s.layer): s.self_attention for s in sites_of(model, "attention")}
     expected = [(own, True), (cross, False), (shifted, True), (both, False)]
     assert found == {id(layer): value for layer, value in expected}
 
@@ -517,14 +517,14 @@ def test_depthwise_convolutions_in_the_order_of_the_network():
     found = sites_of(functional(body, (4, 4, 8)), "depthwise")
     names = [site.layer.name for site in found]
     assert names == ["early", "grouped", "separable", "late"]
-    np.testing.assert_allclose([site.facts["depth"] for site in found], [0, 1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose([site.depth for site in found], [0, 1 / 3, 2 / 3, 1])
     assert tuple(found[2].weights["kernel"].shape) == (3, 3, 8, 1)
 
 
 def test_one_pixel_has_no_structure():
     found = sites_of(functional(lambda x: layers.DepthwiseConv1D(1)(x)), "depthwise")
     assert ["one pixel" in site.skip_reason for site in found] == [True]
-    assert found[0].facts["depth"] == 0
+    assert found[0].depth == 0
 
 
 class Branching(layers.Layer):
@@ -560,8 +560,8 @@ def test_what_cannot_be_followed_is_reported_and_rules_reach_it():
     # Its layers are followed one by one.
     assert set(by_structure) == {"mlp", "attention", "depthwise"}
     assert not any(site.skip_reason for site in found.sites)
-    assert by_structure["mlp"].facts["before"] == "layer_norm"
-    assert by_structure["attention"].facts["self_attention"]
+    assert by_structure["mlp"].before == "layer_norm"
+    assert by_structure["attention"].self_attention
 
     up = model.layers[1].block.up.kernel.path
     (left,) = find_sites(model, ["mlp"], {up: None}).sites
@@ -593,13 +593,9 @@ def test_rules_reach_what_no_call_was_seen_of():
     sites = find_sites(model, ["mlp", "attention"], {up: "mlp", "attention": "attention"}).sites
     by_structure = {site.structure: site for site in sites}
     assert not any(site.skip_reason for site in sites)
-    assert by_structure["mlp"].facts == {
-        "before": "other",
-        "norm": None,
-        "second": None,
-        "activated_in": "",
-    }
-    assert by_structure["attention"].facts["self_attention"]
+    mlp = by_structure["mlp"]
+    assert (mlp.before, mlp.norm, mlp.second, mlp.activated_in) == ("other", None, None, "")
+    assert by_structure["attention"].self_attention
 
 
 def test_rules_overrule():
@@ -609,7 +605,7 @@ def test_rules_overrule():
         )
     )
     named = sites_of(model, "mlp", {"first/kernel": "mlp"})
-    assert [site.facts["before"] for site in named] == ["layer_norm", "other"]
+    assert [site.before for site in named] == ["layer_norm", "other"]
     up = named[0].weights["kernel"].path
     (left,) = sites_of(model, "mlp", {up: None})
     assert left.skip_reason == f"by the rule {up!r}"
@@ -662,7 +658,7 @@ def test_a_second_input_must_be_given():
     assert all(site.skip_reason for site in found.sites)
     assert "'memory' gets is not known: pass `inputs`" in found.opaque[0][2]
     (site,) = find_sites(model, ["attention"], inputs=(x, memory)).sites
-    assert (site.skip_reason, site.facts["self_attention"]) == ("cross-attention", False)
+    assert (site.skip_reason, site.self_attention) == ("cross-attention", False)
     # Only shapes and dtypes count.
     symbols = tuple(keras.KerasTensor(a.shape) for a in (x, memory))
     (site,) = find_sites(model, ["attention"], inputs=symbols).sites
@@ -674,13 +670,13 @@ def test_an_optional_input_gets_its_default():
     model = Pair()
     model(x)
     found = find_sites(model, ["attention"])
-    assert found.sites[0].facts["self_attention"]
+    assert found.sites[0].self_attention
     assert found.notes == (
         "pair was followed with the default of its argument 'memory': pass `inputs` if it gets "
         "another",
     )
     found = find_sites(model, ["attention"], inputs=(x, memory))
-    assert not found.sites[0].facts["self_attention"]
+    assert not found.sites[0].self_attention
     assert not found.notes
 
 
@@ -689,7 +685,7 @@ def test_inputs_left_out():
     model = Pair()
     model(x)
     (site,) = find_sites(model, ["attention"], inputs=x).sites
-    assert site.facts["self_attention"] is True
+    assert site.self_attention is True
 
 
 def test_a_model_that_requires_training():
@@ -713,7 +709,7 @@ def test_a_layer_alone():
     (site,) = sites_of(attention, "attention")
     assert "rules" in site.skip_reason
     (site,) = sites_of(attention, "attention", {".*": "attention"})
-    assert (site.skip_reason, site.facts["self_attention"]) == ("", True)
+    assert (site.skip_reason, site.self_attention) == ("", True)
     dense = layers.Dense(3)
     dense(x)
     assert sites_of(dense, "mlp") == []
@@ -857,7 +853,7 @@ def test_self_attention_through_an_identity():
     y = layers.Identity()(x)
     model = keras.Model(x, layers.MultiHeadAttention(2, 4)(x, layers.Dropout(0.1)(y)))
     (site,) = sites_of(model, "attention")
-    assert site.facts["self_attention"] is True
+    assert site.self_attention is True
 
 
 def test_a_rule_for_another_structure_leaves_the_site():
@@ -907,7 +903,7 @@ def test_layers_that_give_none_besides():
     model(np.zeros((2, 6, 8), "float32"))
     assert mlps(model) == [OTHER]
     (site,) = sites_of(model, "attention")
-    assert (site.skip_reason, site.facts["self_attention"]) == ("", True)
+    assert (site.skip_reason, site.self_attention) == ("", True)
 
 
 def depthwise(size=3, **arguments):
@@ -915,7 +911,7 @@ def depthwise(size=3, **arguments):
 
 
 def depths(body, shape=(16, 8)):
-    return [site.facts["depth"] for site in sites_of(functional(body, shape), "depthwise")]
+    return [site.depth for site in sites_of(functional(body, shape), "depthwise")]
 
 
 def test_parallel_branches_stand_side_by_side():

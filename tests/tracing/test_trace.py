@@ -49,7 +49,7 @@ def through(code):
 
 def befores(model, inputs=None):
     found = find_sites(model, ["mlp"], inputs=inputs)
-    return [site.facts["before"] for site in found.sites if not site.skip_reason], found
+    return [site.before for site in found.sites if not site.skip_reason], found
 
 
 def backend_function(model, x):
