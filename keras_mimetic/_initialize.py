@@ -164,6 +164,8 @@ def initialize(
         check_data(model, data)
     found = find_sites(model, settings, rules, inputs)
     rows: list[Row] = []
+    # A dry run keeps no values: a large model would need its memory twice.
+    writes = not dry_run or data is not None
     new: list[tuple[Any, np.ndarray]] = []
     for site in found.sites:
         if site.skip_reason or not site.weights:
@@ -181,7 +183,8 @@ def initialize(
         for role, values in weights.items():
             note = entry.describe(site, role, given)
             variable = site.variable(role)
-            new.append((variable, values))
+            if writes:
+                new.append((variable, values))
             note = f"control of {note}" if control else note
             rows.append(_with_change(_row(site, variable, values, note)))
         rows += skipped
@@ -191,7 +194,7 @@ def initialize(
         rows.append(
             Row(path_of(layer), layer_path, "", (), None, None, f"could not be followed: {why}")
         )
-    if not new:
+    if not any(row.written for row in rows):
         _warn_of_nothing(settings, rows)
     dead = _write(model, found.sites, new, data, dry_run)
     return Report(
