@@ -169,6 +169,8 @@ def initialize(
         check_data(model, data)
     found = find_sites(model, settings, rules, inputs)
     rows: list[WeightChange] = []
+    # A dry run keeps no values: a large model would need its memory twice.
+    writes = not dry_run or data is not None
     new: list[tuple[Any, np.ndarray]] = []
     for site in found.sites:
         if site.skip_reason or not site.weights:
@@ -183,7 +185,8 @@ def initialize(
                 rows += _skip(site, variables, "frozen (trainable=False)")
                 continue
             for (role, values), variable in zip(sampled.values.items(), variables, strict=True):
-                new.append((variable, values))
+                if writes:
+                    new.append((variable, values))
                 note = f"control of {sampled.notes[role]}" if control else sampled.notes[role]
                 rows.append(_with_change(_row(site, variable, values, note)))
         rows += [
@@ -193,12 +196,9 @@ def initialize(
     for name in settings:
         STRUCTURES[name].clear_caches()
     for layer, layer_path, why in found.opaque:
-        rows.append(
-            WeightChange(
-                path_of(layer), layer_path, "", (), None, None, f"could not be followed: {why}"
-            )
-        )
-    if not new:
+        reason = f"could not be followed: {why}"
+        rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))
+    if not any(row.written for row in rows):
         _warn_of_nothing(settings, rows)
     dead = _write(model, found.sites, new, data, dry_run)
     return Report(
@@ -293,9 +293,8 @@ def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
 
 def _skip(site: Site, variables: Iterable[Any], why: str) -> list[WeightChange]:
     if not site.weights:
-        return [
-            WeightChange(path_of(site.layer), site.layer_path, site.structure, (), None, None, why)
-        ]
+        path = path_of(site.layer)
+        return [WeightChange.of_layer(path, site.layer_path, site.structure, why)]
     return [_row(site, variable, None, why) for variable in variables]
 
 

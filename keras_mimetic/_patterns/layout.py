@@ -2,9 +2,11 @@
 
 An array of numbers has the shape of a tensor, and says of each entry which
 channel it is. Along axes on which the channel does not depend it has stride 0,
-so that it takes no memory and most operations on it are views.
+so that it takes no memory; what looks at entries, or copies them, leaves these
+axes out.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -12,9 +14,6 @@ import numpy as np
 
 from keras_mimetic._tracing.graph import Call
 from keras_mimetic._tracing.operations import name_of
-
-# Arrays of so many entries are no burden.
-_SMALL = 2**16
 
 
 def spread(numbers: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -28,10 +27,22 @@ def spread(numbers: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -
 
 def constant_along(array: np.ndarray, axis: int) -> bool:
     """Whether the channel does not depend on the place on an axis."""
-    if array.strides[axis] == 0 or array.shape[axis] == 1:
+    array = _without_repeats(array)
+    if array.shape[axis] == 1:
         return True
-    first = np.take(array, [0], axis)
+    first = array[(slice(None),) * axis + (slice(0, 1),)]
     return bool((array == first).all())
+
+
+def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays have the same channels in the same places."""
+    if a.shape != b.shape:
+        return False
+    kept = tuple(
+        slice(0, 1) if strides == (0, 0) else slice(None)
+        for strides in zip(a.strides, b.strides, strict=True)
+    )
+    return bool((a[kept] == b[kept]).all())
 
 
 def moved(call: Call, array: np.ndarray) -> list[np.ndarray] | None:
@@ -54,7 +65,7 @@ def moved(call: Call, array: np.ndarray) -> list[np.ndarray] | None:
 def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | None:
     operation, name = call.operation, name_of(call.operation)
     if name in ("Reshape", "Flatten", "Ravel", "Squeeze", "ExpandDims"):
-        return [x.reshape(shapes[0])]
+        return [_reshaped(x, shapes[0])]
     if isinstance(operation, keras.layers.Permute):
         return [x.transpose(0, *operation.dims)]
     if name in ("Transpose", "Permute"):
@@ -78,7 +89,10 @@ def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | N
             return [np.flip(x, operation.axis)]
         return [np.roll(x, operation.shift, operation.axis)]
     if name == "Repeat":
-        return [np.repeat(x, operation.repeats, axis=operation.axis)]
+        if constant_along(x, operation.axis):
+            return [_resized(x, shapes[0])]
+        repeated = np.repeat(_without_repeats(x), operation.repeats, axis=operation.axis)
+        return [np.broadcast_to(repeated, shapes[0])]
     if name in ("BroadcastTo", "Pad", "ZeroPadding1D", "ZeroPadding2D", "Cropping2D", "Tile"):
         return [_resized(x, shapes[0])]
     return None
@@ -86,10 +100,51 @@ def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | N
 
 def _thin(x: np.ndarray) -> np.ndarray:
     """Without the memory that a copy took on axes that tell nothing."""
-    if x.size <= _SMALL or 0 in x.strides:
-        return x
-    index = tuple(slice(0, 1) if constant_along(x, axis) else slice(None) for axis in range(x.ndim))
-    return np.broadcast_to(x[index].copy(), x.shape)
+    kept = _without_repeats(x)
+    for axis in range(x.ndim):
+        if kept.shape[axis] > 1 and constant_along(kept, axis):
+            kept = kept[(slice(None),) * axis + (slice(0, 1),)]
+    return np.broadcast_to(kept if kept.size == x.size else kept.copy(), x.shape)
+
+
+def _without_repeats(x: np.ndarray) -> np.ndarray:
+    """A view with one entry on each axis that has stride 0."""
+    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides)]
+
+
+def _reshaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Reshape by groups of axes; a group that tells nothing of the channel has one entry."""
+    if math.prod(shape) != x.size:
+        raise ValueError("sizes differ")
+    kept: list[slice] = []
+    sizes: list[int] = []
+    for before, after in _groups(x.shape, shape):
+        is_constant = not any(x.strides[axis] for axis in before if x.shape[axis] > 1)
+        kept += [slice(0, 1) if is_constant else slice(None)] * len(before)
+        sizes += [1 if is_constant else shape[axis] for axis in after]
+    return np.broadcast_to(x[tuple(kept)].reshape(sizes), shape)
+
+
+def _groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """The shortest runs of axes in which two shapes of one size have the same sizes."""
+    groups = []
+    i = j = 0
+    while i < len(before) and j < len(after):
+        first, second = [i], [j]
+        sizes = before[i], after[j]
+        while sizes[0] != sizes[1]:
+            if sizes[0] < sizes[1]:
+                i += 1
+                first.append(i)
+                sizes = sizes[0] * before[i], sizes[1]
+            else:
+                j += 1
+                second.append(j)
+                sizes = sizes[0], sizes[1] * after[j]
+        groups.append((first, second))
+        i, j = i + 1, j + 1
+    # What is over has size 1.
+    return [*groups, (list(range(i, len(before))), list(range(j, len(after))))]
 
 
 def _attribute(call: Call, *names: str) -> Any:
@@ -103,5 +158,5 @@ def _resized(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         if x.shape[axis] != size:
             if not constant_along(x, axis):
                 raise ValueError("channels are padded")
-            x = np.take(x, [0], axis)
+            x = x[(slice(None),) * axis + (slice(0, 1),)]
     return np.broadcast_to(x, shape)

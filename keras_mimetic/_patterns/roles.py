@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_mimetic._patterns.causality import is_causal_mask
 from keras_mimetic._patterns.kernels import Matrix, matrix_of
-from keras_mimetic._patterns.layout import constant_along, moved, spread
+from keras_mimetic._patterns.layout import constant_along, equal, moved, spread
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.operations import is_depthwise, is_passthrough, name_of
 from keras_mimetic._tracing.symbol import Value
@@ -409,7 +409,7 @@ def _known(value: Value) -> tuple[int, ...] | None:
 
 
 def _all_equal(arrays: list[np.ndarray]) -> bool:
-    return all(a.shape == arrays[0].shape and (a == arrays[0]).all() for a in arrays[1:])
+    return all(equal(array, arrays[0]) for array in arrays[1:])
 
 
 def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray | None:

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import keras
 import numpy as np
@@ -199,6 +200,21 @@ def test_dry_run_reports_the_same_and_writes_nothing():
     assert dry.rows == real.rows
     assert "would be given" in str(dry)
     assert "would be" not in str(real)
+
+
+def test_a_dry_run_keeps_no_values():
+    x = inputs = keras.Input((192,))
+    for _ in range(8):
+        x = layers.Dense(192)(layers.Dense(768, "relu")(x))
+    model = keras.Model(inputs, x)
+    size = 4 * model.count_params()
+    keras_mimetic.initialize(model, seed=0, dry_run=True)
+    tracemalloc.start()
+    assert len(keras_mimetic.initialize(model, seed=0, dry_run=True).written) == 8
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # One kernel in float64 and in a few copies.
+    assert peak < size / 3
 
 
 def test_settings():
