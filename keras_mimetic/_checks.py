@@ -10,10 +10,10 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable, Mapping, Set
-from typing import Any
+from typing import Any, Literal
 
 # What leaves the choice of a number to the package.
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 
 
 def is_auto(value: Any) -> bool:

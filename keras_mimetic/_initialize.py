@@ -20,7 +20,7 @@ from keras_mimetic._structures import STRUCTURES, StructureName, StructureSettin
 from keras_mimetic._structures.base import NewWeights, Skip
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._trained import remember, trained_weight
-from keras_mimetic.initializers.base import resolve_seed
+from keras_mimetic.initializers.seeds import resolve_seed
 
 # A warning names an MLP with more dead units than this.
 _MANY_DEAD = 0.5

@@ -10,7 +10,7 @@ from keras_mimetic._assign import assign_all
 from keras_mimetic._find import check_model
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._tracing.keras_internals import sublayers
-from keras_mimetic.initializers.base import resolve_seed
+from keras_mimetic.initializers.seeds import resolve_seed
 
 
 def reset(model: Any, seed: int | None = None) -> None:

@@ -18,7 +18,7 @@ function, to a relative error of about 1e-6, and end at |z| = 5.42.
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,7 +68,7 @@ _ERFINV_TAIL = (
 
 
 def check_seed(seed: Any) -> int:
-    """`seed` as a Python `int` >= 0, of any size.
+    """Return `seed` as a Python `int` >= 0 of any size.
 
     Raises:
         TypeError: if it is not an integer (a bool is not one here).
@@ -78,7 +78,7 @@ def check_seed(seed: Any) -> int:
 
 
 def fold_in(seed: int, *path: int) -> int:
-    """The seed of a sub-stream: one 128-bit integer for each `path`.
+    """Return the seed of a sub-stream, a 128-bit integer for each `path`.
 
     Sub-streams of one seed, and of neighboring seeds, are independent
     (`numpy.random.SeedSequence`), as they are not with `seed + 1`.
@@ -90,9 +90,13 @@ def fold_in(seed: int, *path: int) -> int:
     Returns:
         An integer in [0, 2**128).
     """
-    key = tuple(check_integer("path", part, minimum=0) for part in path)
-    words = np.random.SeedSequence(check_seed(seed), spawn_key=key).generate_state(4, np.uint32)
+    words = np.random.SeedSequence(seed, spawn_key=path).generate_state(4, np.uint32)
     return sum(int(word) << (32 * position) for position, word in enumerate(words))
+
+
+def split_seed(seed: int, names: Sequence[str]) -> dict[str, int]:
+    """Return a seed for each name, by its number in `names`."""
+    return {name: fold_in(seed, number) for number, name in enumerate(names)}
 
 
 def sample(

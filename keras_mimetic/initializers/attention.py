@@ -1,19 +1,21 @@
 """One projection of a pair whose product has structure."""
 
+import math
+import threading
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_number, check_shape, is_auto
-from keras_mimetic._numerics.attention import query_key, value_output
+from keras_mimetic._checks import check_number, is_auto
+from keras_mimetic._numerics.attention import PAIRS, sample_pair
 from keras_mimetic._numerics.noise_plus_identity import LARGEST, SMALLEST, in_range
 from keras_mimetic._numerics.random import check_seed
-from keras_mimetic.initializers.base import as_tensor, check_float_dtype
+from keras_mimetic.initializers.base import NumPyInitializer
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class AttentionProjection(keras.initializers.Initializer):
+class AttentionProjection(NumPyInitializer):
     """Draws one of two projections that are factors of one product.
 
     `MimeticMultiHeadAttention` gives one to each of its projections. Both of a
@@ -36,49 +38,60 @@ class AttentionProjection(keras.initializers.Initializer):
         self.partner_dim = partner_dim
         self.noise = noise
         self.identity = identity
-        self.seed = check_seed(seed)
-        # Where the first of a pair leaves the other's part, if they share it.
-        self._shared: dict[str, np.ndarray] | None = None
+        super().__init__(check_seed(seed))
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        dtype = check_float_dtype(dtype)
-        shape = check_shape(shape)
-        values = self._shared.pop(self.role, None) if self._shared is not None else None
-        if values is None:
-            pair = self._pair(shape)
-            values = pair.pop(self.role)
-            if self._shared is not None:
-                self._shared.update(pair)
-        name = "query_key" if self.role in ("query", "key") else "value_output"
-        return as_tensor(values.reshape(shape), dtype, {name: (self.noise, self.identity)})
-
-    def _pair(self, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         if self.role == "output":
             heads, head_dim = shape[:2]
-            dim = int(np.prod(shape[2:]))
+            dim = math.prod(shape[2:])
         else:
             dim, heads, head_dim = shape
-        dims = (dim, self.partner_dim)
+        rows, columns = dim, self.partner_dim
         if self.role in ("key", "output"):
-            dims = dims[::-1]
-        draw, names = (
-            (query_key, ("query", "key"))
-            if self.role in ("query", "key")
-            else (value_output, ("value", "output"))
+            rows, columns = columns, rows
+        last = (
+            (columns, heads, head_dim) if self.pair == "query_key" else (heads, head_dim, columns)
         )
-        first, second = draw(
-            *dims, heads, head_dim, noise=self.noise, identity=self.identity, seed=self.seed
-        )
-        return {names[0]: first, names[1]: second}
+        arguments = (self.pair, (rows, heads, head_dim), last, self.noise, self.identity, seed)
+        return _PARTNERS.take(arguments, PAIRS[self.pair].index(self.role)).reshape(shape)
+
+    @property
+    def pair(self) -> str:
+        """The name of its pair in `PAIRS`."""
+        return next(pair for pair, roles in PAIRS.items() if self.role in roles)
+
+    def strengths(self) -> dict[str, Any]:
+        return {self.pair: (self.noise, self.identity)}
 
     def get_config(self) -> dict[str, Any]:
         names = ("role", "partner_dim", "noise", "identity", "seed")
         return {name: getattr(self, name) for name in names}
 
 
-def share_factors(first: AttentionProjection, second: AttentionProjection) -> None:
-    """Lets the partners of one layer factor their product once instead of twice."""
-    first._shared = second._shared = {}
+class _Partners:
+    """Keeps the second weight of the last pair until its initializer asks for it.
+
+    A layer samples both weights of a pair one after the other, and factors their product
+    once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: tuple[Any, np.ndarray] | None = None
+
+    def take(self, arguments: Any, index: int) -> np.ndarray:
+        """Return one weight of the pair that `sample_pair` gives for these arguments."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None and waiting[0] == (arguments, index):
+                return waiting[1]
+            pair, first, second, noise, identity, seed = arguments
+            weights = sample_pair(pair, first, second, noise=noise, identity=identity, seed=seed)
+            self._waiting = (arguments, 1 - index), weights[1 - index]
+            return weights[index]
+
+
+_PARTNERS = _Partners()
 
 
 def check_strengths(name: str, strengths: Any) -> tuple[float, float] | str | None:

@@ -1,85 +1,55 @@
-"""From what Keras calls a seed to the integer that `draws` takes."""
+"""The base of initializers whose values are sampled by NumPy."""
 
-import random
+import abc
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mimetic._numerics.random import check_seed, fold_in
-
-# What a user may pass as `seed`, in words.
-ALLOWED = "None, an integer >= 0 or a `keras.random.SeedGenerator`"
+from keras_mimetic._checks import check_shape
+from keras_mimetic.initializers.seeds import read_seed, resolve_seed
 
 
-def resolve_seed(seed: Any) -> Any:
-    """What an initializer keeps of its `seed` argument.
+class NumPyInitializer(keras.initializers.Initializer, abc.ABC):
+    """An initializer whose values are float32 arrays of NumPy, equal on every backend.
 
-    `None` is drawn from Python's `random`, which `keras.utils.set_random_seed`
-    sets: what Keras's own initializers do.
+    A subclass implements `sample` and `get_config`, and names in `strengths` the arguments
+    that an error shows if the dtype can't hold the values.
 
     Args:
-        seed: `None`, an integer >= 0, a `keras.random.SeedGenerator`, or the
-            serialized form of one.
-
-    Returns:
-        A Python `int` or a `SeedGenerator`, for `read_seed`.
-
-    Raises:
-        TypeError, ValueError: for anything else.
+        seed: An integer >= 0, `None` or a `keras.random.SeedGenerator`, as for Keras's own
+            initializers.
     """
-    if seed is None:
-        return random.randint(1, 10**9)
-    if isinstance(seed, dict):
-        seed = keras.saving.deserialize_keras_object(seed)
-    if isinstance(seed, keras.random.SeedGenerator):
-        return seed
-    try:
-        return check_seed(seed)
-    except TypeError as error:
-        raise TypeError(
-            f"Argument `seed` must be {ALLOWED}. "
-            f"Received: seed={seed!r} (of type {type(seed).__name__})"
-        ) from error
 
+    # Whether values that are all zero are meant.
+    may_be_zero = False
 
-def read_seed(seed: Any) -> int:
-    """The integer for the next draw: a new one each time from a generator.
+    def __init__(self, seed: Any) -> None:
+        self.seed = resolve_seed(seed)
+        # As the user passed it: a clone of `None` samples anew.
+        self._init_seed = None if seed is None else self.seed
 
-    Args:
-        seed: An `int` or a `SeedGenerator`, from `resolve_seed`.
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        dtype = check_float_dtype(dtype)
+        shape = check_shape(shape)
+        values = self.sample(shape, read_seed(self.seed))
+        return as_tensor(values, dtype, self.strengths(), self.may_be_zero)
 
-    Raises:
-        ValueError: for a `SeedGenerator` inside a trace (`jax.jit`,
-            `tf.function`), where its state cannot be read.
-    """
-    if not isinstance(seed, keras.random.SeedGenerator):
-        return seed
-    if _is_tracing():
-        raise ValueError(
-            "A weight cannot be drawn from a `SeedGenerator` while a function is being traced "
-            "(as under `jax.jit`, `tf.function`, or Keras's jitted initialization of large "
-            "sharded weights): its state has no value there. Use an integer seed. "
-            f"Received: seed={seed!r}"
-        )
-    # Some backends keep the unsigned words in a signed type.
-    state = np.asarray(keras.ops.convert_to_numpy(seed.next())).astype(np.int64) & 0xFFFFFFFF
-    return fold_in(int(state[0]), int(state[1]))
+    @abc.abstractmethod
+    def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
+        """Return float32 values of a shape, as a function of the seed."""
 
+    @abc.abstractmethod
+    def strengths(self) -> dict[str, Any]:
+        """Return the arguments that decide how large values are."""
 
-def _is_tracing() -> bool:
-    """Whether operations yield symbols here instead of values."""
-    try:
-        # An operation on two constants: backends give a bare constant its
-        # value even where they trace.
-        keras.ops.convert_to_numpy(keras.ops.add(keras.ops.zeros(()), 1.0))
-    except Exception:  # each backend has its own error
-        return True
-    return False
+    def serialized_seed(self) -> Any:
+        """Return the seed for the config, as the user passed it."""
+        return keras.saving.serialize_keras_object(self._init_seed)
 
 
 def check_float_dtype(dtype: Any) -> str:
-    """Name of a floating dtype; of `None` that of `keras.config.floatx()`."""
+    """Return the name of a floating dtype; for `None` that of `keras.config.floatx()`."""
     dtype = keras.backend.standardize_dtype(dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(
@@ -101,7 +71,7 @@ _RANGES = {
 
 
 def check_fits(values: Any, dtype: str, source: str, may_be_zero: bool = False) -> None:
-    """Raises unless a dtype can hold computed values.
+    """Raise unless a dtype can hold computed values.
 
     Args:
         values: Array or number.
@@ -132,16 +102,20 @@ def check_fits(values: Any, dtype: str, source: str, may_be_zero: bool = False) 
 
 
 def described(**arguments: Any) -> str:
-    """Arguments and their values, as errors show them."""
+    """Return arguments and their values as errors show them."""
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
 def as_tensor(
     values: np.ndarray, dtype: str, arguments: dict[str, Any], may_be_zero: bool = False
 ) -> Any:
-    """Fresh float32 values, whose memory the tensor may keep, rounded to `dtype` last.
+    """Return float32 values as a tensor of another dtype.
 
-    `arguments` are what gave the values, for the error where the dtype can't hold them.
+    Args:
+        values: float32 array, whose memory the tensor may take over.
+        dtype: Name of the dtype, to which values are rounded last.
+        arguments: Arguments that gave the values, for the error if the dtype can't hold them.
+        may_be_zero: Whether values that are all zero are meant.
     """
     check_fits(values, dtype, described(**arguments), may_be_zero)
     tensor: Any = values

@@ -1,17 +1,18 @@
 """The `MimeticDepthwise` initializer."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import keras
+import numpy as np
 
-from keras_mimetic._checks import check_positive, check_shape
+from keras_mimetic._checks import check_positive
 from keras_mimetic._numerics.depthwise import GAINS, depthwise_filters, rms_of_gain
-from keras_mimetic.initializers.base import as_tensor, check_float_dtype, read_seed, resolve_seed
+from keras_mimetic.initializers.base import NumPyInitializer
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticDepthwise(keras.initializers.Initializer):
+class MimeticDepthwise(NumPyInitializer):
     """Smooth, centered filters for depthwise convolutions, as trained ones are.
 
     Draws every filter independently from a normal distribution over its pixels,
@@ -68,35 +69,36 @@ class MimeticDepthwise(keras.initializers.Initializer):
       ours.
     """
 
-    def __init__(self, sigma: float, gain: float | str = "keras", seed: Any = None) -> None:
+    def __init__(
+        self, sigma: float, gain: float | Literal["keras", "fan_in"] = "keras", seed: Any = None
+    ) -> None:
         self.sigma = check_positive("sigma", sigma)
         self.gain = check_gain("gain", gain)
-        self.seed = resolve_seed(seed)
-        # As the user passed it: a clone of `None` draws afresh.
-        self._init_seed = None if seed is None else self.seed
+        super().__init__(seed)
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        dtype = check_float_dtype(dtype)
-        shape = check_shape(shape)
+    def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         if len(shape) < 3 or 0 in shape[:-2]:
             raise ValueError(
                 "Argument `shape` must be that of a convolution kernel, "
                 f"(*kernel_size, channels, filters). Received: shape={shape}"
             )
-        values = depthwise_filters(
+        filters = depthwise_filters(
             shape[:-2],
             math.prod(shape[-2:]),
             sigma=self.sigma,
             rms=rms_of_gain(shape, self.gain),
-            seed=read_seed(self.seed),
+            seed=seed,
         )
-        return as_tensor(values.reshape(shape), dtype, {"sigma": self.sigma, "gain": self.gain})
+        return filters.reshape(shape)
+
+    def strengths(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "gain": self.gain}
 
     def get_config(self) -> dict[str, Any]:
         return {
             "sigma": self.sigma,
             "gain": self.gain,
-            "seed": keras.saving.serialize_keras_object(self._init_seed),
+            "seed": self.serialized_seed(),
         }
 
 

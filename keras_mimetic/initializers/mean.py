@@ -1,8 +1,10 @@
 """The `MimeticMean` initializer."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from keras_mimetic._checks import (
     AUTO,
@@ -10,17 +12,16 @@ from keras_mimetic._checks import (
     check_integer,
     check_number,
     check_positive,
-    check_shape,
     is_auto,
 )
 from keras_mimetic._numerics.fans import MODES, fans
 from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
 from keras_mimetic._numerics.random import DISTRIBUTIONS
-from keras_mimetic.initializers.base import as_tensor, check_float_dtype, read_seed, resolve_seed
+from keras_mimetic.initializers.base import NumPyInitializer
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticMean(keras.initializers.Initializer):
+class MimeticMean(NumPyInitializer):
     """Variance scaling with a nonzero mean, for the first matrix of an MLP.
 
     Which `mean` to use where, in standard deviations of the weight:
@@ -116,13 +117,15 @@ class MimeticMean(keras.initializers.Initializer):
 
     def __init__(
         self,
-        mean: float | str = AUTO,
+        mean: float | Literal["auto"] = AUTO,
         scale: float = 1.0,
-        mode: str = "fan_avg",
-        distribution: str = "uniform",
+        mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_avg",
+        distribution: Literal[
+            "uniform", "normal", "truncated_normal", "untruncated_normal"
+        ] = "uniform",
         seed: Any = None,
-        input_axes: Any = None,
-        output_axes: Any = None,
+        input_axes: Sequence[int] | None = None,
+        output_axes: Sequence[int] | None = None,
     ) -> None:
         self.mean = (
             AUTO if is_auto(mean) else check_number("mean", mean, "'auto' or a finite number")
@@ -137,27 +140,25 @@ class MimeticMean(keras.initializers.Initializer):
             )
         self.input_axes = _check_axes("input_axes", input_axes)
         self.output_axes = _check_axes("output_axes", output_axes)
-        self.seed = resolve_seed(seed)
-        # As the user passed it: a clone of `None` draws afresh.
-        self._init_seed = None if seed is None else self.seed
+        super().__init__(seed)
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        dtype = check_float_dtype(dtype)
-        shape = check_shape(shape)
-        values = mean_shifted(
+    def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
+        return mean_shifted(
             shape,
             mean=self._mean(shape),
             scale=self.scale,
             mode=self.mode,
             distribution=self.distribution,
-            seed=read_seed(self.seed),
+            seed=seed,
             input_axes=self.input_axes,
             output_axes=self.output_axes,
         )
-        return as_tensor(values, dtype, {"mean": self.mean, "scale": self.scale})
+
+    def strengths(self) -> dict[str, Any]:
+        return {"mean": self.mean, "scale": self.scale}
 
     def _mean(self, shape: tuple[int, ...]) -> float:
-        """The mean in standard deviations, with `"auto"` resolved."""
+        """Return the mean in standard deviations, with `"auto"` resolved."""
         if not isinstance(self.mean, str):
             return self.mean
         fan_in, _ = fans(shape, self.input_axes, self.output_axes)
@@ -174,7 +175,7 @@ class MimeticMean(keras.initializers.Initializer):
             "scale": self.scale,
             "mode": self.mode,
             "distribution": self.distribution,
-            "seed": keras.saving.serialize_keras_object(self._init_seed),
+            "seed": self.serialized_seed(),
             "input_axes": self.input_axes and list(self.input_axes),
             "output_axes": self.output_axes and list(self.output_axes),
         }

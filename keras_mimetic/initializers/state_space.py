@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_number, check_positive, check_shape
+from keras_mimetic._checks import check_number, check_positive
 from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.random import check_seed
-from keras_mimetic.initializers.base import as_tensor, check_float_dtype
+from keras_mimetic.initializers.base import NumPyInitializer
 
 _DRAWS: dict[str, Callable[..., np.ndarray]] = {
     "in_projection": state_space.in_projection,
@@ -22,7 +22,7 @@ _DRAWS: dict[str, Callable[..., np.ndarray]] = {
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class StateSpaceWeight(keras.initializers.Initializer):
+class StateSpaceWeight(NumPyInitializer):
     """Draws one of the weights of a `MimeticStateSpace`.
 
     Args:
@@ -32,15 +32,19 @@ class StateSpaceWeight(keras.initializers.Initializer):
         **settings: What that function takes besides the shape.
     """
 
+    # Such as biases that start at zero.
+    may_be_zero = True
+
     def __init__(self, role: str, seed: int, **settings: Any) -> None:
         self.role = role
-        self.seed = check_seed(seed)
         self.settings = settings
+        super().__init__(check_seed(seed))
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        dtype = check_float_dtype(dtype)
-        values = _DRAWS[self.role](check_shape(shape), seed=self.seed, **self.settings)
-        return as_tensor(values, dtype, self.settings, may_be_zero=True)
+    def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
+        return _DRAWS[self.role](shape, seed=seed, **self.settings)
+
+    def strengths(self) -> dict[str, Any]:
+        return self.settings
 
     def get_config(self) -> dict[str, Any]:
         return {"role": self.role, "seed": self.seed, **self.settings}

@@ -6,18 +6,20 @@ from typing import Any
 import keras
 
 from keras_mimetic._checks import AUTO, check_flag, check_fraction, check_integer, is_auto
-from keras_mimetic._numerics.attention import ROLES, auto_strengths
-from keras_mimetic._numerics.random import check_seed, fold_in
+from keras_mimetic._numerics.attention import PAIRS, ROLES, auto_strengths
+from keras_mimetic._numerics.random import check_seed, split_seed
 from keras_mimetic.initializers.attention import (
     AttentionProjection,
     check_strengths,
     drop_identity_if_undefined,
-    share_factors,
 )
-from keras_mimetic.initializers.base import resolve_seed
 from keras_mimetic.initializers.mean import MimeticMean
+from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import with_seed
 from keras_mimetic.layers.sublayers import Changes
+
+# What is random in a layer: its projections, and the gate that newer versions of Keras have.
+_STREAMS = (*ROLES, "gate")
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
@@ -128,11 +130,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         query_key = check_strengths("query_key", query_key)
         value_output = check_strengths("value_output", value_output)
         check_flag("causal", causal)
-        # One for each projection, and one for a gate.
-        root = resolve_seed(seed)
-        self._seeds = [fold_in(root, number) for number in range(5)]
+        self._seeds = split_seed(resolve_seed(seed), _STREAMS)
         # Checks it, before Keras's layer does with another error.
-        with_seed("kernel_initializer", kernel_initializer, self._seeds[0])
+        with_seed("kernel_initializer", kernel_initializer, self._seeds["query"])
         super().__init__(
             num_heads,
             key_dim,
@@ -195,25 +195,19 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         """The kernels' initializers by role."""
         output_dim = math.prod(self._output_shape) if self._output_shape else query_dim
         is_self = self._is_self_attention and query_dim == value_dim == key_dim
-        initializers = {
-            role: self._unpaired(role, seed)
-            for role, seed in zip((*ROLES, "gate"), self._seeds, strict=True)
-        }
-        pairs = (
-            ("query_key", self.query_key, "query", query_dim, "key", key_dim),
-            ("value_output", self.value_output, "value", value_dim, "output", output_dim),
-        )
-        for name, strengths, first, first_dim, second, second_dim in pairs:
+        initializers = {role: self._unpaired(role, seed) for role, seed in self._seeds.items()}
+        dims = {"query": query_dim, "key": key_dim, "value": value_dim, "output": output_dim}
+        for name, (first, second) in PAIRS.items():
+            strengths = getattr(self, name)
             if is_auto(strengths):
                 strengths = auto_strengths(name, is_causal=self.causal)
             if strengths is None:
                 continue
-            has_identity = is_self and first_dim == second_dim
+            has_identity = is_self and dims[first] == dims[second]
             noise, identity = drop_identity_if_undefined(name, strengths, has_identity, self.name)
-            seed = self._seeds[ROLES.index(first)]
-            initializers[first] = AttentionProjection(first, second_dim, noise, identity, seed)
-            initializers[second] = AttentionProjection(second, first_dim, noise, identity, seed)
-            share_factors(initializers[first], initializers[second])
+            seed = self._seeds[first]
+            for role, partner in ((first, second), (second, first)):
+                initializers[role] = AttentionProjection(role, dims[partner], noise, identity, seed)
         return initializers
 
     def _unpaired(self, role: str, seed: int) -> Any:

@@ -1,6 +1,6 @@
 """The `MimeticMLPBlock` layer."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -16,14 +16,19 @@ from keras_mimetic._checks import (
 )
 from keras_mimetic._numerics.fans import scaled_std
 from keras_mimetic._numerics.mlp import HIDDEN_BIAS, MEAN_AFTER_LAYER_NORM, bias_start, safe_mean
-from keras_mimetic._numerics.random import check_seed, fold_in
-from keras_mimetic.initializers.base import check_fits, described, resolve_seed
+from keras_mimetic._numerics.random import check_seed, split_seed
+from keras_mimetic.initializers.base import check_fits, described
 from keras_mimetic.initializers.mean import MimeticMean
+from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
+from keras_mimetic.layers.arguments import get, serialize_initializer
+from keras_mimetic.layers.onnx import layer_normalization
 from keras_mimetic.layers.sublayers import Changes, check_float_policy
 
 # As in Vision Transformers; Keras's own default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
+# What is random in a block. Each has a seed of its own.
+_STREAMS = ("fc1_kernel", "fc2_kernel", "dropout1", "dropout2", "fc1_bias", "fc2_bias")
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
@@ -112,9 +117,9 @@ class MimeticMLPBlock(keras.layers.Layer):
         hidden_dim: int,
         output_dim: int | None = None,
         activation: Any = "gelu",
-        mean: float | str = AUTO,
-        hidden_bias: float | str = AUTO,
-        norm: str | None = None,
+        mean: float | Literal["auto"] = AUTO,
+        hidden_bias: float | Literal["auto"] = AUTO,
+        norm: Literal["layer_norm", "before"] | None = None,
         residual: bool = False,
         dropout: float = 0.0,
         use_bias: bool = True,
@@ -131,7 +136,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.output_dim = (
             None if output_dim is None else check_integer("output_dim", output_dim, minimum=1)
         )
-        self.activation = _get("activation", activation)
+        self.activation = get("activation", activation)
         self.mean = _check_strength("mean", mean)
         self.hidden_bias = _check_strength("hidden_bias", hidden_bias)
         self._norm_name = check_choice("norm", norm, (None, "layer_norm", "before"))
@@ -140,19 +145,18 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.use_bias = check_flag("use_bias", use_bias)
         self.fc2_initializer = fc2_initializer
         self.bias_initializer = bias_initializer
-        self.kernel_regularizer = _get("kernel_regularizer", kernel_regularizer)
-        self.bias_regularizer = _get("bias_regularizer", bias_regularizer)
-        self.kernel_constraint = _get("kernel_constraint", kernel_constraint)
+        self.kernel_regularizer = get("kernel_regularizer", kernel_regularizer)
+        self.bias_regularizer = get("bias_regularizer", bias_regularizer)
+        self.kernel_constraint = get("kernel_constraint", kernel_constraint)
         self.seed = None if seed is None else check_seed(seed)
         check_float_policy(self)
 
-        root = resolve_seed(self.seed)
-        # Kernels of fc1 and fc2, the two dropouts, biases of fc1 and fc2.
-        self._seeds = [fold_in(root, number) for number in range(6)]
-        self._fc2_initializer = with_seed("fc2_initializer", fc2_initializer, self._seeds[1])
-        self._bias_initializers = [
-            with_seed("bias_initializer", bias_initializer, seed) for seed in self._seeds[4:]
-        ]
+        seeds = self._seeds = split_seed(resolve_seed(self.seed), _STREAMS)
+        self._fc2_initializer = with_seed("fc2_initializer", fc2_initializer, seeds["fc2_kernel"])
+        self._fc1_bias_initializer, self._fc2_bias_initializer = (
+            with_seed("bias_initializer", bias_initializer, seeds[name])
+            for name in ("fc1_bias", "fc2_bias")
+        )
         self._check_hidden_bias()
         self.norm: Any = None
         self.fc1: Any = None
@@ -196,8 +200,8 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc1 = keras.layers.Dense(
             self.hidden_dim,
             activation=self.activation,
-            kernel_initializer=MimeticMean(mean, seed=self._seeds[0]),
-            bias_initializer=self._fc1_bias_initializer(mean, hidden_bias, input_dim),
+            kernel_initializer=MimeticMean(mean, seed=self._seeds["fc1_kernel"]),
+            bias_initializer=self._start_of_bias(mean, hidden_bias, input_dim),
             name="fc1",
             dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
@@ -207,7 +211,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
-            bias_initializer=self._bias_initializers[1],
+            bias_initializer=self._fc2_bias_initializer,
             name="fc2",
             dtype=self._changes.policies.get("fc2", self.dtype_policy),
             **shared,
@@ -218,17 +222,17 @@ class MimeticMLPBlock(keras.layers.Layer):
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(
                     self.dropout,
-                    seed=keras_seed(seed),
+                    seed=keras_seed(self._seeds[name]),
                     dtype=self.dtype_policy,
-                    name=f"dropout{number}",
+                    name=name,
                 )
-                for number, seed in enumerate(self._seeds[2:4], start=1)
+                for name in ("dropout1", "dropout2")
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x = inputs if self.norm is None else self._normalize(inputs)
+        x = inputs if self.norm is None else layer_normalization(self.norm, inputs)
         x = self.fc1(x)
         if self._dropout1 is not None:
             x = self._dropout1(x, training=training)
@@ -238,18 +242,6 @@ class MimeticMLPBlock(keras.layers.Layer):
         if self.residual:
             x = keras.ops.add(inputs, x)
         return x
-
-    def _normalize(self, x: Any) -> Any:
-        if not _is_exported_to_onnx():
-            return self.norm(x)
-        # The kernel that Keras calls on torch cannot be exported.
-        dtype = x.dtype
-        x = keras.ops.cast(x, keras.backend.result_type(dtype, "float32"))
-        x = x - keras.ops.mean(x, axis=-1, keepdims=True)
-        square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
-        gamma, beta = (keras.ops.cast(w, x.dtype) for w in (self.norm.gamma, self.norm.beta))
-        x = x * keras.ops.rsqrt(square + self.norm.epsilon) * gamma + beta
-        return keras.ops.cast(x, dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         _, output_dim = self._dims(input_shape)
@@ -267,8 +259,8 @@ class MimeticMLPBlock(keras.layers.Layer):
             "residual": self.residual,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
-            "fc2_initializer": _serialize(self.fc2_initializer),
-            "bias_initializer": _serialize(self.bias_initializer),
+            "fc2_initializer": serialize_initializer(self.fc2_initializer),
+            "bias_initializer": serialize_initializer(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
@@ -298,14 +290,14 @@ class MimeticMLPBlock(keras.layers.Layer):
         return self._norm_name is not None
 
     def _biases_start_at_zero(self) -> bool:
-        initializer = self._bias_initializers[0]
+        initializer = self._fc1_bias_initializer
         if isinstance(initializer, keras.initializers.Constant):
             return bool(np.all(np.asarray(initializer.value) == 0))
         return isinstance(initializer, keras.initializers.Zeros)
 
-    def _fc1_bias_initializer(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
+    def _start_of_bias(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
         if not hidden_bias:
-            return self._bias_initializers[0]
+            return self._fc1_bias_initializer
         # After a LayerNorm the mean moves nothing.
         moving = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
@@ -336,43 +328,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         return input_dim, output_dim
 
 
-def _is_exported_to_onnx() -> bool:
-    """Whether PyTorch traces the layer for an ONNX file."""
-    if keras.backend.backend() != "torch":
-        return False
-    import torch
-
-    return torch.onnx.is_in_onnx_export()
-
-
 def _check_strength(name: str, value: Any) -> float | str:
     if is_auto(value):
         return AUTO
     return check_number(name, value, "'auto' or a finite number")
-
-
-def _serialize(initializer: Any) -> Any:
-    """An initializer as it was given: a name, or what Keras makes of the rest."""
-    if isinstance(initializer, str):
-        return initializer
-    return keras.initializers.serialize(keras.initializers.get(initializer))
-
-
-def _get(name: str, identifier: Any) -> Any:
-    """An activation, regularizer or constraint, or an error that names the argument."""
-    kind = name.rpartition("_")[2]
-    get = {
-        "activation": keras.activations.get,
-        "regularizer": keras.regularizers.get,
-        "constraint": keras.constraints.get,
-    }[kind]
-    if isinstance(identifier, dict):
-        # A config, of a saved layer: Keras's own error says what is not registered.
-        return get(identifier)
-    try:
-        return get(identifier)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"Argument `{name}` must be the name of a Keras {kind}, a callable or None. "
-            f"Received: {name}={identifier!r}"
-        ) from error

@@ -8,7 +8,7 @@ from keras import ops
 from keras_mimetic._checks import check_choice, check_flag, check_integer
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, STEP
-from keras_mimetic.initializers.base import resolve_seed
+from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.state_space import (
     StateSpaceWeight,
     check_a_log,

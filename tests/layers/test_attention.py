@@ -101,7 +101,7 @@ def test_equal_seeds_and_the_structure_functions():
     for role in ROLES:
         np.testing.assert_array_equal(kernels(first)[role], kernels(second)[role])
         assert (kernels(first)[role] != kernels(other)[role]).any()
-    seed_query, seed_value = first._seeds[0], first._seeds[2]
+    seed_query, seed_value = first._seeds["query"], first._seeds["value"]
     pair = query_key(16, 16, 2, 8, noise=0.7, identity=0.7, seed=seed_query)
     np.testing.assert_array_equal(pair[0], kernels(first)["query"])
     np.testing.assert_array_equal(pair[1], kernels(first)["key"])
@@ -208,7 +208,9 @@ def test_values_of_another_width(value_dim):
     k = kernels(layer)
     assert (k["value"].shape, k["output"].shape) == ((16, 2, value_dim), (2, value_dim, 16))
     product = k["value"].reshape(16, -1) @ k["output"].reshape(-1, 16)
-    expected = value_output(16, 16, 2, value_dim, noise=0.4, identity=-0.4, seed=layer._seeds[2])
+    expected = value_output(
+        16, 16, 2, value_dim, noise=0.4, identity=-0.4, seed=layer._seeds["value"]
+    )
     np.testing.assert_allclose(
         product, expected[0].reshape(16, -1) @ expected[1].reshape(-1, 16), atol=1e-6
     )
