@@ -1,4 +1,4 @@
-"""Gives an existing model the structures of trained ones."""
+"""Re-initialize a built model with the structures of trained ones."""
 
 import dataclasses
 import warnings
@@ -41,124 +41,97 @@ def initialize(
     inputs: Any = None,
     data: Any = None,
 ) -> Report:
-    r"""Give an existing, built model the structures of trained ones, in place.
+    """Re-initialize a built model in place with the structures of trained ones.
 
-    It finds where each structure could go by following what flows between the
-    model's layers, functional, sequential, subclassed or nested:
+    Follows the data through the model, whether functional, sequential, subclassed or
+    nested, and changes the weights of these layers:
 
-    - `"mlp"`: a `Dense` or 1x1 convolution, an activation (and dropout or
-      normalization), another one, where the hidden layer is as wide as input and output
-      or wider. The kernel of the first is shifted to a nonzero mean: -1 of its standard
-      deviations directly after an untrained LayerNormalization over the channels,
-      `-0.5 / sqrt(fan_in)` elsewhere (see `MimeticMean`). Its scale and its other
-      structure stay. After a LayerNormalization
-      or a BatchNormalization the bias of the first starts at -0.5 standard deviations
-      of the pre-activation, too. An MLP after a normalized activation, as in ConvMixer,
-      is left as it is, unless the settings name numbers.
-    - `"attention"`: `keras.layers.MultiHeadAttention`, layers derived from it, and
-      attention that is written in operations or in `keras.layers.Attention`: projections
-      (apart or fused in one kernel), a product, a softmax, a product, a projection.
-      Query and key, value and output kernels are drawn in pairs, as
-      `MimeticMultiHeadAttention` does, with products of the scale that the settings
-      name. A pair is skipped where it is of two streams, as in cross-attention. In
-      causal attention query and key keep their weights, unless the settings name numbers.
-    - `"depthwise"`: depthwise convolutions. Filters are drawn as `MimeticDepthwise`
-      does, with a sigma that grows over the network (`sigma_at_depth`); also those
-      of `SeparableConv*D`, and of `Conv*D` with a group for each input channel. Causal
-      ones are skipped.
-    - `"state_space"`: `MimeticStateSpace`, drawn as that layer does: decays, steps and
-      the input's projection.
+    - `"mlp"`: a `Dense` layer or 1x1 convolution, an activation, and another one, where the
+      hidden layer is at least as wide as input and output. Shifts the first kernel to a
+      nonzero mean. After a LayerNormalization or BatchNormalization, also sets the hidden
+      bias below zero. MLPs after a normalized activation, as in ConvMixer, are skipped unless
+      the settings are numbers.
+    - `"attention"`: `keras.layers.MultiHeadAttention` and its subclasses, and attention built
+      from `keras.layers.Attention` or from operations: projections (also fused in one
+      kernel), a product, a softmax, a product, a projection. Samples query and key kernels,
+      and value and output kernels, in pairs. Causal attention keeps its query and key
+      kernels unless the settings are numbers. Cross-attention is skipped.
+    - `"depthwise"`: depthwise convolutions, including those of `SeparableConv*D` and `Conv*D`
+      with one group per channel. Samples smooth, centered filters that widen with depth.
+      Causal convolutions are skipped.
+    - `"state_space"`: `MimeticStateSpace` layers. Samples decays, step sizes and the input
+      projection.
 
-    Nothing else is touched: no other bias, no normalization, no frozen layer
-    (`trainable=False`).
+    All other weights keep their values, and so do layers with `trainable=False`.
 
-    Each weight's random stream derives from `seed` and from the place of its layer
-    in the model, the path of attributes and containers that leads to it. So the
-    same model gets equal draws whenever and under whichever backend it is built
-    (kernels of MLPs are shifted and keep the draws that they have, and hidden biases
-    follow the scale of these), and a change in one attribute of a subclassed model
-    changes nothing in the others (but for the width of depthwise filters, which follows their order
-    in the network). In a functional or sequential model a layer's place is its
-    class and its number among those of its class. The layers of this package,
-    given the same seed, draw other weights: they cannot see their position in a model.
+    The report names each layer that was skipped and why. Examples are gated MLPs, MLPs with a
+    normalization or depthwise convolution before the activation, grouped-query, linear and
+    additive attention, filters of one pixel, and layers that cannot be followed. It also notes
+    norms that changed by more than a factor of 2.
 
-    Reported and skipped are gated MLPs (GLU), MLPs with a normalization or a depthwise
-    convolution before the activation, grouped-query, linear and additive attention,
-    attention with an output of several axes, filters of one pixel, and what is inside
-    layers that cannot be followed: these are followed one by one. The report's last line
-    counts the other matrices, such as heads. A change of a norm by more than a factor of
-    2 is noted.
+    Each weight has its own random stream, derived from `seed` and its layer path, the
+    attributes and containers that lead to the layer. Equal models therefore get equal samples
+    on every backend, and a change to one attribute of a subclassed model does not affect
+    the samples of the others. MLPs are the exception: their kernels are shifted, not
+    sampled, so they also depend on the values that Keras gave them. This package's layers do
+    not know their layer path and sample different weights for the same seed.
 
     Examples:
 
     >>> model = keras.applications.ConvNeXtTiny(weights=None)
     >>> print(keras_mimetic.initialize(model, seed=0))
 
-    >>> # What the finder cannot know; a dry run prints the paths.
-    >>> keras_mimetic.initialize(
-    ...     model, rules={r"pointwise_\d+/": "mlp", r"^head/": None}, dry_run=True
-    ... )
-    >>> keras_mimetic.initialize(translator, inputs=(source_tokens, target_tokens))
+    >>> # Some structures only, with settings:
+    >>> keras_mimetic.initialize(model, structures={"mlp": {"hidden_bias": -1}, "depthwise": None})
+
+    >>> # Exceptions; a dry run prints the paths.
+    >>> print(keras_mimetic.initialize(model, rules={r"stage_3_.*pointwise": None}, dry_run=True))
+
+    >>> # A subclassed model with two arguments:
+    >>> report = keras_mimetic.initialize(translator, inputs=(source_tokens, target_tokens))
 
     Args:
         model: A built Keras model or layer.
-        structures: Names of structures, or a dict from names to their settings:
-            `{"mlp": {"mean": -0.5}, "attention": {}}`. Settings are for "mlp"
-            `mean="auto"` (the paper's nonzero mean; its sign and size are ours) and
-            `hidden_bias="auto"` (ours), as above. A number for `mean`, in standard
-            deviations of the kernel, shifts every first kernel to it; a number for
-            `hidden_bias`, in standard deviations of the pre-activation (see
-            `MimeticMLPBlock`), is where every hidden bias starts; `None` leaves
-            kernels or biases as they are. For "attention" they are `query_key="auto"` and
-            `value_output="auto"`, pairs (noise, identity), of which one may be `None` to
-            leave that pair. "auto" is (0.7, 0.7), or `None` in causal attention (ours; row
-            `qk`), and (0.4, -0.4), from accounts of the paper's recipe (rows `value_output`
-            and `all_no_qk`). For "depthwise" they are `gain="keep"` (each
-            kernel's own norm; others as in `MimeticDepthwise`) and `sigma_0=0.08`,
-            `velocity=0.37`, `acceleration=2.9` (a reconstruction; see `sigma_at_depth`); for
-            "state_space" `a_log=-8`, `step=1`
-            (from accounts of the paper's recipe), `correlation=0.9` (ours) and
-            `convolution=None` (ours, or "identity"; see `MimeticStateSpace`): `None` leaves what
-            is a weight of its own, and draws the projection as Mamba-2 does.
-        seed: Integer >= 0; `None` takes one from Python's `random`, which
-            `keras.utils.set_random_seed` sets.
-        rules: A dict from regular expressions to a structure's name or `None`,
-            for what cannot be followed or should be otherwise. A layer with a
-            weight whose `variable.path` an expression matches (as in Keras's
-            `LayoutMap`, anywhere) gets that structure, or is left alone for
-            `None` or a structure that is not asked for. What the finder sees
-            around the layer still counts; where it sees nothing, attention is
-            taken for self-attention and an MLP for one without a norm before it.
-        control: Writes weights without structure but with the same norms
-            instead, for comparisons. For kernels of "mlp" these are the same draws
-            with mean 0, scaled up; for biases independent normals. Decays and steps of
-            "state_space" have no such twin and become Mamba-2's own.
-        dry_run: Only reports what would be written.
-        force: Writes into a trained model, too. Trained is a model whose Keras
-            optimizer has taken steps, or with a bias, gamma, beta or moving statistic
-            whose values differ from one another where its initializer makes them one
-            constant. Loaded weights without any of these cannot be told from fresh ones.
-        inputs: What `model` is called with; only shapes and dtypes are used.
-            Needed for a subclassed model that takes more than one argument, or
-            whose input's shape is not known. A tuple has several positional
-            arguments, anything else is the first one; there are no keyword
-            arguments.
+        structures: Names of structures, or a dict from names to their settings, such as
+            `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures, or
+            for the defaults of one. The classes `MLP`, `Attention`, `Depthwise` and
+            `StateSpace` in `keras_mimetic._structures` document the settings.
+        seed: Integer >= 0. `None` takes one from Python's `random`, which
+            `keras.utils.set_random_seed` controls.
+        rules: Dict from regular expressions to the name of a structure or `None`, to correct
+            or extend what is found. A layer with a weight whose `variable.path` matches gets
+            that structure, or is skipped for `None`. Expressions match anywhere in the path, as
+            in Keras's `LayoutMap`. A layer whose context is unknown is taken for
+            self-attention, or for an MLP without a normalization before it.
+        control: If `True`, write a norm-matched baseline: random weights without structure,
+            with the norms of the structured ones. MLP kernels are scaled up instead of
+            shifted, and hidden biases become independent normals. Decays and step sizes
+            become those of Mamba-2.
+        dry_run: If `True`, report what would be written and leave the model unchanged.
+        force: If `True`, overwrite a trained model. A model counts as trained if its optimizer
+            has taken steps, or if the values of a bias, normalization or moving statistic
+            differ where its initializer makes them equal. Loaded weights without any of these
+            cannot be told from untrained ones.
+        inputs: Example inputs, of which only shapes and dtypes are used. Required for a
+            subclassed model that takes several arguments or whose input shape is unknown. A
+            tuple holds several positional arguments, anything else is the first one.
+        data: A batch of inputs on which dead hidden units are counted after the
+            initialization; see `measure`.
 
     Returns:
-        A `Report` with a row for each weight that was written or was left for a
-        reason. It prints as a table and has `to_dicts()`.
+        A `Report` with one row per weight that was written or skipped.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; for a model that is not
-            built, is quantized, has LoRA enabled, or is trained without `force`; for `data`
-            that the model does not take. If anything fails, the model is as it was.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not allowed; if the model is not built, is quantized, has
+            LoRA enabled, or is trained and `force` is `False`; if the model does not accept
+            `data`. The model is unchanged after any error.
 
     Warns:
-        UserWarning: if more than half of the hidden units of an MLP are off for all
-            of `data`; if no weight is written.
+        UserWarning: If no weight is written, or if more than half of the hidden units of an
+            MLP are dead on `data`.
 
-    Reference: those of the initializers and layers named above.
+    Reference: those of the structures.
     """
     settings = _check_structures(structures)
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):

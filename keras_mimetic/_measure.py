@@ -1,4 +1,4 @@
-"""Sees the structures of mimetic initialization in any model's weights."""
+"""Measure the structures of mimetic initialization in any model's weights."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ _FRESH_SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class _Untrained:
-    """A kind of figure in fresh weights; `values` of all draws, if there are any."""
+    """A figure of untrained weights, with its `values` over all samples, if any."""
 
     mean: float
     std: float
@@ -40,113 +40,101 @@ def measure(
     inputs: Any = None,
     data: Any = None,
 ) -> Measurements:
-    r"""Measures the structures of mimetic initialization in a model's weights.
+    """Measure the structures of mimetic initialization in a model's weights.
 
-    It looks at the places that `initialize` finds (and at gated MLPs, too), and
-    compares every figure with what fresh weights of the same shapes give: mean
-    and standard deviation for independent normals (Keras's uniform ones give the same),
-    in closed form or, for depthwise filters and small matrices, over 10 to 100 draws,
-    which are kept for the next call. All figures but dead units are of the weights alone and
-    need no data, and the model is left as it is. They are these; all but `noise`,
-    `identity`, sigma, decays and steps do not depend on the scale of the weights.
+    Measures the sites that `initialize` finds, and gated MLPs, without changing the model.
+    Every figure is compared with its mean and standard deviation over untrained weights of the
+    same shapes. These are known in closed form or, for depthwise filters and small matrices,
+    estimated from 10 to 100 samples, which are cached. Only dead units need `data`.
 
-    `"mlp"`, for each of its two matrices (parts `"first"`, `"second"`):
+    All figures are independent of the scale of the weights, except for `noise`, `identity`,
+    `a_log`, `step` and `memory`. Sigma is in squared pixels.
 
-    - `mean`: in standard deviations of the matrix's entries, as in `MimeticMean`;
-    - `z`: the mean in its standard errors, with the means of input channels for
-      independent draws: in trained networks the weights of one channel are not
-      independent, and a z of all weights would overstate;
-    - `energy_over_inputs`, `energy_over_outputs` (of the first matrix these are
-      the hidden units): the part of the squared Frobenius norm that is alike for
-      all of them, in multiples of that of a random direction, so that fresh
-      weights have 1; at most the number of inputs, or outputs;
+    `"mlp"`, parts `"first"` and `"second"`, the two matrices:
 
-    and directly behind a LayerNorm or BatchNorm (part `"hidden_bias"`):
+    - `mean`: Mean in standard deviations of the entries.
+    - `z`: Mean in its standard errors, computed from the means of input channels, because
+      trained weights of one channel are not independent.
+    - `energy_over_inputs`, `energy_over_outputs`: Fraction of the squared Frobenius norm that
+      is the same for all inputs, or all outputs, in multiples of its expectation for a random
+      matrix. 1 for untrained weights, at most the number of inputs, or outputs.
 
-    - `mean`, `deviation`: over hidden units, of the effective bias b + W^T beta
-      in standard deviations of the unit's pre-activation. The normalized
-      channels are taken for independent, which they are but roughly.
+    Part `"hidden_bias"`, directly after a LayerNormalization or BatchNormalization:
 
-    and with `data` (part `"hidden_units"`):
+    - `mean`, `std`: Mean and standard deviation over hidden units of the effective bias
+      b + W^T beta, in standard deviations of the pre-activation (of independent channels).
 
-    - `dead`: fraction of the hidden units that are off for all of the data. A unit is
-      off where its activation is less than 1 % of its pre-activation in size. It is
-      there for MLPs whose activation is seen by itself, without a normalization before
-      the second matrix.
+    Part `"hidden_units"`, with `data`:
 
-    `"attention"`, of W_Q W_K^T in every head (part `"query_key"`), and of W_V W_O
-    in every head and, with head `None`, summed over the heads (`"value_output"`):
+    - `dead`: Fraction of the hidden units that are off for all of the data: their activation
+      is smaller than 1 % of their pre-activation. Defined for activations that no
+      normalization follows before the second matrix.
 
-    - `diagonal`: mean of the diagonal, in standard deviations of the entries off
-      it. For products of equal noise and identity it grows with the square
-      root of the width;
-    - `noise`, `identity`: the two numbers with which `MimeticMultiHeadAttention`
-      would draw products of the same trace and norm; absolute. Not of single
-      heads' W_V W_O.
+    `"attention"`, parts `"query_key"` (W_Q W_K^T of each head) and `"value_output"` (W_V W_O of
+    each head and, with head `None`, summed over heads):
 
-    `"depthwise"`, of the covariance of the layer's filters about their mean (part
-    `"kernel"`):
+    - `diagonal`: Mean of the diagonal in standard deviations of the other entries. At equal
+      noise and identity it grows with the square root of the width.
+    - `noise`, `identity`: The coefficients with which `MimeticMultiHeadAttention` would
+      sample products of the same trace and norm. Not defined for W_V W_O of single heads.
 
-    - `sigma`: of the closed form nearest to it, in squared pixels (see
-      `MimeticDepthwise`);
-    - `explained`: the part of its squared Frobenius norm that this form explains,
-      at most 1. Where it is no higher than that of fresh weights, sigma says
-      nothing; filters of 3x3 pixels have 0.6 by chance;
-    - `explained_uncentered`: the part that exp(-|i - j|^2 / (2 sigma)) explains at its
-      best sigma, for noise (sigma near 0) or filters that are smooth and no more.
-      Where it is higher than `explained`, they are not centered as the closed form is.
+    `"depthwise"`, part `"kernel"`, the covariance of a layer's filters about their mean:
 
-    `"state_space"`, of every head (part `"decay"`):
+    - `sigma`: Width of the nearest closed form (see `MimeticDepthwise`), in squared pixels.
+    - `explained`: Fraction of the squared norm of the covariance that this form explains.
+      Where it does not exceed that of untrained weights, `sigma` is not meaningful; filters of
+      3x3 pixels reach 0.6 by chance.
+    - `explained_uncentered`: Fraction that a stationary covariance exp(-|i - j|^2 / (2 sigma))
+      explains at its best sigma: filters that are smooth but not centered, or noise.
 
-    - `a_log`, `step`: logarithm of the decay, and the step where the projection adds
-      nothing; absolute, and not compared with fresh weights;
-    - `memory`: the number of places after which 1/e of the state is left, with them;
+    `"state_space"`, part `"decay"`, for each head:
 
-    of every group of heads (part `"state"`, the group's number as `head`):
+    - `a_log`, `step`: Logarithm of the decay rate, and the step size where the projection
+      contributes nothing. Not compared with untrained weights.
+    - `memory`: Number of positions after which 1/e of the state is left.
 
-    - `correlation`: of the weights of c with those of b (their cosine);
-    - `diagonal`: of W_c W_b^T, as for "attention";
+    Part `"state"`, for each group (its number is in `head`):
 
-    and of the convolution (part `"convolution"`):
+    - `correlation`: Cosine between the weights of C and those of B.
+    - `diagonal`: Of W_C W_B^T, as for `"attention"`.
 
-    - `present`: the part of the filters' energy that is in their last taps.
+    Part `"convolution"`:
 
-    Figures are NaN where they are not defined, as the mean of a matrix of zeros.
+    - `present`: Fraction of the filters' energy in their last taps.
+
+    Figures that are not defined, such as the mean of a matrix of zeros, are NaN.
 
     Examples:
 
     >>> measured = keras_mimetic.measure(keras.saving.load_model("trained.keras"))
     >>> print(measured)
-    >>> measured.plot().savefig("convnext.png")
-    >>> [row.value for row in measured.select(part="first", figure="mean")]
-    >>> print(keras_mimetic.measure(model, data=images[:256]))  # with dead units
+    >>> means = [row.value for row in measured.select(part="first", figure="mean")]
+    >>> measured.plot().savefig("trained.png")
+
+    >>> print(keras_mimetic.measure(model, data=x))  # with dead units
 
     Args:
-        model: A built Keras model or layer. With LoRA, the merged weights count.
-        structures: Names of structures, `"mlp"`, `"attention"`, `"depthwise"`,
-            `"state_space"`.
-        rules: What the finder cannot know, as for `initialize`.
-        inputs: The same.
-        data: A batch of inputs, on which the model is run once as in inference, to
-            count dead hidden units: an array or what else the model takes as its
-            first argument, or a tuple of several arguments. `None` measures the
-            weights alone.
+        model: A built Keras model or layer. LoRA weights are merged.
+        structures: Names of structures; `None` stands for all.
+        rules: Corrections to what is found, as for `initialize`.
+        inputs: Example inputs, as for `initialize`.
+        data: A batch of inputs, on which the model runs once in inference mode, to
+            count dead hidden units: an array, or whatever the model takes as its
+            first argument, or a tuple of several arguments. `None` measures weights only.
 
     Returns:
-        `Measurements`, which print as a table and have `rows`, `to_dicts()`,
-        `to_csv()`, `plot()`, and `settings()` to initialize another model like
-        this one (see `mimic`). Empty, and saying so, for a model without any of
-        these layers.
+        `Measurements`, which print as a table and have `rows`, `select()`, `to_dicts()`,
+        `to_csv()`, `plot()`, and `settings()` to initialize another model like this one
+        (see `mimic`). They are empty for a model without any of these layers.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; for a model that is not
-            built, has no weights or is quantized; for `data` that the model does not
-            take.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not allowed; if the model is not built, has no weights or is
+            quantized; if the model does not accept `data`.
 
     Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention`,
-    `MimeticDepthwise` and `MimeticStateSpace`, which look at trained weights like
-    this; the definitions of these figures are ours.
+    `MimeticDepthwise` and `MimeticStateSpace` look at trained weights in this way. The
+    definitions of the figures are ours.
     """
     if isinstance(structures, Mapping):
         raise TypeError(

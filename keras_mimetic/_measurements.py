@@ -1,4 +1,4 @@
-"""What `measure` saw: figures of each place, beside those of untrained weights."""
+"""The figures of `measure`, compared with those of untrained weights."""
 
 import copy
 import csv
@@ -23,21 +23,20 @@ _FAR = 3
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One figure of one place.
+    """One figure of one layer.
 
     Attributes:
         structure: Name of the structure.
         path: Path of the layer, `layer.path`.
-        layer_path: The layer's place in the model, as in `Report`.
-        part: What of the layer the figure is about.
-        head: Number of the attention head, or `None`.
+        layer_path: Path of the layer in the model, as in `Report`.
+        part: What part of the layer the figure describes.
+        head: Number of the attention head (or state-space group), or `None`.
         figure: Name of the figure; see `measure`.
-        value: The figure; NaN where it is not defined.
+        value: The figure; NaN if it is not defined.
         untrained_mean: Its mean over untrained weights of the same shapes; `None` for
-            figures that depend on their scale.
-        untrained_std: Its standard deviation over them.
-        note: Why the structure does not go here and `settings` does not read it,
-            or "". (Frozen layers are read.)
+            figures that depend on the scale of the weights.
+        untrained_std: Its standard deviation over untrained weights.
+        note: Why `initialize` would skip this layer and `settings` ignores it, or `""`.
     """
 
     structure: str
@@ -58,10 +57,9 @@ class Skipped:
 
     Attributes:
         path: Path of the layer.
-        layer_path: Its place in the model.
-        structure: Name of the structure; "" for a layer that could not be
-            followed.
-        reason: Why not.
+        layer_path: Path of the layer in the model.
+        structure: Name of the structure; `""` for a layer that could not be followed.
+        reason: Why it was skipped.
     """
 
     path: str
@@ -72,19 +70,19 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Measurements:
-    """The figures of `keras_mimetic.measure`; they print, and show in a notebook, as tables.
+    """The result of `keras_mimetic.measure`: figures of every layer, as rows and as tables.
+
+    `print(measured)` prints a table per structure, aligned to the width of a terminal and plain
+    in files and pipes; a notebook shows them as HTML. `str(measured)` is always plain text. An
+    asterisk marks figures more than three standard deviations from those of untrained weights.
 
     Attributes:
-        rows: One for each figure, in the order of the network; each has `structure`,
-            `path`, `layer_path`, `part`, `head`, `figure`, `value`, `untrained_mean`,
-            `untrained_std` and `note`. `path` is Keras's name of the layer; `layer_path`
-            is the same whenever the model is built.
-        skipped: What was not measured, each with `path`, `layer_path`, `structure`, `reason`.
-        images: By (structure, place, name), matrices to be looked at: `"query_key"`,
-            W_Q W_K^T averaged over the heads, and `"value_output"`, W_V W_O summed
-            over them, of the first 64 channels; so `"state"`, W_c W_b^T of the first group
-            of state-space heads; `"covariance"` of filters and, of
-            filters with one or two axes, `"variance"` by pixel.
+        rows: A `Measurement` for each figure, in the order of the network.
+        skipped: A `Skipped` for each layer that was not measured.
+        images: Matrices by (structure, layer path, part): `"query_key"`, W_Q W_K^T averaged
+            over heads, and `"value_output"`, W_V W_O summed over heads, of the first 64
+            channels; `"state"`, W_C W_B^T of the first group of a state space; `"covariance"`
+            of depthwise filters and, for filters with one or two axes, `"variance"` by pixel.
     """
 
     rows: tuple[Measurement, ...]
@@ -93,11 +91,22 @@ class Measurements:
     _settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(repr=False)
 
     def select(self, **columns: Any) -> tuple[Measurement, ...]:
-        """The rows with these values of their attributes.
+        """Return the rows with the given values of their attributes.
 
-        Example:
+        Examples:
 
-        >>> measured.select(structure="attention", part="query_key", head=0, figure="diagonal")
+        >>> measured = keras_mimetic.measure(model)
+        >>> rows = measured.select(structure="attention", part="query_key", head=0, figure="diagonal")
+        >>> rows[0].value
+
+        Args:
+            **columns: Attributes of `Measurement` and the values they must have.
+
+        Returns:
+            A tuple of `Measurement`.
+
+        Raises:
+            TypeError: If `Measurement` has no such attribute.
         """
         names = [field.name for field in dataclasses.fields(Measurement)]
         unknown = [name for name in columns if name not in names]
@@ -112,30 +121,32 @@ class Measurements:
         )
 
     def settings(self) -> StructureSettings:
-        """What was measured, as the argument `structures` of `initialize`.
+        """Return the measured strengths as the argument `structures` of `initialize`.
 
-        One median over all places (and heads) for each strength: of "mlp" the
-        `mean` of the first matrix and, behind norms, the `hidden_bias`; of
-        "attention" noise and identity of both products, where it is
-        self-attention. Strengths of opposite signs cancel. Of "depthwise" the curve
-        of sigma over depth, fitted to the layers that the closed form explains
-        better than it does untrained weights (by 4 deviations). Of "state_space" `a_log`, `step`
-        and `correlation`, and the identity for the convolution where the energy of the
-        last taps is nearer to all than to that of one among equals. A structure is left
-        out where none of its figures is there, and so are places with a note.
+        Each strength is one median over all layers and heads, so strengths of opposite signs
+        cancel:
+
+        - `"mlp"`: `mean` of the first matrix and, after normalizations, `hidden_bias`.
+        - `"attention"`: noise and identity of both products, of self-attention.
+        - `"depthwise"`: the curve of sigma over depth, fitted to the layers that the closed form
+          explains better than untrained weights by 4 standard deviations.
+        - `"state_space"`: `a_log`, `step` and `correlation`; `convolution="identity"` if the last
+          taps have more than halfway between a uniform filter's share of the energy and all of it.
+
+        Structures without figures are missing, and layers with a note are ignored.
         """
         settings = {name: dict(values) for name, values in self._settings.items()}
         return cast(StructureSettings, copy.deepcopy(settings))
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """The rows as plain dicts."""
+        """Return the rows as plain dicts."""
         return [dataclasses.asdict(row) for row in self.rows]
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The rows as CSV text with a header; `None` and NaN are empty.
+        """Return the rows as CSV text with a header. `None` and NaN become empty cells.
 
         Args:
-            path: A file to write it to, besides.
+            path: A file to write the text to as well.
         """
         text = io.StringIO()
         names = [field.name for field in dataclasses.fields(Measurement)]
@@ -148,25 +159,27 @@ class Measurements:
         return text.getvalue()
 
     def plot(self, before: "Measurements | None" = None, title: str = "") -> Any:
-        """Draws products, covariances, and figures by layer beside those of untrained weights.
+        """Draw products, covariances, and figures by layer, compared with untrained weights.
 
-        Layers are counted within each structure, in the order of the table; of more
-        than six the images show six, evenly spread. Grey is within two standard
-        deviations of untrained weights' mean; by head, it is for single heads.
+        Layers are numbered within each structure. Images show at most six layers, evenly
+        spread. Gray bands are two standard deviations around the mean of untrained weights.
+
+        Examples:
+
+        >>> figure = keras_mimetic.measure(model).plot(title="My model")
+        >>> figure.savefig("structures.png")
 
         Args:
-            before: Measurements of the same model before its training, drawn
-                beside these.
+            before: Measurements of the same model before training, drawn beside these.
             title: A headline.
 
         Returns:
-            A `matplotlib.figure.Figure`, which a notebook shows; `savefig("picture.png")`
-            writes it.
+            A `matplotlib.figure.Figure`, which a notebook shows.
 
         Raises:
-            ImportError: where matplotlib is not installed.
-            TypeError: if `before` is something else, or `title` no string.
-            ValueError: where there is nothing to draw.
+            ImportError: If matplotlib is not installed.
+            TypeError: If `before` is not a `Measurements` or `title` not a string.
+            ValueError: If there is nothing to draw.
         """
         # It imports this module.
         from keras_mimetic._plot import plot
@@ -183,7 +196,7 @@ class Measurements:
         return "\n\n".join(blocks)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the tables for a notebook."""
         tables = [
             table(name, self._cells(name), legend=STRUCTURES[name].legend)
             for name in self._structures()
@@ -194,7 +207,7 @@ class Measurements:
         return "\n".join([table(self._marked_headline(), ()), *tables])
 
     def _structures(self) -> list[str]:
-        """Names of the structures that have rows."""
+        """Return the names of the structures that have rows."""
         return list(dict.fromkeys(row.structure for row in self.rows))
 
     def _headline(self) -> str:
@@ -215,7 +228,7 @@ class Measurements:
         return self._headline() + mark
 
     def _block(self, structure: str) -> str:
-        """The table of one structure: a line a place."""
+        """Return the table of one structure: one line per layer."""
         lines = self._cells(structure)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
@@ -223,7 +236,7 @@ class Measurements:
         return "\n".join([textwrap.fill(legend, 100, subsequent_indent="  "), *text])
 
     def _cells(self, structure: str) -> list[tuple[str, ...]]:
-        """The table of one structure with its heading, and untrained weights below those alike."""
+        """Return the table of one structure, untrained weights once below equal shapes."""
         rows = self.select(structure=structure)
         columns = [
             column
@@ -247,7 +260,7 @@ class Measurements:
 
 
 def _found(rows: list[Measurement], column: FigureSpec) -> list[Measurement]:
-    """The rows of a place that a column is about."""
+    """Return the rows of a layer for one column."""
     return [
         row
         for row in rows
@@ -257,7 +270,7 @@ def _found(rows: list[Measurement], column: FigureSpec) -> list[Measurement]:
 
 
 def _cell(rows: list[Measurement], column: FigureSpec) -> str:
-    """A figure of a place, with its range over heads; marked where no untrained weights have it."""
+    """Return a figure of a layer with its range over heads, marked if untrained weights lack it."""
     found = [row for row in _found(rows, column) if not math.isnan(row.value)]
     values = [row.value for row in found]
     if not values:
@@ -274,7 +287,7 @@ def _cell(rows: list[Measurement], column: FigureSpec) -> str:
 
 
 def _null_cell(rows: list[Measurement], column: FigureSpec) -> str:
-    """Mean and standard deviation of a figure over untrained weights."""
+    """Return mean and standard deviation of a figure over untrained weights."""
     found = _found(rows, column)
     if not found or found[0].untrained_mean is None:
         return ""

@@ -19,55 +19,49 @@ def mimic(
     force: bool = False,
     inputs: Any = None,
 ) -> Report:
-    """Initializes a model with the strengths of structures measured in a trained one.
+    """Initialize a model with the strengths of structures measured in a trained one.
 
-    These are the mean of MLPs' first matrices and their hidden bias, noise and
-    identity of the products of attention weights, the curve of sigma over
-    depth of depthwise convolutions, and decay, step, correlation and (the identity
-    or not) convolution of state spaces:
-    `measure(trained).settings()`, which says how each is read. The two models may
-    differ in width and depth; no single weight is copied. It is
-    `initialize(model, structures=measure(trained).settings(), ...)`.
+    Equivalent to `initialize(model, structures=measure(trained).settings(), ...)`. No weight is
+    copied, so the two models may differ in width and depth.
 
-    Every MLP and every head gets the same strengths, the medians. Noise and
-    identity are absolute, so that the products of attention get the scale that
-    they have in `trained`, where it also comes from how that was initialized
-    (with Keras's default it depends on heads and key_dim).
+    The strengths are the mean of the first MLP matrices and the hidden bias, noise and identity
+    of attention products, the curve of sigma over depth of depthwise filters, and decay, step
+    size, correlation and convolution of state spaces. Each layer and head gets the median over
+    all layers and heads of `trained`. Noise and identity are absolute, so attention products get
+    the scale that they have in `trained`.
 
-    A structure for which `trained` has no place is not written, and neither are
-    depthwise filters if the closed form fits no layer of `trained`. For the
-    others it is not asked whether `trained` shows the structure: of an untrained
-    model a mean and an identity near 0 are read. What such weights are worth in
-    training is not yet measured.
+    A structure that `trained` has no layers for is not written. Neither are depthwise filters if
+    the closed form explains no layer of `trained`. Otherwise `trained` is not checked for
+    structure: an untrained model gives a mean and an identity near 0. The effect of such weights
+    on training has not been measured.
 
     Examples:
 
-    >>> trained = keras.saving.load_model("small.keras")
+    >>> trained = keras.saving.load_model("trained.keras")
     >>> print(keras_mimetic.mimic(trained, larger_model, seed=0))
 
-    >>> # With rules for the trained model, and other settings besides:
-    >>> settings = keras_mimetic.measure(trained, rules={"pointwise": "mlp"}).settings()
+    >>> # With rules for the trained model, and one setting changed:
+    >>> settings = keras_mimetic.measure(trained, rules={"dense": "mlp"}).settings()
     >>> settings["mlp"]["hidden_bias"] = None
-    >>> keras_mimetic.initialize(larger_model, structures=settings, seed=0)
+    >>> report = keras_mimetic.initialize(larger_model, structures=settings, seed=0)
 
     Args:
-        trained: A trained model, or the `Measurements` of one.
-        model: The built model to be initialized, in place.
-        seed: As for `initialize`; so are all that follow, and they are about
-            `model`, not about `trained`.
-        rules: See `initialize`. What `trained` needs, `measure` takes.
-        control: See `initialize`.
-        dry_run: See `initialize`.
-        force: See `initialize`.
-        inputs: See `initialize`.
+        trained: A trained model, or its `Measurements`.
+        model: The built model to initialize in place.
+        seed: As for `initialize`. This and the following arguments concern `model`.
+        rules: As for `initialize`.
+        control: As for `initialize`.
+        dry_run: As for `initialize`.
+        force: As for `initialize`.
+        inputs: As for `initialize`.
 
     Returns:
-        The `Report` of `initialize`; its notes tell the strengths.
+        The `Report` of `initialize`.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for what `measure` and `initialize` refuse, and for a
-            `trained` without any structure to read.
+        TypeError: If an argument has the wrong type.
+        ValueError: If `trained` has no structure to read, and for what `measure` and
+            `initialize` refuse.
 
     Reference: those of `measure` and `initialize`.
     """

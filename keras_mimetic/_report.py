@@ -1,4 +1,4 @@
-"""What a re-initialization changed, and what it skipped."""
+"""The report of a re-initialization."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,18 +11,16 @@ from keras_mimetic._html import table
 class WeightChange:
     """One weight, or one skipped layer without weights to report.
 
-    A layer's row has the layer's path, the shape () and no norms.
+    The row of a layer has the layer's path, the shape `()` and no norms.
 
     Attributes:
-        path: Its `variable.path`, which `rules` match.
-        place: Path of its layer in the model (attributes and containers), from which its
-            random stream is derived.
-        structure: Name of the structure; "" for a layer that could not be
-            followed.
-        shape: Its shape.
+        path: The weight's `variable.path`, which `rules` match.
+        layer_path: Path of its layer in the model (attributes and containers), from which its
+            random stream is derived. Unlike `path`, it is the same each time the model is built.
+        structure: Name of the structure; `""` for a layer that could not be followed.
+        shape: Shape of the weight.
         norm_before: Frobenius norm before.
-        norm_after: Frobenius norm of the new values, rounded to the weight's
-            dtype; `None` if it was skipped.
+        norm_after: Frobenius norm of the new values in the weight's dtype; `None` if skipped.
         note: What was written, or why the weight was skipped.
     """
 
@@ -47,16 +45,25 @@ class WeightChange:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """The rows of `keras_mimetic.initialize`; prints, and shows in a notebook, as a table.
+    """The result of `keras_mimetic.initialize`: one row per weight that was written or skipped.
+
+    `print(report)` prints a table, aligned to the width of a terminal and plain in files and
+    pipes; a notebook shows it as HTML. `str(report)` is always plain text.
+
+    Examples:
+
+    >>> report = keras_mimetic.initialize(model, seed=0, dry_run=True)
+    >>> print(report)
+    >>> paths = [row.path for row in report.written]
 
     Attributes:
-        rows: One for each weight that was written or skipped for a reason.
-        seed: The seed that was used, also where none was given.
-        control: Whether structureless weights were written.
-        dry_run: Whether nothing was written.
-        notes: What else is to be known, such as what was taken for granted.
-        dead_units: By place, the fraction of an MLP's hidden units that are off for all of
-            the `data`; empty without data.
+        rows: A `WeightChange` for each weight that was written or skipped.
+        seed: The seed that was used, also if none was given.
+        control: Whether a norm-matched baseline without structure was written.
+        dry_run: Whether the model was left unchanged.
+        notes: Further remarks, such as assumptions that were made.
+        dead_units: Fraction of dead hidden units by the layer path of the MLP; empty
+            without `data`.
     """
 
     rows: tuple[WeightChange, ...]
@@ -68,16 +75,16 @@ class Report:
 
     @property
     def written(self) -> tuple[WeightChange, ...]:
-        """The rows of weights with new values."""
+        """Return the rows of weights with new values."""
         return tuple(row for row in self.rows if row.written)
 
     @property
     def skipped(self) -> tuple[WeightChange, ...]:
-        """Rows of what was skipped, each with its reason in `note`."""
+        """Return the rows of what was skipped, each with its reason in `note`."""
         return tuple(row for row in self.rows if not row.written)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """The rows as plain dicts: their attributes, and `written`."""
+        """Return the rows as plain dicts, with `written` as a further key."""
         return [{**dataclasses.asdict(row), "written": row.written} for row in self.rows]
 
     def __repr__(self) -> str:
@@ -93,7 +100,7 @@ class Report:
         return "\n".join([head, *(line.rstrip() for line in lines), *self.notes])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the table for a notebook."""
         return table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
 
     def _headline(self) -> str:
@@ -105,7 +112,7 @@ class Report:
         return head if self.rows else f"{head}: no place for any of these structures was found"
 
     def _cells(self) -> list[tuple[str, ...]]:
-        """The table, with its heading."""
+        """Return the table, including its heading."""
         return [
             ("weight", "structure", "norm before", "norm after", "note"),
             *(

@@ -1,4 +1,4 @@
-"""Gives a model the weights of a new one."""
+"""Give a model the weights of a new one."""
 
 import random
 from typing import Any
@@ -14,36 +14,34 @@ from keras_mimetic.initializers.seeds import resolve_seed
 
 
 def reset(model: Any, seed: int | None = None) -> None:
-    """Gives a model the weights of a new one with the same configuration, in place.
+    """Give a model the weights of a newly built one with the same configuration, in place.
 
-    All weights are drawn again by their initializers, statistics of normalizations
-    and states of dropout begin again, and so does the optimizer of a compiled model:
-    its step is 0, and its moments are those of the beginning. The model stays compiled, so
-    that runs from several starts need one compilation.
+    Draws all weights again with their initializers, and resets the statistics of
+    normalizations, the states of random generators, and the optimizer of a compiled model. The
+    model stays compiled, so runs from several initial weights need only one compilation.
 
-    Layers and initializers with a seed of their own draw what they drew when the model
-    was made; all others follow `seed`. What `initialize` wrote is lost: call it again.
+    Layers and initializers with seeds of their own draw the same values as when the model was
+    built; all others follow `seed`. What `initialize` wrote is lost: call it again.
 
     Examples:
 
     >>> for seed in range(3):
     ...     keras_mimetic.reset(model, seed)
-    ...     keras_mimetic.initialize(model, seed=seed)
-    ...     model.fit(x, y)
+    ...     report = keras_mimetic.initialize(model, seed=seed)
+    ...     history = model.fit(x, y, verbose=0)
 
     Args:
-        model: A built Keras model or layer, trained or not, that Keras can make again
-            from its configuration: any functional or sequential one, and subclassed ones
-            whose `get_config` (and `build`) do.
-        seed: Integer >= 0; `None` takes one from Python's `random`, which
-            `keras.utils.set_random_seed` sets. Weights of Keras's own initializers differ
-            between backends, as always.
+        model: A built Keras model or layer, trained or not, that Keras can rebuild from its
+            configuration: any functional or sequential model, and subclassed ones whose
+            `get_config` (and `build`) allow it.
+        seed: Integer >= 0. `None` takes one from Python's `random`, which
+            `keras.utils.set_random_seed` controls. Keras's own initializers draw different
+            weights on different backends.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a negative seed; for a model that is not built, is quantized, or
-            that its configuration does not make again. If anything fails, the model is
-            as it was.
+        TypeError: If an argument has the wrong type.
+        ValueError: If the seed is negative; if the model is not built, is quantized, or cannot
+            be rebuilt from its configuration. The model is unchanged after any error.
     """
     check_model("model", model)
     seed = resolve_seed(None if seed is None else check_seed(seed))
@@ -62,7 +60,7 @@ def reset(model: Any, seed: int | None = None) -> None:
 
 
 def _new(model: Any, seed: int) -> Any:
-    """A new model of the same configuration; what has no seed follows `seed`."""
+    """Return a new model of the same configuration, whose unseeded parts follow `seed`."""
     classes = {type(layer).__name__: type(layer) for layer in sublayers(model)}
     states = random.getstate(), np.random.get_state()
     # Where Keras takes the seeds from that nobody gave, and other people's initializers draw.
@@ -93,6 +91,6 @@ def _new(model: Any, seed: int) -> Any:
 
 
 def _state(model: Any) -> list[Any]:
-    """Weights, and the states of random generators."""
+    """Return the weights, and the states of random generators."""
     generators = [g.state for layer in sublayers(model) for g in layer._seed_generators]
     return [*model.weights, *generators]

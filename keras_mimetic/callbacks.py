@@ -1,4 +1,4 @@
-"""Callbacks that watch structures grow in training."""
+"""Callbacks that follow structures during training."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,41 +18,43 @@ __all__ = ["StructureLogger"]
 
 
 class StructureLogger(keras.callbacks.Callback):
-    """Measures the structures of a model's weights during `fit`, into `logs`.
+    """Measure the structures of a model's weights during `fit` and add them to `logs`.
 
-    Every callback that comes after it sees the figures beside the loss: the progress bar
-    and the `History` that `fit` returns, and `CSVLogger`, `TensorBoard` and the like if they
-    stand behind it in the list. Names are `"structure/part/figure"`, as in the rows of
-    `keras_mimetic.measure`; a value is the mean over layers and heads.
+    Callbacks after this one in the list see the figures next to the loss, such as `CSVLogger` and
+    `TensorBoard`; so do the progress bar and the `History` that `fit` returns. Names are
+    `"structure/part/figure"`, as in the rows of `keras_mimetic.measure`. Values are means over
+    layers and heads.
 
     Examples:
 
     >>> logger = keras_mimetic.callbacks.StructureLogger(every=5)
-    >>> model.fit(x, y, epochs=50, callbacks=[logger, keras.callbacks.CSVLogger("log.csv")])
+    >>> history = model.fit(
+    ...     x, y, epochs=6, callbacks=[logger, keras.callbacks.CSVLogger("log.csv")], verbose=0
+    ... )
     >>> logger.history[0]["attention/value_output/diagonal"]  # before training
     >>> logger.plot().savefig("structures.png")
 
     Args:
-        every: Measures after the first epoch and every so many epochs from there, an integer
-            >= 1. In between, `logs` repeat the values that were measured last, so that tables
-            have no holes.
-        figures: Names of the figures, such as `["mlp/hidden_bias/mean"]`; `None` takes those
-            that `Measurements.plot` draws, and with `data` the dead units.
-        by_layer: Also logs each layer by itself, under `".../layer_1"` and so on, in the
-            order of the network.
+        every: Number of epochs between measurements, an integer >= 1. The first epoch is always
+            measured. Other epochs repeat the last values in `logs`, so that every row of a
+            table is complete.
+        figures: Names of the figures to log, such as `["mlp/hidden_bias/mean"]`; `None` stands
+            for those that `Measurements.plot` draws, and dead units if `data` is given.
+        by_layer: If `True`, also log each layer, as `".../layer_1"` and so on in the order
+            of the network.
         structures: Names of structures, as for `measure`.
-        rules: See `keras_mimetic.initialize`.
-        inputs: The same.
-        data: A batch of inputs, to count dead hidden units; see `measure`.
+        rules: Corrections to what is found, as for `initialize`.
+        inputs: Example inputs, as for `initialize`.
+        data: A batch of inputs on which dead hidden units are counted; see `measure`.
 
     Attributes:
-        history: A dict for each measurement with the `"epoch"` (0 is before training) and
-            the figures.
+        history: A dict for each measurement, with `"epoch"` (0 is before training) and the
+            figures.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; when training begins, for what
-            `measure` refuses, and for a figure that the model does not have.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not allowed; when training begins, if `measure` refuses the
+            model or if it does not have a figure.
     """
 
     def __init__(
@@ -75,14 +77,14 @@ class StructureLogger(keras.callbacks.Callback):
         self._sites: list[Site] | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Finds what there is to measure, and measures it before training."""
+        """Find the layers to measure, and measure them before training."""
         self.history, self._sites = [], None
         # With TensorFlow the first batch builds a model whose input's shape is not known.
         if self.model.built and self.model.weights:
             self._measure(epoch=0)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Measures, or repeats what was measured last."""
+        """Measure, or repeat the last values."""
         if epoch % self.every == 0 or not self.history:
             self._measure(epoch + 1)
         if logs is not None:
@@ -90,14 +92,14 @@ class StructureLogger(keras.callbacks.Callback):
             logs.update({name: value for name, value in figures if name != "epoch"})
 
     def plot(self) -> Any:
-        """Draws the figures by epoch, a panel for each.
+        """Draw the figures by epoch, one panel each.
 
         Returns:
             A `matplotlib.figure.Figure`.
 
         Raises:
-            ImportError: where matplotlib is not installed.
-            ValueError: before anything was measured.
+            ImportError: If matplotlib is not installed.
+            ValueError: If nothing has been measured yet.
         """
         # Only who draws needs matplotlib.
         from keras_mimetic._plot_history import plot_history
