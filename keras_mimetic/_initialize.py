@@ -16,7 +16,7 @@ from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._patterns.kernels import Part, values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
-from keras_mimetic._structures import STRUCTURES, StructureName, StructureSettings
+from keras_mimetic._structures import STRUCTURES, Rules, Structures
 from keras_mimetic._structures.base import NewWeights, Skip
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._trained import remember, trained_weight
@@ -26,15 +26,11 @@ from keras_mimetic.initializers.seeds import resolve_seed
 _MANY_DEAD = 0.5
 
 
-# Names of structures, or names with their settings; `None` for the defaults.
-Structures = StructureName | Iterable[StructureName] | StructureSettings | None
-
-
 def initialize(
-    model: Any,
+    model: keras.layers.Layer,
     structures: Structures = None,
     seed: int | None = None,
-    rules: Any = None,
+    rules: Rules = None,
     control: bool = False,
     dry_run: bool = False,
     force: bool = False,

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_mimetic._cache import BoundedCache
@@ -15,7 +16,7 @@ from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES, StructureName
+from keras_mimetic._structures import STRUCTURES, Rules, StructureName
 from keras_mimetic._structures.base import Figure, Kind, Measured, Reading, Shapes
 
 # Fresh weights to compare with, always the same: so many draws, fewer of large ones.
@@ -34,9 +35,9 @@ class _Untrained:
 
 
 def measure(
-    model: Any,
-    structures: StructureName | Iterable[StructureName] | None = None,
-    rules: Any = None,
+    model: keras.layers.Layer,
+    structures: StructureName | Sequence[StructureName] | None = None,
+    rules: Rules = None,
     inputs: Any = None,
     data: Any = None,
 ) -> Measurements:

@@ -96,7 +96,7 @@ class Measurements:
         Examples:
 
         >>> measured = keras_mimetic.measure(model)
-        >>> rows = measured.select(structure="attention", part="query_key", head=0, figure="diagonal")
+        >>> rows = measured.select(part="query_key", head=0, figure="diagonal")
         >>> rows[0].value
 
         Args:

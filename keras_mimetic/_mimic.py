@@ -2,18 +2,21 @@
 
 from typing import Any
 
+import keras
+
 from keras_mimetic._find import check_model
 from keras_mimetic._initialize import initialize
 from keras_mimetic._measure import measure
 from keras_mimetic._measurements import Measurements
 from keras_mimetic._report import Report
+from keras_mimetic._structures import Rules
 
 
 def mimic(
-    trained: Any,
-    model: Any,
+    trained: keras.layers.Layer | Measurements,
+    model: keras.layers.Layer,
     seed: int | None = None,
-    rules: Any = None,
+    rules: Rules = None,
     control: bool = False,
     dry_run: bool = False,
     force: bool = False,

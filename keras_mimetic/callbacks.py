@@ -1,6 +1,6 @@
 """Callbacks that follow structures during training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ from keras_mimetic._find import check_model, check_names, find_sites
 from keras_mimetic._measure import dead_figures, measure_site
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES, StructureName
+from keras_mimetic._structures import STRUCTURES, Rules, StructureName
 from keras_mimetic._structures.base import Figure
 
 __all__ = ["StructureLogger"]
@@ -62,8 +62,8 @@ class StructureLogger(keras.callbacks.Callback):
         every: int = 1,
         figures: Iterable[str] | None = None,
         by_layer: bool = False,
-        structures: StructureName | Iterable[StructureName] | None = None,
-        rules: Any = None,
+        structures: StructureName | Sequence[StructureName] | None = None,
+        rules: Rules = None,
         inputs: Any = None,
         data: Any = None,
     ) -> None:

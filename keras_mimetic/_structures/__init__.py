@@ -1,5 +1,6 @@
 """The structures that a model can be given and measured for: one file and one line each."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 from keras_mimetic._structures.attention import Attention, AttentionSettings
@@ -26,11 +27,19 @@ class StructureSettings(TypedDict, total=False):
     state_space: StateSpaceSettings | None
 
 
+# Names of structures, or names with their settings; `None` for the defaults. Not `Iterable`:
+# that would include dicts with misspelled settings.
+Structures = StructureName | Sequence[StructureName] | StructureSettings | None
+# The structure of each weight whose path a regular expression matches, or `None` for none.
+Rules = Mapping[str, StructureName | None] | None
+
 __all__ = [
     "COMPOUND_LAYERS",
     "DEFAULT",
     "STRUCTURES",
+    "Rules",
     "Structure",
     "StructureName",
     "StructureSettings",
+    "Structures",
 ]

@@ -1,7 +1,7 @@
 """Attention: products of query and key, and of value and output, near identities."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import keras
 import numpy as np
@@ -37,9 +37,7 @@ from keras_mimetic._structures.base import (
     Weights,
 )
 from keras_mimetic._tracing.graph import Graph
-from keras_mimetic.initializers.attention import check_strengths
-
-Strengths = tuple[float, float] | Literal["auto"] | None
+from keras_mimetic.initializers.attention import Strengths, check_strengths
 
 
 class AttentionSettings(TypedDict, total=False):

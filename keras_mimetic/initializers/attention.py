@@ -2,7 +2,7 @@
 
 import math
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -12,6 +12,9 @@ from keras_mimetic._numerics.attention import PAIRS, sample_pair
 from keras_mimetic._numerics.noise_plus_identity import LARGEST, SMALLEST, in_range
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic.initializers.base import NumPyInitializer
+
+# Noise and identity of a pair's product; "auto" for the default, `None` for no structure.
+Strengths = tuple[float, float] | Literal["auto"] | None
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
@@ -94,7 +97,7 @@ class _Partners:
 _PARTNERS = _Partners()
 
 
-def check_strengths(name: str, strengths: Any) -> tuple[float, float] | str | None:
+def check_strengths(name: str, strengths: Any) -> Strengths:
     """Return strengths of a pair as `(noise, identity)`, `"auto"` or `None`, or raise."""
     if strengths is None or is_auto(strengths):
         return strengths

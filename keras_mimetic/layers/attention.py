@@ -10,6 +10,7 @@ from keras_mimetic._numerics.attention import PAIRS, ROLES, auto_strengths
 from keras_mimetic._numerics.random import check_seed, split_seed
 from keras_mimetic.initializers.attention import (
     AttentionProjection,
+    Strengths,
     check_strengths,
     drop_identity_if_undefined,
 )
@@ -106,8 +107,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         output_shape: Any = None,
         attention_axes: Any = None,
         *,
-        query_key: Any = AUTO,
-        value_output: Any = AUTO,
+        query_key: Strengths = AUTO,
+        value_output: Strengths = AUTO,
         causal: bool = False,
         kernel_initializer: Any = "glorot_uniform",
         seed: int | None = None,
