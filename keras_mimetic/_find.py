@@ -23,7 +23,7 @@ class Found:
 
     Attributes:
         sites: The sites of all structures asked for.
-        opaque: Composite layers that could not be followed: layer, place, reason.
+        opaque: Composite layers that could not be followed: layer, layer path, reason.
         notes: What was taken for granted.
     """
 
@@ -35,7 +35,7 @@ class Found:
 def find_sites(
     model: Any, structures: Iterable[str], rules: Any = None, inputs: Any = None
 ) -> Found:
-    """Finds the sites of `structures` in a built model.
+    """Find the sites of `structures` in a built model.
 
     The finder follows what flows between layers. `rules` overrules it.
 
@@ -92,7 +92,7 @@ def find_sites(
 
 
 def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
-    """A word on the matrices that no row tells of."""
+    """Return a note on the matrices without a row."""
     told: set[Any] = set()
     for site in sites:
         told.update(site.covered_layers, sublayers(site.layer))
@@ -110,8 +110,8 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
     parts = [f"{in_projections} of projections"] if in_projections else []
     parts += [f"{own} that layers hold themselves"] if own else []
     count = in_projections + own
-    verb = "matrix has" if count == 1 else "matrices have"
-    return (f"{count} more {verb} no place in these structures: {', '.join(parts)}",)
+    verb = "matrix belongs" if count == 1 else "matrices belong"
+    return (f"{count} more {verb} to none of these structures: {', '.join(parts)}",)
 
 
 def _own(layer: Any) -> list[Any]:

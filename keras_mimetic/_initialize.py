@@ -323,7 +323,7 @@ def _write(
     data: Any,
     dry_run: bool,
 ) -> dict[str, float]:
-    """Write all values or none; return the fraction of dead units by place.
+    """Write all values or none; return the fraction of dead units by layer path.
 
     A dry run with data writes them for as long as the model runs on the data.
     """

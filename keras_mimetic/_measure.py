@@ -19,10 +19,10 @@ from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, Rules, StructureName
 from keras_mimetic._structures.base import Figure, Kind, Measured, Reading, Shapes
 
-# Fresh weights to compare with, always the same: so many draws, fewer of large ones.
-_DRAWS = (10, 100)
+# Samples of untrained weights to compare with, always the same; fewer of large weights.
+_SAMPLES = (10, 100)
 _VALUES = 2**24
-_FRESH_SEED = 0
+_UNTRAINED_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,16 +157,16 @@ def measure(
         if why:
             skipped.append(Skipped(path_of(site.layer), site.layer_path, site.structure, why))
             continue
-        fresh = _untrained(site, measured.figures)
+        untrained = _untrained(site, measured.figures)
         figures = [*measured.figures, *dead_figures(site, dead)]
-        rows += [_row(site, figure, fresh.get(figure.kind)) for figure in figures]
+        rows += [_row(site, figure, untrained.get(figure.kind)) for figure in figures]
         images |= {
             (site.structure, site.layer_path, part): x for part, x in measured.images.items()
         }
         if not site.skip_reason:
             values = _by_name(measured.figures)
             drawn: dict[tuple[str, str], list[float]] = {}
-            for (part, name, _), known in fresh.items():
+            for (part, name, _), known in untrained.items():
                 drawn.setdefault((part, name), []).extend(known.values)
             readings[site.structure].append(Reading(site, values, drawn))
     for layer, layer_path, why in found.opaque:
@@ -206,35 +206,35 @@ def measure_site(site: Site) -> tuple[Measured, str]:
     return measured, ""
 
 
-# Figures of all draws by kind, of the sites that were looked at last.
+# Figures of all samples by kind, of the sites that were measured last.
 _sampled: BoundedCache[dict[Kind, tuple[float, ...]]] = BoundedCache(limit=256)
 
 
 def _untrained(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Untrained]:
-    """What fresh weights of the shapes of a site give, in closed form or in draws."""
+    """Return the figures of untrained weights of these shapes, exact or from samples."""
     entry = STRUCTURES[site.structure]
     shapes = {role: tuple(variable.shape) for role, variable in site.variables.items()}
-    fresh = {kind: _Untrained(*pair) for kind, pair in entry.expected(site, shapes).items()}
-    if not {figure.kind for figure in figures if figure.kind in _compared(site)} - fresh.keys():
-        return fresh
+    known = {kind: _Untrained(*pair) for kind, pair in entry.expected(site, shapes).items()}
+    if not {figure.kind for figure in figures if figure.kind in _compared(site)} - known.keys():
+        return known
     depends_on = entry.untrained_key(site)
     if depends_on is None:
-        drawn = _sample_figures(site, shapes)
+        sampled = _sample_figures(site, shapes)
     else:
         key = site.structure, tuple(shapes.items()), depends_on
-        drawn = _sampled.get(key, lambda: _sample_figures(site, shapes))
-    by_draws = {kind: _Untrained(*mean_and_std(x), x) for kind, x in drawn.items()}
-    return by_draws | fresh
+        sampled = _sampled.get(key, lambda: _sample_figures(site, shapes))
+    by_samples = {kind: _Untrained(*mean_and_std(x), x) for kind, x in sampled.items()}
+    return by_samples | known
 
 
 def _sample_figures(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]:
-    """The figures of draws of fresh weights, by kind: heads are alike when they are fresh."""
+    """Return figures of sampled untrained weights by kind, pooling the exchangeable heads."""
     entry = STRUCTURES[site.structure]
     size = sum(math.prod(shape) for shape in shapes.values())
     compared = _compared(site)
     values: dict[Kind, list[float]] = {}
-    for number in range(min(max(_VALUES // size, _DRAWS[0]), _DRAWS[1])):
-        weights = entry.untrained(shapes, fold_in(_FRESH_SEED, number))
+    for number in range(min(max(_VALUES // size, _SAMPLES[0]), _SAMPLES[1])):
+        weights = entry.untrained(shapes, fold_in(_UNTRAINED_SEED, number))
         for figure in entry.measure(site, weights).figures:
             if figure.kind in compared:
                 values.setdefault(figure.kind, []).append(figure.value)

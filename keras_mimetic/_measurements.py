@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from keras_mimetic._html import table
 from keras_mimetic._structures import STRUCTURES, StructureSettings
 from keras_mimetic._structures.base import FigureSpec
+from keras_mimetic._tables import html_table, rich_table, show
 
 # So many standard standard deviations from untrained weights get a mark in the table.
 _FAR = 3
@@ -72,9 +72,9 @@ class Skipped:
 class Measurements:
     """The result of `keras_mimetic.measure`: figures of every layer, as rows and as tables.
 
-    `print(measured)` prints a table per structure, aligned to the width of a terminal and plain
-    in files and pipes; a notebook shows them as HTML. `str(measured)` is always plain text. An
-    asterisk marks figures more than three standard deviations from those of untrained weights.
+    `print(measured)` prints a table per structure as plain text, `measured.show()` tables that
+    fit the terminal, and a notebook shows them as HTML. An asterisk marks figures more than
+    three standard deviations from those of untrained weights.
 
     Attributes:
         rows: A `Measurement` for each figure, in the order of the network.
@@ -186,6 +186,10 @@ class Measurements:
 
         return plot(self, before, title)
 
+    def show(self) -> None:
+        """Print tables that fit the terminal; in files and pipes, the text of `print`."""
+        show(self)
+
     def __repr__(self) -> str:
         return f"<Measurements: {self._headline()}>"
 
@@ -197,14 +201,23 @@ class Measurements:
 
     def _repr_html_(self) -> str:
         """Return the tables for a notebook."""
-        tables = [
-            table(name, self._cells(name), legend=STRUCTURES[name].legend)
-            for name in self._structures()
-        ]
+        tables = [html_table(name, lines, legend=legend) for name, lines, legend in self._tables()]
+        return "\n".join([html_table(self._marked_headline(), ()), *tables])
+
+    def __rich__(self) -> Any:
+        """Return the tables for rich, as in `rich.print(measured)`."""
+        from rich.console import Group
+
+        tables = [rich_table(name, lines, legend=legend) for name, lines, legend in self._tables()]
+        return Group(rich_table(self._marked_headline(), ()), *tables)
+
+    def _tables(self) -> list[tuple[str, list[tuple[str, ...]], str]]:
+        """Return caption, lines and legend of each table."""
+        tables = [(name, self._cells(name), STRUCTURES[name].legend) for name in self._structures()]
         if self.skipped:
-            skipped = [("skipped", "why"), *((x.path, x.reason) for x in self.skipped)]
-            tables.append(table("skipped", skipped))
-        return "\n".join([table(self._marked_headline(), ()), *tables])
+            skipped = [("layer", "reason"), *((x.path, x.reason) for x in self.skipped)]
+            tables.append(("skipped", skipped, ""))
+        return tables
 
     def _structures(self) -> list[str]:
         """Return the names of the structures that have rows."""
@@ -250,7 +263,7 @@ class Measurements:
             here = [row for row in rows if row.layer_path == layer_path]
             lines.append((here[0].path, *(_cell(here, column) for column in columns), here[0].note))
             null = ("  untrained weights", *(_null_cell(here, column) for column in columns), "")
-            # Once for places that are alike.
+            # Once for layers of equal shapes.
             following = [
                 row for row in rows if row.layer_path in layer_paths[number + 1 : number + 2]
             ]
@@ -297,7 +310,7 @@ def _null_cell(rows: list[Measurement], column: FigureSpec) -> str:
         return f"{found[0].untrained_mean:g}"
     form = column.format_spec.removeprefix("+")
     text = f"{found[0].untrained_mean:{column.format_spec}} ± {found[0].untrained_std:{form}}"
-    return f"{text} a head" if len(found) > 1 else text
+    return f"{text} per head" if len(found) > 1 else text
 
 
 def _is_nan(value: Any) -> bool:

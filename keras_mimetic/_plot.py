@@ -1,4 +1,4 @@
-"""Draws measurements: images of the weights' structure, and figures by depth."""
+"""Draw measurements: images of the weights' structure, and figures by depth."""
 
 import math
 import textwrap
@@ -11,13 +11,13 @@ from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
 
-# Images stand for so many places of a model at most, spread evenly.
+# Images show at most this many layers of a model, evenly spread.
 _IMAGES = 6
-# FigureSpecs in a line; every structure starts a new one.
+# Panels per line; every structure starts a new line.
 _PANELS = 3
 _WIDTH = 10.0
-# Colors reach to so many times an image's root mean square: a diagonal may be far
-# beyond, and noise should be seen, too.
+# Clip colors at this multiple of an image's root mean square, so that noise stays visible
+# beside a strong diagonal.
 _REACH = 3
 
 
@@ -83,7 +83,7 @@ def _panels(shown: dict[str, Measurements]) -> dict[str, list[FigureSpec]]:
 
 
 def _numbers(shown: dict[str, Measurements], structure: str) -> dict[str, int]:
-    """The structure's places, numbered from 1 in the order of the network."""
+    """Return the structure's layers, numbered from 1 in the order of the network."""
     rows = [row for m in shown.values() for row in m.select(structure=structure)]
     return {
         layer_path: n
@@ -92,13 +92,13 @@ def _numbers(shown: dict[str, Measurements], structure: str) -> dict[str, int]:
 
 
 def _images(measured: Measurements, structure: str, part: str) -> dict[str, np.ndarray]:
-    """By place."""
+    """Return the images by layer path."""
     keys = measured.images
     return {key[1]: measured.images[key] for key in keys if (key[0], key[2]) == (structure, part)}
 
 
 def _chosen(shown: dict[str, Measurements], structure: str, part: str) -> list[str]:
-    """The places whose images are shown."""
+    """Return the layer paths whose images are shown."""
     images = [_images(measured, structure, part) for measured in shown.values()]
     layer_paths = [
         layer_path
@@ -112,7 +112,7 @@ def _chosen(shown: dict[str, Measurements], structure: str, part: str) -> list[s
 
 
 def _strip_height(shown: dict[str, Measurements], structure: str, part: str, _: str) -> float:
-    """With images as high as wide, where there are enough of them."""
+    """Return a height for square images, if there are enough of them."""
     each = min(0.95 * _WIDTH / len(_chosen(shown, structure, part)), 2.4)
     # Small filters need less.
     return 0.4 + len(shown) * (each if part != "variance" else min(each, 1.4))
@@ -121,7 +121,7 @@ def _strip_height(shown: dict[str, Measurements], structure: str, part: str, _: 
 def _draw_strip(
     figure: Any, shown: dict[str, Measurements], structure: str, part: str, heading: str
 ) -> None:
-    """One kind of image: a row for each measurement, a column a place."""
+    """Draw one kind of image: a row per measurement, a column per layer."""
     figure.suptitle(f"{heading} (colors to {_REACH} rms of each image)", fontsize=9)
     numbers = _numbers(shown, structure)
     chosen = _chosen(shown, structure, part)
@@ -149,7 +149,7 @@ def _rows(measured: Measurements, structure: str, panel: FigureSpec) -> list[Mea
 def _draw_line(
     figure: Any, shown: dict[str, Measurements], structure: str, panels: list[FigureSpec]
 ) -> None:
-    """Some panels side by side, with one legend."""
+    """Draw panels side by side, with one legend."""
     axes = figure.subplots(1, _PANELS)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
@@ -173,7 +173,7 @@ def _has_band(row: Measurement) -> bool:
 def _draw_panel(
     axis: Any, shown: dict[str, Measurements], structure: str, panel: FigureSpec
 ) -> dict[str, Any]:
-    """One figure by place: mean over heads as a line, heads as dots; what the legend names."""
+    """Draw one figure by layer, with heads as dots; return the handles of the legend."""
     handles: dict[str, Any] = {}
     numbers = _numbers(shown, structure)
     for label, measured in shown.items():
@@ -184,12 +184,12 @@ def _draw_panel(
         ]
         positions = [numbers[layer_path] for layer_path in layer_paths]
         color = "C0" if label == "before" else "C3"
-        # Both measurements are of one model, whose fresh weights are the same.
+        # Both measurements are of one model, with the same untrained weights.
         null = [here[0] for here in by_layer]
         if not handles and all(_has_band(row) for row in null):
             low = [(row.untrained_mean or 0) - 2 * (row.untrained_std or 0) for row in null]
             high = [4 * (row.untrained_std or 0) for row in null]
-            name = "fresh weights, ± 2 deviations"
+            name = "untrained weights, ± 2 standard deviations"
             handles[name] = axis.bar(positions, high, bottom=low, width=1, color="0.8")
         if panel.by_head:
             x = [numbers[row.layer_path] for row in rows]

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_mimetic._html import table
+from keras_mimetic._tables import html_table, rich_table, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class WeightChange:
 class Report:
     """The result of `keras_mimetic.initialize`: one row per weight that was written or skipped.
 
-    `print(report)` prints a table, aligned to the width of a terminal and plain in files and
-    pipes; a notebook shows it as HTML. `str(report)` is always plain text.
+    `print(report)` prints it as plain text, `report.show()` as a table that fits the
+    terminal, and a notebook shows it as HTML.
 
     Examples:
 
@@ -87,6 +87,10 @@ class Report:
         """Return the rows as plain dicts, with `written` as a further key."""
         return [{**dataclasses.asdict(row), "written": row.written} for row in self.rows]
 
+    def show(self) -> None:
+        """Print a table that fits the terminal; in files and pipes, the text of `print`."""
+        show(self)
+
     def __repr__(self) -> str:
         return f"<Report: {self._headline()}>"
 
@@ -101,7 +105,11 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
-        return table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
+        return html_table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
+
+    def __rich__(self) -> Any:
+        """Return the table for rich, as in `rich.print(report)`."""
+        return rich_table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
 
     def _headline(self) -> str:
         count = len(self.written)
@@ -109,7 +117,7 @@ class Report:
         verb = "would be given" if self.dry_run else "given"
         weights = "weight" if count == 1 else "weights"
         head = f"{count} {weights} {verb} {what}, {len(self.skipped)} skipped; seed {self.seed}"
-        return head if self.rows else f"{head}: no place for any of these structures was found"
+        return head if self.rows else f"{head}: no layers for these structures were found"
 
     def _cells(self) -> list[tuple[str, ...]]:
         """Return the table, including its heading."""

@@ -45,12 +45,12 @@ def reset(model: Any, seed: int | None = None) -> None:
     """
     check_model("model", model)
     seed = resolve_seed(None if seed is None else check_seed(seed))
-    fresh = _new(model, seed)
-    pairs = list(zip(_state(model), _state(fresh), strict=True))
+    new_model = _new(model, seed)
+    pairs = list(zip(_state(model), _state(new_model), strict=True))
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and optimizer.built:
         new = type(optimizer).from_config(optimizer.get_config())
-        new.build(fresh.trainable_variables)
+        new.build(new_model.trainable_variables)
         if [tuple(v.shape) for v in new.variables] != [tuple(v.shape) for v in optimizer.variables]:
             # Layers were frozen since, or thawed.
             new = type(optimizer).from_config(optimizer.get_config())
@@ -69,7 +69,7 @@ def _new(model: Any, seed: int) -> Any:
     try:
         config = keras.saving.serialize_keras_object(model)
         # Nothing of it is from a file: its own functions may be among it.
-        fresh = keras.saving.deserialize_keras_object(
+        new_model = keras.saving.deserialize_keras_object(
             config, custom_objects=classes, safe_mode=False
         )
     except Exception as error:
@@ -80,14 +80,14 @@ def _new(model: Any, seed: int) -> Any:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-    shapes, found = ([tuple(v.shape) for v in _state(each)] for each in (model, fresh))
+    shapes, found = ([tuple(v.shape) for v in _state(each)] for each in (model, new_model))
     if shapes != found:
         raise ValueError(
             "Argument `model` must be one that Keras can make again from its configuration, and "
             f"build. Received: {model.name!r}, whose {len(shapes)} variables become "
             f"{len(found)}, or ones of other shapes"
         )
-    return fresh
+    return new_model
 
 
 def _state(model: Any) -> list[Any]:

@@ -473,7 +473,7 @@ def test_nothing_to_do():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     report = keras_mimetic.initialize(model, seed=0)
     assert report.rows == ()
-    assert "no place for any of these structures" in str(report)
+    assert "no layers for these structures" in str(report)
 
 
 def test_rules():
@@ -710,7 +710,7 @@ def test_matrices_in_no_place_are_counted():
     model = keras.Model(inputs, layers.Dense(3)(Experts()(body(layers.Dense(8)(inputs)))))
     report = keras_mimetic.initialize(model, seed=0, dry_run=True)
     assert report.notes == (
-        "4 more matrices have no place in these structures: 2 of projections, 2 that layers "
+        "4 more matrices belong to none of these structures: 2 of projections, 2 that layers "
         "hold themselves",
     )
     assert str(report).endswith(report.notes[0])
