@@ -6,19 +6,21 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mimetic._patterns.kernels import Part, values_of
+
 
 def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
-    """Write values into variables; if one fails, all are as they were.
+    """Write values into variables, or parts of them; if one fails, all are as they were.
 
     Args:
-        new: Variables and their new values.
+        new: Variables, or `Part`s of them, and their new values.
 
     Returns:
-        The variables and their values before, in their own precision.
+        The whole variables and their values before, in their own precision.
     """
     old: list[tuple[Any, np.ndarray]] = []
     try:
-        for variable, values in new:
+        for variable, values in _whole(new):
             old.append((variable, np.array(keras.ops.convert_to_numpy(variable))))
             variable.assign(values)
     except BaseException:
@@ -26,3 +28,16 @@ def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndar
             variable.assign(values)
         raise
     return old
+
+
+def _whole(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+    """Return values of whole variables, from those of parts of them."""
+    whole: dict[int, tuple[Any, np.ndarray]] = {}
+    for variable, values in new:
+        if isinstance(variable, Part):
+            base = variable.variable
+            before = whole[id(base)][1] if id(base) in whole else values_of(base)
+            whole[id(base)] = base, variable.put(before, values)
+        else:
+            whole[id(variable)] = variable, values
+    return list(whole.values())

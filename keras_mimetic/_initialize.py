@@ -13,13 +13,12 @@ from keras_mimetic._checks import check_flag
 from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._numerics.random import check_seed, fold_in
-from keras_mimetic._patterns.kernels import Part, values_of
+from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
 from keras_mimetic._structures import STRUCTURES, Rules, Structures
 from keras_mimetic._structures.base import NewWeights, Skip
-from keras_mimetic._tracing.keras_internals import sublayers
-from keras_mimetic._trained import remember, trained_weight
+from keras_mimetic._trained import check_untrained, remember
 from keras_mimetic.initializers.seeds import resolve_seed
 
 # A warning names an MLP with more dead units than this.
@@ -133,35 +132,14 @@ def initialize(
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):
         check_flag(name, flag)
     seed = resolve_seed(None if seed is None else check_seed(seed))
-    _check_model(model, force or dry_run)
+    check_model("model", model)
+    check_untrained(model, force or dry_run)
     if data is not None:
         check_data(model, data)
     found = find_sites(model, settings, rules, inputs)
-    rows: list[WeightChange] = []
     # A dry run keeps no values: a large model would need its memory twice.
-    writes = not dry_run or data is not None
-    new: list[tuple[Any, np.ndarray]] = []
-    for site in found.sites:
-        if site.skip_reason or not site.weights:
-            rows += _skip(site, site.weights.values(), site.skip_reason)
-            continue
-        sampled = _sample(site, settings[site.structure], seed, control)
-        if isinstance(sampled, Skip):
-            rows += _skip(site, site.weights.values(), sampled.reason)
-        else:
-            variables = [site.variables[role] for role in sampled.values]
-            if not all(variable.trainable for variable in variables):
-                rows += _skip(site, variables, "frozen (trainable=False)")
-                continue
-            for (role, values), variable in zip(sampled.values.items(), variables, strict=True):
-                if writes:
-                    new.append((variable, values))
-                note = f"control of {sampled.notes[role]}" if control else sampled.notes[role]
-                rows.append(_with_change(_row(site, variable, values, note)))
-        rows += [
-            _row(site, site.weights[role], None, reason)
-            for role, reason in site.partly_skipped.items()
-        ]
+    new: list[tuple[Any, np.ndarray]] | None = None if dry_run and data is None else []
+    rows = [row for site in found.sites for row in _changes(site, settings, seed, control, new)]
     for name in settings:
         STRUCTURES[name].clear_caches()
     for layer, layer_path, why in found.opaque:
@@ -169,7 +147,7 @@ def initialize(
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))
     if not any(row.written for row in rows):
         _warn_of_nothing(settings, rows)
-    dead = _write(model, found.sites, new, data, dry_run)
+    dead = {} if new is None else _write(model, found.sites, new, data, dry_run)
     return Report(
         tuple(_with_dead_units(row, dead) for row in rows),
         seed=seed,
@@ -205,29 +183,32 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
     return checked
 
 
-def _check_model(model: Any, force: bool) -> None:
-    check_model("model", model)
-    for layer in sublayers(model):
-        if getattr(layer, "lora_enabled", False):
-            raise ValueError(
-                "Argument `model` must not have LoRA enabled: its kernels are trained ones. "
-                f"Received: a model whose layer {path_of(layer)!r} has"
-            )
-        iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
-        steps = 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
-        if steps and not force:
-            raise ValueError(
-                f"Argument `model` has been trained (the optimizer of {path_of(layer)!r} took "
-                f"{steps} steps), and initializing it would lose that. Pass force=True if you "
-                "mean it."
-            )
-    found = None if force else trained_weight(model)
-    if found is not None:
-        raise ValueError(
-            f"Argument `model` has visibly been trained: the values of {found[0].path!r} differ, "
-            f"where its initializer makes all of them {found[1]:g}. Initializing the model would "
-            "lose that. Pass force=True if you mean it."
-        )
+def _changes(
+    site: Site,
+    settings: Mapping[str, Any],
+    seed: int,
+    control: bool,
+    new: list[tuple[Any, np.ndarray]] | None,
+) -> list[WeightChange]:
+    """Return the rows of a site, and add its variables with their new values to `new`."""
+    if site.skip_reason or not site.weights:
+        return _skip(site, site.weights.values(), site.skip_reason)
+    sampled = _sample(site, settings[site.structure], seed, control)
+    if isinstance(sampled, Skip):
+        rows = _skip(site, site.weights.values(), sampled.reason)
+    else:
+        variables = [site.variables[role] for role in sampled.values]
+        if not all(variable.trainable for variable in variables):
+            return _skip(site, variables, "frozen (trainable=False)")
+        rows = []
+        for (role, values), variable in zip(sampled.values.items(), variables, strict=True):
+            note = f"control of {sampled.notes[role]}" if control else sampled.notes[role]
+            rows.append(_with_change(_row(site, variable, values, note)))
+            if new is not None:
+                new.append((variable, values))
+    for role, reason in site.partly_skipped.items():
+        rows.append(_row(site, site.weights[role], None, reason))
+    return rows
 
 
 def _sample(site: Site, settings: dict[str, Any], seed: int, control: bool) -> NewWeights | Skip:
@@ -303,19 +284,6 @@ def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None
     warnings.warn(f"initialize wrote no weight. It looked for {looked}: {why}.", stacklevel=3)
 
 
-def _whole(new: list[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
-    """Values of whole variables, from those of parts of them."""
-    whole: dict[int, tuple[Any, np.ndarray]] = {}
-    for variable, values in new:
-        if isinstance(variable, Part):
-            base = variable.variable
-            before = whole[id(base)][1] if id(base) in whole else values_of(base)
-            whole[id(base)] = base, variable.put(before, values)
-        else:
-            whole[id(variable)] = variable, values
-    return list(whole.values())
-
-
 def _write(
     model: Any,
     sites: list[Site],
@@ -327,9 +295,7 @@ def _write(
 
     A dry run with data writes them for as long as the model runs on the data.
     """
-    if dry_run and data is None:
-        return {}
-    old = assign_all(_whole(new))
+    old = assign_all(new)
     done = False
     try:
         dead = {} if data is None else dead_units(model, sites, data)

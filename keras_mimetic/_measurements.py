@@ -215,7 +215,8 @@ class Measurements:
         """Return caption, lines and legend of each table."""
         tables = [(name, self._cells(name), STRUCTURES[name].legend) for name in self._structures()]
         if self.skipped:
-            skipped = [("layer", "reason"), *((x.path, x.reason) for x in self.skipped)]
+            skipped: list[tuple[str, ...]] = [("layer", "reason")]
+            skipped += [(x.path, x.reason) for x in self.skipped]
             tables.append(("skipped", skipped, ""))
         return tables
 

@@ -13,6 +13,31 @@ _CONSTANT = ("gamma", "beta", "bias", "moving_mean", "moving_variance")
 _WRITTEN = "_keras_mimetic_written"
 
 
+def check_untrained(model: Any, force: bool) -> None:
+    """Raise if a model has LoRA enabled or, unless `force`, if it was trained."""
+    for layer in sublayers(model):
+        path = layer.path or layer.name
+        if getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                "Argument `model` must not have LoRA enabled: its kernels are trained. "
+                f"Received: a model whose layer {path!r} has"
+            )
+        iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
+        steps = 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
+        if steps and not force:
+            raise ValueError(
+                f"Argument `model` has been trained (the optimizer of {path!r} took {steps} "
+                "steps), and initializing it would lose that. Pass force=True if you mean it."
+            )
+    found = None if force else trained_weight(model)
+    if found is not None:
+        raise ValueError(
+            f"Argument `model` has visibly been trained: the values of {found[0].path!r} differ, "
+            f"where its initializer makes all of them {found[1]:g}. Initializing the model would "
+            "lose that. Pass force=True if you mean it."
+        )
+
+
 def trained_weight(model: Any) -> tuple[Any, float] | None:
     """A variable that its layer starts as a constant and that is one no more.
 
