@@ -10,7 +10,7 @@ import keras
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
 from keras_mimetic._tracing.arguments import check_inputs
-from keras_mimetic._tracing.keras_internals import sublayers
+from keras_mimetic._tracing.keras_internals import own_variables, sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._tracing.recorder import is_composite
@@ -103,7 +103,7 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
         len(variable.shape) >= 2
         for layer in others
         if is_composite(layer)
-        for variable in _own(layer)
+        for variable in own_variables(layer)
     )
     if not in_projections and not own:
         return ()
@@ -112,10 +112,6 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
     count = in_projections + own
     verb = "matrix belongs" if count == 1 else "matrices belong"
     return (f"{count} more {verb} to none of these structures: {', '.join(parts)}",)
-
-
-def _own(layer: Any) -> list[Any]:
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def check_model(name: str, model: Any) -> None:

@@ -1,6 +1,6 @@
-"""Running a model's code on symbolic tensors without leaving a trace in it.
+"""Everything that tracing needs of Keras's private records and classes.
 
-This file is the one that reaches into Keras's records and classes.
+No other file of `_tracing`, `_patterns` and `_structures` touches them.
 """
 
 import contextlib
@@ -15,13 +15,38 @@ from keras_mimetic._tracing.symbol import Symbol, is_tracing, recorder
 
 
 def sublayers(layer: Any) -> list[Any]:
-    """`layer` and all layers within, each once."""
+    """Return `layer` and all layers within, each once."""
     return list(layer._flatten_layers())
+
+
+def direct_sublayers(layer: Any) -> list[Any]:
+    """Return the layers that a layer holds itself."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """Return the variables that a layer holds itself, not in a sublayer."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def is_keras_class(operation: Any) -> bool:
+    """Return whether Keras defines the class of a layer or operation."""
+    return type(operation).__module__.startswith("keras.src.layers.")
+
+
+def output_spec(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return shapes and dtypes of what a function of the backend's gives."""
+    return keras.src.backend.compute_output_spec(function, *args, **kwargs)
+
+
+def is_tensor(x: Any) -> bool:
+    """Return whether something is a tensor of the backend."""
+    return bool(keras.src.backend.is_tensor(x))
 
 
 @contextlib.contextmanager
 def preserve_model_state(model: Any) -> Iterator[None]:
-    """Puts back what symbolic calls of the model's layers change.
+    """Put back what symbolic calls of the model's layers change.
 
     That is losses, the values of variables, and attributes that `call` sets; not
     what `call` does to an object that an attribute holds.
@@ -49,7 +74,7 @@ def preserve_model_state(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def recording_calls() -> Iterator[None]:
-    """Lets the recorder of this thread hear of Keras's calls; other threads go on as before.
+    """Let the recorder of this thread hear of Keras's calls; other threads go on as before.
 
     Nothing is built meanwhile: calling a layer that is not raises `ValueError`.
     """

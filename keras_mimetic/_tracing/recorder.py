@@ -15,7 +15,14 @@ import keras
 
 from keras_mimetic._tracing.arguments import arguments_of
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.keras_internals import inherits_output_spec, sublayers
+from keras_mimetic._tracing.keras_internals import (
+    direct_sublayers,
+    inherits_output_spec,
+    is_keras_class,
+    is_tensor,
+    output_spec,
+    sublayers,
+)
 from keras_mimetic._tracing.symbol import Foreign, Symbol, Value, listening
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
@@ -52,7 +59,7 @@ def is_composite(operation: Any) -> bool:
         return False
     if isinstance(operation, (keras.Model, keras.layers.Lambda)):
         return True
-    return not type(operation).__module__.startswith("keras.src.layers.")
+    return not is_keras_class(operation)
 
 
 class Recorder:
@@ -112,7 +119,7 @@ class Recorder:
     def _one_by_one(self, layer: Any, context: list[Value]) -> list[Value]:
         """Follows the sublayers of what could not be followed; what they give."""
         start = len(self.graph.calls)
-        for sub in layer._flatten_layers(include_self=False, recursive=False):
+        for sub in direct_sublayers(layer):
             called = {id(call.operation) for call in self.graph.calls}
             inside = sublayers(sub)
             if self._is_opaque(sub) or any(id(inner) in called for inner in inside):
@@ -150,7 +157,7 @@ class Recorder:
         name = getattr(function, "__name__", type(function).__name__).strip("_")
         name = "".join(part.capitalize() for part in name.split("_"))
         with self.paused():
-            spec = keras.src.backend.compute_output_spec(function, *args, **kwargs)
+            spec = output_spec(function, *args, **kwargs)
         return self._record(Foreign(_ALIASES.get(name, name)), args, kwargs, spec)
 
     def known(self, layer: Any, args: Any, kwargs: Any) -> Any:
@@ -163,7 +170,7 @@ class Recorder:
 
     def _constant(self, x: Any) -> Any:
         is_variable = isinstance(x, keras.Variable)
-        if not is_variable and not keras.src.backend.is_tensor(x):
+        if not is_variable and not is_tensor(x):
             return x
         if id(x) not in self._constants:
             dtype = keras.backend.standardize_dtype(x.dtype)
