@@ -181,9 +181,14 @@ class Measurements:
             TypeError: If `before` is not a `Measurements` or `title` not a string.
             ValueError: If there is nothing to draw.
         """
-        # It imports this module.
+        # Only drawing needs matplotlib.
         from keras_mimetic._plot import plot
 
+        if before is not None and not isinstance(before, Measurements):
+            raise TypeError(
+                "Argument `before` must be what `keras_mimetic.measure` gives, or None. "
+                f"Received: before={before!r}"
+            )
         return plot(self, before, title)
 
     def show(self) -> None:

@@ -2,14 +2,23 @@
 
 import math
 import textwrap
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from keras_mimetic._measurements import Measurement, Measurements
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
+
+
+class Measurements(Protocol):
+    """What is drawn of `keras_mimetic.Measurements`, whose method `plot` imports this file."""
+
+    images: Mapping[tuple[str, str, str], np.ndarray]
+
+    def select(self, **columns: Any) -> Sequence[Any]: ...
+
 
 # Images show at most this many layers of a model, evenly spread.
 _IMAGES = 6
@@ -23,11 +32,6 @@ _REACH = 3
 
 def plot(measured: Measurements, before: Measurements | None = None, title: str = "") -> Any:
     """See `Measurements.plot`."""
-    if before is not None and not isinstance(before, Measurements):
-        raise TypeError(
-            "Argument `before` must be what `keras_mimetic.measure` gives, or None. "
-            f"Received: before={before!r}"
-        )
     shown = {"measured": measured} if before is None else {"before": before, "after": measured}
     strips = [
         (structure, part, heading)
@@ -141,7 +145,7 @@ def _draw_strip(
             axes[0].set_ylabel(label)
 
 
-def _rows(measured: Measurements, structure: str, panel: FigureSpec) -> list[Measurement]:
+def _rows(measured: Measurements, structure: str, panel: FigureSpec) -> list[Any]:
     rows = measured.select(structure=structure, part=panel.part, figure=panel.name)
     return [row for row in rows if (row.head is not None) == panel.by_head]
 
@@ -166,7 +170,7 @@ def _draw_line(
     )
 
 
-def _has_band(row: Measurement) -> bool:
+def _has_band(row: Any) -> bool:
     return bool(row.untrained_std) and not math.isnan(row.untrained_std or math.nan)
 
 

@@ -1,0 +1,79 @@
+"""Imports within the package run one way, from floor to floor."""
+
+import ast
+
+import paths
+
+PACKAGE = paths.ROOT / "keras_mimetic"
+# From below. A file imports from its own floor and those before it.
+FLOORS = ("_numerics", "initializers", "layers", "_tracing", "_patterns", "_structures", "calls")
+# Files of the top folder that every floor may use.
+GROUND = {"_checks", "_cache"}
+
+
+def modules():
+    """Each module of the package by its dotted name, with the names of those that it imports."""
+    trees = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        trees[name] = ast.parse(path.read_text())
+    return {
+        name: {
+            target
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_mimetic")
+            for alias in node.names
+            for target in [f"{node.module}.{alias.name}", node.module]
+            if target in trees
+        }
+        for name, tree in trees.items()
+    }
+
+
+def floor(name):
+    parts = name.split(".")
+    if parts[-1] in GROUND and len(parts) == 2:
+        return -1
+    return FLOORS.index(parts[1] if len(parts) > 1 and parts[1] in FLOORS else "calls")
+
+
+def test_imports_run_one_way():
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in modules().items()
+        for other in others
+        if floor(other) > floor(name)
+    ]
+    assert not wrong
+
+
+def test_imports_have_no_circles():
+    imports = modules()
+    # A package is its __init__, which imports from the files within.
+    open_now, done = [], set()
+
+    def visit(name):
+        assert name not in open_now, " -> ".join([*open_now, name])
+        if name in done:
+            return
+        open_now.append(name)
+        for other in imports[name]:
+            if not name.startswith(f"{other}."):
+                visit(other)
+        open_now.pop()
+        done.add(name)
+
+    for name in imports:
+        visit(name)
+
+
+def test_mathematics_knows_no_keras():
+    for path in (PACKAGE / "_numerics").glob("*.py"):
+        names = {
+            alias.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        assert not names & {"keras", "tensorflow", "jax", "torch"}, path
