@@ -15,7 +15,8 @@ from keras_mimetic._structures.base import FigureSpec
 class Measurements(Protocol):
     """What is drawn of `keras_mimetic.Measurements`, whose method `plot` imports this file."""
 
-    images: Mapping[tuple[str, str, str], np.ndarray]
+    @property
+    def images(self) -> Mapping[tuple[str, str, str], np.ndarray]: ...
 
     def select(self, **columns: Any) -> Sequence[Any]: ...
 

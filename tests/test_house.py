@@ -59,7 +59,7 @@ def test_imports_have_no_circles():
             return
         open_now.append(name)
         for other in imports[name]:
-            if not name.startswith(f"{other}."):
+            if not f"{name}.".startswith(f"{other}."):
                 visit(other)
         open_now.pop()
         done.add(name)
