@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras import layers, ops
 
 import keras_mimetic
@@ -11,10 +12,6 @@ from keras_mimetic.layers import MimeticMLPBlock
 WIDTH, HIDDEN = 8, 12
 # Units that each of these inputs turns on, and those that none does.
 DEAD = 5
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def data(*shape):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import paths
 import pytest
+from arrays import array
 from keras import layers
 
 import keras_mimetic
@@ -19,10 +20,6 @@ DRAWN = ("attention", "depthwise")
 GOLDEN = paths.GOLDEN / "initialize.npz"
 # Where another process finds this module and what it imports.
 FOLDERS = [str(paths.TESTS / "calls"), str(paths.TESTS)]
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def body(x, width=8):

@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras import layers
 
 import keras_mimetic
@@ -19,10 +20,6 @@ STRUCTURES = {
     "attention": {"query_key": QUERY_KEY, "value_output": VALUE_OUTPUT},
     "depthwise": SIGMA,
 }
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def make(width=48, depth=3, heads=3):

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras import layers
 
 import keras_mimetic
@@ -10,10 +11,6 @@ STRUCTURES = {
     "attention": {"query_key": (0.5, 0.9), "value_output": (0.3, -0.7)},
     "depthwise": {"sigma_0": 0.4, "velocity": 0.6, "acceleration": 0.8},
 }
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def make(width=64, depth=3, heads=2, kernel_size=7, use_bias=True):

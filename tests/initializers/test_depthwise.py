@@ -3,13 +3,10 @@ import math
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras_checks import run_class_serialization_test, traced
 
 from keras_mimetic.initializers import MimeticDepthwise, sigma_at_depth
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras_checks import run_class_serialization_test, run_layer_test, traced
 
 from keras_mimetic._numerics.attention import query_key, value_output
@@ -8,10 +9,6 @@ from keras_mimetic.initializers.attention import AttentionProjection
 from keras_mimetic.layers import MimeticMultiHeadAttention
 
 ROLES = ("query", "key", "value", "output")
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def data(*shape, seed=0):

@@ -6,16 +6,13 @@ import keras
 import numpy as np
 import paths
 import pytest
+from arrays import array
 from keras_checks import run_class_serialization_test, run_layer_test
 
 from keras_mimetic.initializers import MimeticMean
 from keras_mimetic.layers import MimeticMLPBlock
 
 GOLDEN = paths.GOLDEN
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def data(*shape, seed=0):

@@ -7,13 +7,10 @@ and what was written is measured.
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras import layers
 
 import keras_mimetic
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def check(model, expected, inputs):

@@ -7,6 +7,7 @@ is -I, the layer computes -softmax(x x^T s) x, however its kernels are laid out.
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras import layers, ops
 
 import keras_mimetic
@@ -16,10 +17,6 @@ from keras_mimetic._patterns import attention as sites
 # As wide as each head, so that products can be exact identities.
 DIM, HEADS, SIZE, TOKENS = 4, 2, 4, 6
 EXACT = {"attention": {"query_key": (0, 1), "value_output": (0, -1)}}
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def dense(x, units=HEADS * SIZE):

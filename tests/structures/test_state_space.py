@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from keras import layers
 
 import keras_mimetic
@@ -15,10 +16,6 @@ from keras_mimetic.layers import MimeticStateSpace
 OWN = {"a_log": None, "step": None, "correlation": None, "convolution": None}
 ALL = {"a_log": -6.0, "step": 0.5, "correlation": 0.7, "convolution": "identity"}
 ROLES = ("in_projection/kernel", "a_log", "step_bias", "conv_kernel", "conv_bias")
-
-
-def array(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def make(width=64, depth=2, groups=1, **arguments):
