@@ -7,6 +7,7 @@ of `keras.ops` is recorded.
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import keras
 
 from keras_mimetic._tracing.arguments import arguments_of
+from keras_mimetic._tracing.control_flow import OPERATIONS as CONTROL_FLOW
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.keras_internals import (
     direct_sublayers,
@@ -23,6 +25,7 @@ from keras_mimetic._tracing.keras_internals import (
     output_spec,
     sublayers,
 )
+from keras_mimetic._tracing.operations import name_of
 from keras_mimetic._tracing.symbol import Foreign, Symbol, Value, listening
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
@@ -148,6 +151,8 @@ class Recorder:
             return self._enter(operation, args, kwargs)
         if isinstance(operation, keras.layers.TimeDistributed):
             return self._time_distributed(operation, args, kwargs)
+        if name_of(operation) in CONTROL_FLOW:
+            return operation.call(*args, **kwargs)
         with self.paused():
             spec = _spec(operation, args, kwargs)
         return self._record(operation, args, kwargs, spec, self._hidden(operation, args, kwargs))
@@ -215,21 +220,25 @@ class Recorder:
         # Nobody knows what it did with what was not used before it failed.
         return self._record(layer, args, kwargs, spec, ends)
 
+    def broadcast(self, x: Symbol, shape: tuple[int | None, ...]) -> Symbol:
+        """A symbol on more axes, also where their sizes are not known."""
+        spec = keras.KerasTensor(shape, x.dtype)
+        return self._record(Foreign("BroadcastTo"), (x,), {}, spec)
+
     def _time_distributed(self, wrapper: Any, args: Any, kwargs: Any) -> Any:
-        """The layer within, on one axis less."""
-        (x,) = [x for x in args if isinstance(x, Symbol)][:1]
-        merged = keras.KerasTensor((x.shape[0], *x.shape[2:]), x.dtype)
-        inner = self._record(Foreign("Reshape"), (x,), {}, merged)
-        outputs = wrapper.layer(inner)
-        return keras.tree.map_structure(
-            lambda y: self._record(
-                Foreign("Reshape"),
-                (y,),
-                {},
-                keras.KerasTensor((*x.shape[:2], *y.shape[1:]), y.dtype),
-            ),
-            outputs,
-        )
+        """The layer within, on the first two axes as one."""
+        x = next(x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Symbol))
+        first = x.shape[:2]
+
+        def reshape(y: Any, axes: tuple[int | None, ...], merged: int) -> Any:
+            if not isinstance(y, Symbol):
+                return y
+            spec = keras.KerasTensor((*axes, *y.shape[merged:]), y.dtype)
+            return self._record(Foreign("Reshape"), (y,), {}, spec)
+
+        both = None if None in first else math.prod(first)
+        outputs = wrapper.layer(reshape(x, (both,), 2))
+        return keras.tree.map_structure(lambda y: reshape(y, first, 1), outputs)
 
     def _record(self, operation: Any, args: Any, kwargs: Any, spec: Any, more: Any = ()) -> Any:
         outputs = keras.tree.map_structure(self._symbol, spec)
