@@ -19,9 +19,9 @@ from keras_mimetic._patterns.roles import (
     attentions,
 )
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._patterns.streams import Streams, streams
+from keras_mimetic._patterns.streams import Streams, streams, ways_from_one_stream
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import strip_passthrough
+from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_passthrough
 
 CROSS = {
     "query_key": "cross-attention: query and key are of different streams",
@@ -102,11 +102,37 @@ class _Context:
         self.streams: Streams = streams(graph)
         self.tokens = values_of_tokens(graph)
 
-    def one_stream(self, a: Any, b: Any) -> bool:
-        if strip_passthrough(a) is strip_passthrough(b):
-            return True
-        a, b = self.streams.get(id(a), frozenset()), self.streams.get(id(b), frozenset())
-        return bool(a & b)
+    def why_apart(self, pair: str, queries: Any, others: Any) -> str:
+        """Return why a pair does not work on one stream, or "" where it does.
+
+        `others` are the keys of the pair `"query_key"`, the values of `"value_output"`.
+        """
+        if strip_passthrough(queries) is strip_passthrough(others):
+            return ""
+        own, other = (self.streams.get(id(x), frozenset()) for x in (queries, others))
+        if own & other:
+            return ""
+        ways = ways_from_one_stream(queries, others, self.streams)
+        return CROSS[pair] if ways is None else _apart(pair, *ways)
+
+
+def _apart(pair: str, own: list[Call], other: list[Call]) -> str:
+    """Return the reason where matrices stand between one stream and the two of a pair."""
+    what = "keys" if pair == "query_key" else "values"
+    if own and other:
+        return f"queries and {what} are of one stream, each after a matrix of its own"
+    if own:
+        return f"queries are {_kind(own)} of the stream of the {what}, which mixes its channels"
+    return f"{what} are {_kind(other)} of the stream of the queries, which mixes its channels"
+
+
+def _kind(matrices: list[Call]) -> str:
+    convolutions = [x.operation for x in matrices if isinstance(x.operation, CONVOLUTIONS)]
+    if any(max(x.strides) > 1 for x in convolutions):
+        return "a strided convolution"
+    if any(max(x.kernel_size) > 1 for x in convolutions):
+        return "a convolution"
+    return "a projection" if matrices else "an activation"
 
 
 def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[AttentionSite]:
@@ -132,13 +158,13 @@ def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[Attentio
             )
             continue
         reason = "" if seen else "no call of it could be followed; `rules` may name it"
-        pairs = [_pairs(call, context) for call in seen]
+        apart = [_apart_by_pair(call, context) for call in seen]
         values = [value for call in seen for value in call.inputs]
         sites.append(
             attention_site(
                 layer,
                 layer_path,
-                {name: bool(seen) and all(pair[name] for pair in pairs) for name in PAIRS},
+                {name: next((x[name] for x in apart if x[name]), "") for name in PAIRS},
                 skip_reason=reason,
                 is_causal=any(is_causal(call) for call in seen),
                 has_tokens=any(id(value) in context.tokens for value in values),
@@ -150,7 +176,7 @@ def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[Attentio
 def attention_site(
     layer: Any,
     layer_path: str,
-    pairs: Mapping[str, bool] | None = None,
+    apart: Mapping[str, str] | None = None,
     *,
     skip_reason: str = "",
     is_causal: bool = False,
@@ -161,23 +187,23 @@ def attention_site(
     Args:
         layer: The layer.
         layer_path: Its path in the model.
-        pairs: Which pairs work on one stream; `None` for both.
+        apart: Reasons by pair that does not work on one stream; `None` if both do.
         skip_reason: See `Site`.
         is_causal: See `AttentionSite`.
         has_tokens: The same.
     """
     kernels = {role: getattr(layer, f"{role}_dense").kernel for role in ROLES}
+    unfollowed = bool(skip_reason)
     if not skip_reason and len(kernels["output"].shape) != 3:
         skip_reason = "its output has several axes: the structure is that of a matrix"
-    pairs = dict.fromkeys(PAIRS, True) if pairs is None else pairs
-    skipped = {} if skip_reason else {name: CROSS[name] for name, own in pairs.items() if not own}
+    apart = {name: why for name, why in (apart or {}).items() if why}
     return _judged(
         AttentionSite(
             layer_path=layer_path,
             layer=layer,
             weights=kernels,
-            pairs=pairs,
-            skipped_pairs=skipped,
+            pairs={name: not unfollowed and name not in apart for name in PAIRS},
+            skipped_pairs={} if skip_reason else apart,
             skip_reason=skip_reason,
             is_causal=is_causal,
             has_tokens=has_tokens,
@@ -202,7 +228,7 @@ def _judged(site: AttentionSite) -> AttentionSite:
     return dataclasses.replace(site, skipped_pairs=skipped, skip_reason=skip_reason)
 
 
-def _pairs(call: Call, context: _Context) -> dict[str, bool]:
+def _apart_by_pair(call: Call, context: _Context) -> dict[str, str]:
     arguments = bound(call) if call.args or call.kwargs else {}
     query = arguments.get("query", call.inputs[0] if call.inputs else None)
     value = arguments.get("value")
@@ -211,8 +237,8 @@ def _pairs(call: Call, context: _Context) -> dict[str, bool]:
     key = arguments.get("key")
     key = value if key is None else key
     return {
-        "query_key": context.one_stream(query, key),
-        "value_output": context.one_stream(query, value),
+        name: context.why_apart(name, query, other)
+        for name, other in (("query_key", key), ("value_output", value))
     }
 
 
@@ -265,9 +291,11 @@ def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite
             why = UNKNOWN
         inputs = [_input(sources[role]) for role in ("query", roles[0], roles[-1])]
         first, second = (inputs[0], inputs[2]) if name == "query_key" else (inputs[0], inputs[1])
-        pairs[name] = first is not None and second is not None and context.one_stream(first, second)
-        if not why and not pairs[name]:
-            why = CROSS[name]
+        apart = CROSS[name]
+        if first is not None and second is not None:
+            apart = context.why_apart(name, first, second)
+        pairs[name] = not apart
+        why = why or apart
         if not why and any(not _same(found, other, name) for other in calls[1:]):
             why = "its calls differ in what they do with its weights"
         if why:

@@ -1,9 +1,18 @@
 """Which streams a tensor's channels are of: what they are a linear sum of, place by place."""
 
+from collections.abc import Iterator
+
 import keras
 
-from keras_mimetic._tracing.graph import Graph
-from keras_mimetic._tracing.operations import is_depthwise, is_passthrough, is_projection, name_of
+from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.operations import (
+    CONVOLUTIONS,
+    is_activation,
+    is_depthwise,
+    is_passthrough,
+    is_projection,
+    name_of,
+)
 from keras_mimetic._tracing.symbol import Value
 
 _SUMS = {"Add", "Subtract", "Concatenate", "Average", "Where", "Stack"}
@@ -22,6 +31,8 @@ _PLACES = {
 }
 
 Streams = dict[int, frozenset[int]]
+# So many operations are followed back from a tensor.
+_STEPS = 16
 
 
 def streams(graph: Graph) -> Streams:
@@ -45,6 +56,42 @@ def streams(graph: Graph) -> Streams:
         for value in call.outputs:
             found[id(value)] = frozenset([id(value)]) if kept is None else kept
     return found
+
+
+def ways_from_one_stream(
+    a: Value, b: Value, found: Streams
+) -> tuple[list[Call], list[Call]] | None:
+    """Return the matrices on the shortest ways from a common stream to two tensors.
+
+    Only what begins a stream without another input is followed: convolutions, projections
+    and activations. `None` if no stream is found that both come from.
+    """
+    ways = [
+        (first, second)
+        for streams_of_a, first in _ancestry(a, found)
+        for streams_of_b, second in _ancestry(b, found)
+        if streams_of_a & streams_of_b
+    ]
+    return min(ways, key=lambda way: sum(map(len, way)), default=None)
+
+
+def _ancestry(value: Value, found: Streams) -> Iterator[tuple[frozenset[int], list[Call]]]:
+    """Yield the streams that a tensor comes from, with the matrices since."""
+    matrices: list[Call] = []
+    for _ in range(_STEPS):
+        yield found.get(id(value), frozenset()), list(matrices)
+        call = value.producer
+        if call is None or not call.seen:
+            return
+        inputs = [x for x in call.inputs if x.constant is None]
+        is_matrix = is_projection(call.operation) or isinstance(call.operation, CONVOLUTIONS)
+        name = name_of(call.operation)
+        is_known = name in _SCALED | _PLACES or is_passthrough(call.operation)
+        if len(inputs) != 1 or not (is_matrix or is_known or is_activation(call.operation)):
+            return
+        if is_matrix:
+            matrices.append(call)
+        (value,) = inputs
 
 
 def _of(value: Value, found: Streams) -> frozenset[int]:

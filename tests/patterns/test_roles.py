@@ -372,3 +372,49 @@ def test_a_control_has_the_norms_and_not_the_structure():
     for a, b in zip(structured.rows, control.rows, strict=True):
         assert a.norm_after == pytest.approx(b.norm_after, rel=1e-5)
     assert (model.get_weights()[0] != before[0]).all()
+
+
+def reduced(make):
+    """Keys and values of fewer places, in `MultiHeadAttention` and in operations."""
+
+    def build(in_operations):
+        x = keras.Input((8, DIM))
+        y = layers.LayerNormalization()(x)
+        z = layers.LayerNormalization()(make(y))
+        if in_operations:
+            (k, v), n = (dense(z) for _ in range(2)), z.shape[1]
+            return keras.Model(x, dense(attend(heads(dense(y), 8), heads(k, n), heads(v, n), 8)))
+        return keras.Model(x, x + layers.MultiHeadAttention(HEADS, SIZE)(y, z))
+
+    return build
+
+
+@pytest.mark.parametrize("in_operations", [False, True])
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda y: layers.DepthwiseConv1D(2, strides=2)(y), ""),
+        (lambda y: layers.AveragePooling1D(2)(y), ""),
+        (lambda y: layers.Conv1D(DIM, 2, strides=2)(y), "a strided convolution"),
+        (lambda y: layers.Conv1D(DIM, 3, padding="same")(y), "a convolution"),
+        (lambda y: layers.Dense(DIM, "relu")(y), "a projection"),
+        (lambda y: ops.relu(y), "an activation"),
+    ],
+)
+def test_keys_of_the_stream_in_other_channels(make, what, in_operations):
+    """Spatial reduction, as in PVT and SegFormer, is no cross-attention."""
+    (site,) = find_sites(reduced(make)(in_operations), ["attention"]).sites
+    expected = [f"{name} are {what} of the stream" for name in ("keys", "values")] if what else []
+    assert "cross" not in site.skip_reason
+    assert all(text in site.skip_reason for text in expected)
+    assert bool(site.skip_reason) is bool(expected)
+    assert site.self_attention is not bool(expected)
+
+
+def test_queries_and_keys_each_after_a_matrix():
+    x = keras.Input((TOKENS, DIM))
+    y, z = layers.Dense(DIM)(x), layers.Dense(DIM)(x)
+    (site,) = find_sites(keras.Model(x, layers.MultiHeadAttention(2, 4)(y, z)), ["attention"]).sites
+    assert "queries and keys are of one stream, each after a matrix" in site.skip_reason
+    (site,) = find_sites(keras.Model(x, layers.MultiHeadAttention(2, 4)(y, x)), ["attention"]).sites
+    assert "queries are a projection of the stream of the keys" in site.skip_reason
