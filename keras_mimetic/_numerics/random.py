@@ -18,53 +18,41 @@ function, to a relative error of about 1e-6, and end at |z| = 5.42.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from keras_mimetic._checks import check_choice, check_integer, check_shape
+from keras_mimetic._numerics.normal import (
+    SCALE,
+    SCRATCH,
+    Tail,
+    tail_normals,
+    to_normals,
+    to_truncated_normals,
+)
 
 # Standard deviation of a unit normal truncated at two of its own.
 TRUNCATED_STD = 0.87962566103423978
-# 2 Phi(2) - 1: the part of a unit normal that the truncation keeps.
-TRUNCATED_MASS = 0.95449973610364158
+# The farthest that values of each distribution lie from the mean, in standard deviations,
+# rounded up.
+FARTHEST = {"uniform": 1.74, "truncated_normal": 2.28, "untruncated_normal": 5.43}
 
 # Philox makes four 64-bit words per count of its counter: eight values.
-_BLOCK = 8
-# How many values one thread makes at a time: few enough for the last level of cache, and
-# enough that threads rarely wait for one another between two NumPy calls. It
-# does not show in the result.
-_CHUNK = 1 << 18
-# How many arrays of that length the steps from uniforms to normals need, so that
-# no step waits for fresh memory.
-_SCRATCH = 4
-
-# Coefficients of Giles's single-precision inverse error function, highest
-# power first: in w - 2.5 for w < 5, then in sqrt(w) - 3, w = -log(1 - x**2).
-_ERFINV_CENTER = (
-    2.81022636e-08,
-    3.43273939e-07,
-    -3.5233877e-06,
-    -4.39150654e-06,
-    0.00021858087,
-    -0.00125372503,
-    -0.00417768164,
-    0.246640727,
-    1.50140941,
-)
-_ERFINV_TAIL = (
-    -0.000200214257,
-    0.000100950558,
-    0.00134934322,
-    -0.00367342844,
-    0.00573950773,
-    -0.0076224613,
-    0.00943887047,
-    1.00167406,
-    2.83297682,
-)
+_PER_COUNT = 8
+# How many values go through all steps before the next ones. All that they need then
+# lies in a processor's own cache (1 MiB is usual, of which a step touches three
+# quarters), and the steps are long beside the calls of NumPy.
+_BLOCK = 1 << 16
+# How many values one thread makes at a time, so that threads end together. Neither shows in
+# the result.
+_CHUNK = 8 * _BLOCK
+# The lower bits of a word, which float32 cannot hold, and the middle of their range.
+_LOW_BITS, _HALF = np.array(~0xFF, np.int32), np.array(128, np.float32)
+_UNIT = np.array(1 / SCALE, np.float32)
 
 
 def check_seed(seed: Any) -> int:
@@ -173,15 +161,24 @@ def sample_range(
     # What float32 cannot hold becomes inf, for the caller to see.
     with np.errstate(over="ignore"):
         scale, shift = np.float32(std / deviation), np.float32(mean)
-    out = np.empty(stop - start, np.float32)
+    out = _aligned(stop - start)
+    # Each thread's own, kept from chunk to chunk: fresh memory would cost more than the steps.
+    own = threading.local()
 
     def fill(begin: int) -> None:
+        if not hasattr(own, "scratch"):
+            size = min(_BLOCK, len(out))
+            own.scratch = [_aligned(size) for _ in range(SCRATCH)]
         values = out[begin - start : min(begin + _CHUNK, stop) - start]
-        _symmetric_uniform(key, begin, values)
-        transform(values, np.empty((_SCRATCH, len(values)), np.float32))
-        with np.errstate(over="ignore", invalid="ignore"):
-            values *= scale
-            values += shift
+        tails = []
+        for first, x in _symmetric_uniforms(key, begin, values):
+            tail = transform(x, [array[: len(x)] for array in own.scratch])
+            _scale_and_shift(x, scale, shift)
+            if tail is not None:
+                tails.append((tail[0] + first, *tail[1:]))
+        if tails:
+            where, *arguments = (np.concatenate(arrays) for arrays in zip(*tails, strict=True))
+            values[where] = _scale_and_shift(tail_normals(*arguments), scale, shift)
 
     in_threads(fill, range(start, stop, _CHUNK), threads)
     return out
@@ -205,92 +202,63 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _symmetric_uniform(key: np.ndarray, start: int, out: np.ndarray) -> None:
-    """Draws `start` and following on the grid (2 k + 1) / 2**24 in (-1, 1).
+def _aligned(size: int) -> np.ndarray:
+    """Return an empty float32 array whose memory begins at a multiple of 64 bytes.
 
-    Symmetric about zero, never zero, never +-1: nothing to guard against in
-    what follows. Every step is exact in float32.
+    Such memory is read and written in whole lines of the cache, and JAX and TensorFlow
+    take it without a copy.
     """
-    first = start // _BLOCK
-    blocks = -(-(start + len(out)) // _BLOCK) - first
-    generator = np.random.Philox(key=key, counter=first)
-    words = generator.random_raw(blocks * (_BLOCK // 2)).astype("<u8", copy=False)
-    signed = words.view("<i4")[start - first * _BLOCK :][: len(out)]
-    signed >>= 8
-    out[:] = signed
-    out += np.float32(0.5)
-    out *= np.float32(2.0**-23)
+    array = np.empty(size + 16, np.float32)
+    begin = -array.ctypes.data % 64 // array.itemsize
+    return array[begin : begin + size]
 
 
-def _identity(x: np.ndarray, scratch: np.ndarray) -> None:
-    pass
+def _symmetric_uniforms(
+    key: np.ndarray, start: int, out: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Fill an array, block by block, with values `start` and following, times `SCALE`.
 
+    They lie on the grid (2 k + 1) / 2**24 in (-1, 1): symmetric about zero, never
+    zero, never +-1, so that there is nothing to guard against in what follows. Every step is
+    exact in float32.
 
-def _normal(x: np.ndarray, scratch: np.ndarray) -> None:
-    """Turns uniforms in (-1, 1) into unit normals, sqrt(2) erfinv(x), in place."""
-    log, values, rest = scratch[0], scratch[1], scratch[2:]
-    np.subtract(np.float32(1), x, out=values)
-    np.add(np.float32(1), x, out=log)
-    values *= log
-    _log(values, log, rest)
-    np.subtract(np.float32(-2.5), log, out=rest[0])
-    _polynomial(_ERFINV_CENTER, rest[0], values)
-    tail = np.flatnonzero(log <= -5)
-    if tail.size:
-        root = np.sqrt(-log[tail]) - np.float32(3)
-        values[tail] = _polynomial(_ERFINV_TAIL, root, np.empty_like(root))
-    x *= values
-    x *= np.float32(math.sqrt(2))
-
-
-def _truncated_normal(x: np.ndarray, scratch: np.ndarray) -> None:
-    """The same, with |value| <= 2: the inverse of the middle of the range."""
-    x *= np.float32(TRUNCATED_MASS)
-    _normal(x, scratch)
-    # The approximation's last bits may reach past the cut.
-    np.clip(x, np.float32(-2), np.float32(2), out=x)
-
-
-def _polynomial(coefficients: tuple[float, ...], x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Horner's rule, in float32 throughout, highest power first."""
-    np.multiply(x, np.float32(coefficients[0]), out=out)
-    out += np.float32(coefficients[1])
-    for coefficient in coefficients[2:]:
-        out *= x
-        out += np.float32(coefficient)
-    return out
-
-
-def _log(x: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
-    """log(x) for float32 x in (0, 1], which is lost, without a library's logarithm.
-
-    `numpy.log` differs in the last bit from one processor to another. Here
-    x = m * 2**k with m in [sqrt(1/2), sqrt(2)), read off the bits, and
-    log(m) = 2 atanh(s), s = (m - 1) / (m + 1), by its series up to s**9.
+    Yields:
+        The position of each block in `out`, and the block.
     """
-    s, log_m = scratch
-    sqrt_half = np.int32(0x3F3504F3)
-    bits, exponent = x.view(np.int32), s.view(np.int32)
-    bits -= sqrt_half
-    np.right_shift(bits, 23, out=exponent)
-    out[:] = exponent
-    bits &= np.int32(0x7FFFFF)
-    bits += sqrt_half
-    m = x
-    np.subtract(m, np.float32(1), out=s)
-    m += np.float32(1)
-    s /= m
-    square = np.multiply(s, s, out=x)
-    _polynomial((2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0), square, log_m)
-    log_m *= s
-    out *= np.float32(math.log(2))
-    out += log_m
+    count = start // _PER_COUNT
+    generator = np.random.Philox(key=key, counter=count)
+    stop = start + len(out)
+    for low in range(count * _PER_COUNT, stop, _BLOCK):
+        high = min(low + _BLOCK, stop)
+        words = generator.random_raw((high - low + 1) // 2).astype("<u8", copy=False)
+        first = max(low, start)
+        signed = words.view("<i4")[first - low : high - low]
+        signed &= _LOW_BITS
+        block = out[first - start : high - start]
+        block[:] = signed
+        block += _HALF
+        yield first - start, block
 
 
-# How uniforms in (-1, 1) become a distribution, in place, and its standard deviation.
-_TRANSFORMS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], None], float]] = {
-    "uniform": (_identity, 1 / math.sqrt(3)),
-    "truncated_normal": (_truncated_normal, TRUNCATED_STD),
-    "untruncated_normal": (_normal, 1.0),
+def _scale_and_shift(x: np.ndarray, scale: np.float32, shift: np.float32) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if scale != 1:
+            x *= scale
+        # Products that underflow may be -0, of which a shift by 0 makes 0.
+        if shift != 0 or abs(scale) < 1e-30:
+            x += shift
+    return x
+
+
+def _to_uniforms(x: np.ndarray, scratch: list[np.ndarray]) -> None:
+    x *= _UNIT
+
+
+# How `SCALE` times uniforms in (-1, 1) become a distribution, in place, up to a tail; and its
+# standard deviation.
+_TRANSFORMS: dict[str, tuple[Callable[[np.ndarray, list[np.ndarray]], Tail | None], float]] = {
+    "uniform": (_to_uniforms, 1 / math.sqrt(3)),
+    "truncated_normal": (to_truncated_normals, TRUNCATED_STD),
+    "untruncated_normal": (to_normals, 1.0),
 }
 DISTRIBUTIONS = tuple(_TRANSFORMS)

@@ -1,6 +1,7 @@
 """The base of initializers whose values are sampled by NumPy."""
 
 import abc
+import math
 from typing import Any
 
 import keras
@@ -33,7 +34,7 @@ class NumPyInitializer(keras.initializers.Initializer, abc.ABC):
         dtype = check_float_dtype(dtype)
         shape = check_shape(shape)
         values = self.sample(shape, read_seed(self.seed))
-        return as_tensor(values, dtype, self.strengths(), self.may_be_zero)
+        return as_tensor(values, dtype, self.strengths(), self.may_be_zero, self.bound(shape))
 
     @abc.abstractmethod
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -42,6 +43,10 @@ class NumPyInitializer(keras.initializers.Initializer, abc.ABC):
     @abc.abstractmethod
     def strengths(self) -> dict[str, Any]:
         """Return the arguments that decide how large values are."""
+
+    def bound(self, shape: tuple[int, ...]) -> float:
+        """Return a number that no absolute value exceeds, if one is known without looking."""
+        return math.inf
 
     def serialized_seed(self) -> Any:
         """Return the seed for the config, as the user passed it."""
@@ -70,7 +75,13 @@ _RANGES = {
 }
 
 
-def check_fits(values: Any, dtype: str, source: str, may_be_zero: bool = False) -> None:
+def check_fits(
+    values: Any,
+    dtype: str,
+    source: str,
+    may_be_zero: bool = False,
+    bound: float = math.inf,
+) -> None:
     """Raise unless a dtype can hold computed values.
 
     Args:
@@ -78,6 +89,8 @@ def check_fits(values: Any, dtype: str, source: str, may_be_zero: bool = False) 
         dtype: Name of the dtype of the weight.
         source: What they come from, arguments and values, for the error.
         may_be_zero: Whether values that are all zero are meant.
+        bound: Number that no absolute value exceeds, where one is known. It usually saves
+            looking at all values.
 
     Raises:
         ValueError: for values of which one is too large or NaN, or that all become zero.
@@ -85,9 +98,14 @@ def check_fits(values: Any, dtype: str, source: str, may_be_zero: bool = False) 
     values = np.asarray(values)
     if not values.size:
         return
+    limit, smallest = _RANGES.get(dtype, _RANGES["float32"])
+    # The values are float32, and rounded.
+    if 1.001 * bound <= min(limit, _RANGES["float32"][0]) and (
+        may_be_zero or abs(float(values.flat[0])) >= smallest
+    ):
+        return
     # Not of absolute values, which would be an array more.
     largest = max(float(values.max()), -float(values.min()))
-    limit, smallest = _RANGES.get(dtype, _RANGES["float32"])
     if not largest <= limit:
         what = f"the largest is {largest:.3g}" if largest == largest else "some are no numbers"
         raise ValueError(
@@ -107,7 +125,11 @@ def described(**arguments: Any) -> str:
 
 
 def as_tensor(
-    values: np.ndarray, dtype: str, arguments: dict[str, Any], may_be_zero: bool = False
+    values: np.ndarray,
+    dtype: str,
+    arguments: dict[str, Any],
+    may_be_zero: bool = False,
+    bound: float = math.inf,
 ) -> Any:
     """Return float32 values as a tensor of another dtype.
 
@@ -116,12 +138,26 @@ def as_tensor(
         dtype: Name of the dtype, to which values are rounded last.
         arguments: Arguments that gave the values, for the error if the dtype can't hold them.
         may_be_zero: Whether values that are all zero are meant.
+        bound: Number that no absolute value exceeds, where one is known.
     """
-    check_fits(values, dtype, described(**arguments), may_be_zero)
-    tensor: Any = values
-    if keras.backend.backend() == "torch":
+    check_fits(values, dtype, described(**arguments), may_be_zero, bound)
+    tensor = keras.ops.convert_to_tensor(_without_copy(values), dtype="float32")
+    return keras.ops.cast(tensor, dtype)
+
+
+def _without_copy(values: np.ndarray) -> Any:
+    """Wrap values for Keras, which would copy them: a second array as large as the weight."""
+    backend = keras.backend.backend()
+    if backend == "torch":
         import torch
 
-        # Keras would copy them: a second array as large as the weight.
-        tensor = torch.from_numpy(values)
-    return keras.ops.cast(keras.ops.convert_to_tensor(tensor, dtype="float32"), dtype)
+        return torch.from_numpy(values)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # Tensors lie in rows and at multiples of 64 bytes. A graph has symbols instead.
+        suits = values.flags.c_contiguous and values.ctypes.data % 64 == 0 and values.size
+        if suits and tf.executing_eagerly():
+            return tf.experimental.dlpack.from_dlpack(values.__dlpack__())
+    # JAX keeps memory at multiples of 64 bytes as it is.
+    return values

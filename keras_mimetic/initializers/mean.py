@@ -14,9 +14,9 @@ from keras_mimetic._checks import (
     check_positive,
     is_auto,
 )
-from keras_mimetic._numerics.fans import MODES, fans
+from keras_mimetic._numerics.fans import MODES, fans, scaled_std
 from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
-from keras_mimetic._numerics.random import DISTRIBUTIONS
+from keras_mimetic._numerics.random import DISTRIBUTIONS, FARTHEST
 from keras_mimetic.initializers.base import NumPyInitializer
 
 
@@ -156,6 +156,11 @@ class MimeticMean(NumPyInitializer):
 
     def strengths(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale}
+
+    def bound(self, shape: tuple[int, ...]) -> float:
+        both_fans = fans(shape, self.input_axes, self.output_axes)
+        std = scaled_std(*both_fans, scale=self.scale, mode=self.mode)
+        return (abs(self._mean(shape)) + FARTHEST[self.distribution]) * std
 
     def _mean(self, shape: tuple[int, ...]) -> float:
         """Return the mean in standard deviations, with `"auto"` resolved."""

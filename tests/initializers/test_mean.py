@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras_checks import run_class_serialization_test, traced
 
+from keras_mimetic._numerics.mlp import mean_shifted
 from keras_mimetic._numerics.random import DISTRIBUTIONS
 from keras_mimetic.initializers import MimeticMean
+from keras_mimetic.initializers.base import check_fits
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -282,7 +284,7 @@ def test_large_sharded_kernels():
         value = layer.kernel.value
         assert len(value.sharding.device_set) == 4, value.sharding
         assert value.addressable_shards[0].data.shape == (4096, 1088)
-        from keras_mimetic.structures import mean_shifted
+        from keras_mimetic._numerics.mlp import mean_shifted
         expected = mean_shifted((4096, 4352), mean=-0.5 / 64, scale=1.0, mode="fan_avg",
                                 distribution="uniform", seed=3)
         np.testing.assert_array_equal(np.asarray(value), expected)
@@ -383,3 +385,28 @@ def test_bad_calls(shape, dtype, message):
         MimeticMean()(shape, dtype)
     with pytest.raises(ValueError, match=r"`output_axes`.*shape is \(2, 3\)"):
         MimeticMean(input_axes=(0,), output_axes=(2,))((2, 3))
+
+
+def test_the_tensor_takes_the_memory_of_what_is_drawn(monkeypatch):
+    # No copy of a large weight, and no second look at all of its values.
+    drawn = []
+
+    def keep(*arguments, **settings):
+        drawn.append(mean_shifted(*arguments, **settings))
+        return drawn[-1]
+
+    monkeypatch.setattr("keras_mimetic.initializers.mean.mean_shifted", keep)
+    tensor = MimeticMean(seed=0)((64, 128))
+    values = np.from_dlpack(tensor)
+    np.testing.assert_array_equal(values, drawn[0])
+    assert np.shares_memory(values, drawn[0])
+
+
+def test_a_bound_that_fits_is_believed_and_another_is_not():
+    values = np.array([1.0, np.inf], "float32")
+    check_fits(values, "float32", "it", bound=2.0)
+    for bound in (1e39, math.inf, math.nan):
+        with pytest.raises(ValueError, match="the largest is inf"):
+            check_fits(values, "float32", "it", bound=bound)
+    with pytest.raises(ValueError, match="all become 0"):
+        check_fits(np.full(2, 1e-9, "float32"), "float16", "it", bound=1.0)

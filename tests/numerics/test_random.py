@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from keras_mimetic._numerics.random import (
-    _SCRATCH,
-    DISTRIBUTIONS,
-    _normal,
-    fold_in,
-    sample,
-    sample_range,
+from keras_mimetic._numerics.normal import (
+    SCALE,
+    SCRATCH,
+    tail_normals,
+    to_normals,
+    to_truncated_normals,
 )
+from keras_mimetic._numerics.random import DISTRIBUTIONS, FARTHEST, fold_in, sample, sample_range
 
 CUT = stats.truncnorm(-2, 2)
 EXPECTED = {
@@ -55,17 +55,44 @@ def test_values_are_bounded():
     assert 4.5 < abs(sample("untruncated_normal", (size,), 0)).max() < 5.43
 
 
+def grid(first, step=1):
+    """Uniforms of the generator's grid, from a number of its positive half to 1."""
+    return (2 * np.r_[first : 2**23 : step, 2**23 - 100 : 2**23] + 1) / 2**24
+
+
+def normals(x):
+    """What `to_normals` gives, with its tail."""
+    scaled = (SCALE * x).astype(np.float32)
+    tail, *arguments = to_normals(scaled, np.empty((SCRATCH, len(x)), np.float32))
+    scaled[tail] = tail_normals(*arguments)
+    return scaled
+
+
 def test_transformation_is_the_inverse_distribution_function():
     # The whole range of the generator's grid, and both of its ends.
-    grid = np.unique(np.r_[0 : 2**23 : 997, 2**23 - 100 : 2**23])
-    x = ((2 * grid + 1) / 2**24).astype(np.float32)
-    for half in (x, -x):
-        expected = np.array(
-            [statistics.NormalDist().inv_cdf(0.5 + v / 2) for v in half.astype("f8")]
-        )
-        values = half.copy()
-        _normal(values, np.empty((_SCRATCH, len(values)), np.float32))
-        np.testing.assert_allclose(values, expected, rtol=3e-6)
+    for x in (grid(0, 997), -grid(0, 997)):
+        expected = np.array([statistics.NormalDist().inv_cdf(0.5 + value / 2) for value in x])
+        np.testing.assert_allclose(normals(x), expected, rtol=3e-6)
+
+
+def test_the_farthest_values_are_within_what_is_said():
+    # The functions are odd, and the last part of the grid has the largest values.
+    x = grid(2**23 - 2**16)
+    ends = {"uniform": math.sqrt(3), "untruncated_normal": normals(x).max()}
+    scaled = (SCALE * x).astype(np.float32)
+    to_truncated_normals(scaled, np.empty((SCRATCH, len(x)), np.float32))
+    assert scaled.max() <= 2
+    ends["truncated_normal"] = 2 / CUT.std()
+    assert set(ends) == set(FARTHEST)
+    for name, end in ends.items():
+        assert 0.99 * FARTHEST[name] < end < FARTHEST[name]
+
+
+def test_memory_is_aligned_for_the_backends():
+    # Else JAX and TensorFlow copy it, and a step reads two lines of the cache for one.
+    for size in (1, 3, 1000, 70_000):
+        for distribution in DISTRIBUTIONS:
+            assert sample(distribution, (size,), 0).ctypes.data % 64 == 0
 
 
 @given(distributions, seeds, st.integers(0, 200_000), st.integers(0, 70_000))
