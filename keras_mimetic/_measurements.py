@@ -76,6 +76,12 @@ class Measurements:
     fit the terminal, and a notebook shows them as HTML. An asterisk marks figures more than
     three standard deviations from those of untrained weights.
 
+    Examples:
+
+    >>> measured = keras_mimetic.measure(model)
+    >>> measured.show()
+    >>> diagonals = measured.select(part="value_output", head=None, figure="diagonal")
+
     Attributes:
         rows: A `Measurement` for each figure, in the order of the network.
         skipped: A `Skipped` for each layer that was not measured.

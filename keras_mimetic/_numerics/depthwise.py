@@ -28,27 +28,27 @@ def sigma_at_depth(
     velocity: float = VELOCITY,
     acceleration: float = ACCELERATION,
 ) -> float:
-    """sigma_0 + velocity x + acceleration x^2 / 2: sigma for a place in the network.
+    """Return sigma for a depth in the network: sigma_0 + velocity x + acceleration x^2 / 2.
 
-    Args:
-        x: Place of the layer among the network's depthwise convolutions, from
-            0, the first, to 1, the last.
-        sigma_0: sigma of the first layer, in squared pixels as all of these.
-        velocity: Slope at the first layer.
-        acceleration: Curvature. The defaults are a reconstruction, not known
-            to be the paper's.
-
-    Returns:
-        sigma, in squared pixels (see `covariance`).
-
-    Raises:
-        TypeError: for anything but numbers.
-        ValueError: for an x outside [0, 1].
-
-    Example:
+    Examples:
 
     >>> sigma_at_depth(0.0), sigma_at_depth(1.0)
     (0.08, 1.9)
+
+    Args:
+        x: Depth of the layer among the depthwise convolutions of the network, from 0, the
+            first, to 1, the last.
+        sigma_0: Sigma of the first layer, in squared pixels.
+        velocity: Slope at the first layer, in squared pixels.
+        acceleration: Curvature, in squared pixels. The three defaults are a reconstruction of
+            the paper's.
+
+    Returns:
+        Sigma, in squared pixels (see `MimeticDepthwise`).
+
+    Raises:
+        TypeError: If an argument is not a number.
+        ValueError: If `x` is outside [0, 1].
     """
     x = check_number("x", x, "a number in [0, 1]")
     sigma_0 = check_number("sigma_0", sigma_0)

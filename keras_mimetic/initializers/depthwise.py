@@ -13,14 +13,18 @@ from keras_mimetic.initializers.base import NumPyInitializer
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticDepthwise(NumPyInitializer):
-    """Smooth, centered filters for depthwise convolutions, as trained ones are.
+    """Smooth, centered filters for depthwise convolutions, as in trained networks.
 
-    Draws every filter independently from a normal distribution over its pixels,
-    whose covariance has a closed form with one parameter, `sigma` (see
-    `keras_mimetic._numerics.depthwise.covariance`). Near 0 a filter is one pixel, its
-    center; above, it is a smooth bump of either sign about it. In trained
-    networks sigma grows with depth: `sigma_at_depth` gives it for a place
-    in the network.
+    Samples each filter independently from a normal distribution over its pixels, whose
+    covariance has a closed form with one parameter, `sigma` (see
+    `keras_mimetic._numerics.depthwise.covariance`). For `sigma` near 0 a filter is a single
+    pixel, its center; for larger values it is a smooth bump of either sign around the center. In
+    trained networks sigma grows with depth; `sigma_at_depth` gives its value.
+
+    Accepts kernels of `DepthwiseConv*D` and `SeparableConv*D`, of shape
+    `(*kernel_size, channels, multiplier)`, and of grouped `Conv*D`, of shape
+    `(*kernel_size, channels / groups, filters)`. The kernel of a dense convolution has the same
+    rank and is not refused: each pair of an input and an output channel gets a filter.
 
     Examples:
 
@@ -35,38 +39,33 @@ class MimeticDepthwise(NumPyInitializer):
     ... )
 
     Args:
-        sigma: Spread in squared pixels, a number > 0: a variance, filters reach some
-            sqrt(sigma) pixels.
-        gain: Scale of the weight. `"keras"` has the root mean square entry of
-            Keras's default (Glorot), whose fan-in counts channels that a
-            depthwise filter does not see: it is small, 0.010 for a 7 x 7 kernel
-            with 384 channels. `"fan_in"` has 1 / sqrt(kh kw), from the inputs
-            that an output really sees: 0.143 there. A number g
-            has g / sqrt(kh kw): g is the norm of a filter, in the root mean
-            square over filters.
-        seed: An integer >= 0 gives the same weight at every call; `None` takes
-            one from Python's `random`, which `keras.utils.set_random_seed`
-            sets; a `keras.random.SeedGenerator` gives a new weight at each
-            call. Equal seeds give weights equal on every backend; between
-            machines they may differ by rounding, about 1e-7 of their size.
+        sigma: Width of the covariance in squared pixels, a number > 0. Filters extend over
+            about sqrt(sigma) pixels.
+        gain: Scale of the weight. `"keras"` is the root mean square of Keras's default (Glorot),
+            whose fan-in counts channels that a depthwise filter does not see: only 0.010 for a
+            7 x 7 kernel with 384 channels. `"fan_in"` is 1 / sqrt(height * width), from the
+            inputs that an output does see: 0.143 in the example. A number g is
+            g / sqrt(height * width), so that g is the root mean square norm of the filters.
+        seed: An integer >= 0 gives the same weight at every call. `None` takes a seed from
+            Python's `random`, which `keras.utils.set_random_seed` controls. A
+            `keras.random.SeedGenerator` gives a new weight at each call. Equal seeds give equal
+            weights on every backend; between machines they may differ by rounding, about 1e-7 of
+            their size.
 
-    It takes kernels of `DepthwiseConv1D` and `2D` and of `SeparableConv*D`, of
-    shape `(*kernel_size, channels, multiplier)`, and of grouped `Conv*D`, of
-    shape `(*kernel_size, channels / groups, filters)`, and rounds to `dtype` at
-    the end. A dense convolution's kernel cannot be told from these by its
-    shape: each of its input and output channels gets a filter then.
+    Call arguments:
+        shape: Shape of a convolution kernel, of rank 3 or higher.
+        dtype: A floating dtype; `None` is `keras.config.floatx()`. Values are cast last.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; at the call, for a shape of
-            rank below 3 or a dtype that is not floating.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not allowed; when called, if the shape has a rank below 3 or
+            the dtype is not floating.
 
     Reference:
 
-    - Trockman, Willmott and Kolter, 2023, "Understanding the Covariance
-      Structure of Convolutional Filters" (arXiv:2210.03651): the idea. The form
-      of the covariance and its constants are a reconstruction, the scale is
-      ours.
+    - Trockman, Willmott and Kolter, 2023, "Understanding the Covariance Structure of
+      Convolutional Filters" (arXiv:2210.03651). The form of the covariance and its constants
+      are a reconstruction; the scale is ours.
     """
 
     def __init__(

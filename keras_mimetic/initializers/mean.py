@@ -24,30 +24,26 @@ from keras_mimetic.initializers.base import NumPyInitializer
 class MimeticMean(NumPyInitializer):
     """Variance scaling with a nonzero mean, for the first matrix of an MLP.
 
-    Which `mean` to use where, in standard deviations of the weight:
+    Samples `W = s * (Z + mean)`, where Z has mean 0 and variance 1 and
+    `s = sqrt(scale / fan)`: `keras.initializers.VarianceScaling`, shifted by `mean` standard
+    deviations. With `mean=0` and the other defaults, the distribution is that of Keras's
+    `GlorotUniform`.
 
-    - `"auto"`, the default, is safe for any input. It is `-0.5 / sqrt(fan_in)` and
-      shifts a pre-activation by half of its own spread at most.
-    - `-1` is for a layer directly after a `LayerNormalization` over the channels, and for
-      that place alone. The normalization's output sums to zero, so the mean changes
-      nothing at first. It acts as a hidden bias that all units share and that learns
-      quickly.
-    - Any other number shifts the outputs of `x @ W` by
-      `mean * sqrt(fan_in) * average(x) / rms(x)` of their spreads. With inputs uniform
-      on (0, 1), `fan_in=3072` and `mean=-0.1` that is -4.8 spreads, and a ReLU layer is
-      dead for good.
+    Which `mean` to use:
 
-    Draws `W = s * (Z + mean)` with `Z` of mean 0 and variance 1, and
-    `s = sqrt(scale / fan)`: `keras.initializers.VarianceScaling`, moved off
-    zero by `mean` standard deviations. With `mean=0` and the other defaults it
-    is the distribution of Keras's `GlorotUniform`.
+    - `"auto"`, the default, is safe for any input. It is `-0.5 / sqrt(fan_in)` and shifts a
+      pre-activation by at most half of its standard deviation.
+    - `-1` is for a layer *directly after a LayerNormalization* over the channels, and for no
+      other. The output of the normalization sums to zero, so the mean has no effect at first.
+      Later it acts as a hidden bias that all units share and that learns quickly.
+    - Any other number shifts the outputs of `x @ W` by `mean * sqrt(fan_in) * average(x) /
+      rms(x)` of their standard deviations. For inputs uniform on (0, 1), `fan_in=3072` and
+      `mean=-0.1`, the shift is -4.8 standard deviations, and a ReLU layer is dead.
 
-    What it is worth in short training (`benchmarks/README.md`, "The mean of an MLP"): after
-    a LayerNormalization, -1 adds to the spatial structures +1.4 points of accuracy in a
-    ConvNeXt-like network ([0.8, 2.0], n = 5) and +0.6 in a ViT ([0.4, 0.8]); beside a
-    hidden bias that starts below zero it adds +0.3 ([0.2, 0.5]) and +0.1 ([-0.2, 0.4]).
-    In MLPs on raw and on standardized pixels, `"auto"` was within 0.8 points of mean 0 in
-    every interval (n = 5): we measured neither a gain nor a loss.
+    Effect in short training, in points of accuracy (`benchmarks/README.md`): after a
+    LayerNormalization, -1 adds +1.4 [0.8, 2.0] in a ConvNeXt-like network and +0.6 [0.4, 0.8] in
+    a ViT (n = 5); combined with a hidden bias below zero, +0.3 [0.2, 0.5] and +0.1 [-0.2, 0.4]. In
+    MLPs on raw and standardized pixels, `"auto"` had no measurable effect.
 
     Examples:
 
@@ -77,42 +73,38 @@ class MimeticMean(NumPyInitializer):
     ... )
 
     Args:
-        mean: Mean of the weight in units of its standard deviation `s`: `"auto"`, which
-            follows the fan-in of the shape or of `input_axes`, or any finite number.
-            The paper gives the first matrix a nonzero mean; its sign and size here are
-            ours.
-        scale: Variance of the weight times the fan; a positive number.
+        mean: Mean of the weight in units of its standard deviation `s`: `"auto"` or any finite
+            number. That it is nonzero is the paper's; sign and size are ours.
+        scale: Variance of the weight times the fan, a positive number.
         mode: The fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
-        distribution: `"uniform"`, `"truncated_normal"` (which Keras also calls
-            `"normal"`), cut at two standard deviations, or
-            `"untruncated_normal"`. All have standard deviation `s`.
-        seed: An integer >= 0 gives the same weight at every call, and on every
-            backend the same, bit for bit. `None` takes a seed from Python's
-            `random`, which `keras.utils.set_random_seed` sets. A
-            `keras.random.SeedGenerator` gives a new weight at each call.
-            One instance with an integer seed or `None`, used for two layers,
-            draws the same weight twice where shapes agree.
-        input_axes: Axes of the weight that are contracted with the input, if
-            they are not those of a `Dense` or convolution kernel.
-        output_axes: Axes of the weight that the output keeps; required with
-            `input_axes`.
+        distribution: `"uniform"`, `"truncated_normal"` (cut at two standard deviations; Keras
+            also calls it `"normal"`), or `"untruncated_normal"`. All have standard deviation
+            `s`.
+        seed: An integer >= 0 gives the same weight at every call and, bit for bit, on every
+            backend. `None` takes a seed from Python's `random`, which
+            `keras.utils.set_random_seed` controls. A `keras.random.SeedGenerator` gives a new
+            weight at each call. With an integer or `None`, an instance that is shared by two
+            layers samples the same weight for both if the shapes agree.
+        input_axes: Axes of the weight that are contracted with the input, if they are not those
+            of a `Dense` or convolution kernel.
+        output_axes: Axes of the weight that the output keeps. Required with `input_axes`.
 
-    Calling it with `shape` and a floating `dtype` gives a tensor of that shape,
-    computed in float32 and rounded to `dtype` at the end.
+    Call arguments:
+        shape: Shape of the weight.
+        dtype: A floating dtype; `None` is `keras.config.floatx()`. Values are computed in float32
+            and cast last.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; at the call, for a dtype
-            that is not floating, axes that the shape does not have, a
-            `SeedGenerator` inside a trace, or a shape without inputs (a fan-in of 0)
-            with `mean="auto"`.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not allowed; when called, if the dtype is not floating, the
+            shape does not have the axes, the fan-in is 0 with `mean="auto"`, or a
+            `SeedGenerator` is used while a function is traced.
 
-    Reference:
+    References:
 
-    - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs"
-      (arXiv:2602.07156): the nonzero mean. Sign, size and units here are ours.
-    - [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html):
-      the scale.
+    - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs" (arXiv:2602.07156): the
+      nonzero mean.
+    - [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html): the scale.
     """
 
     def __init__(

@@ -25,18 +25,18 @@ _STREAMS = (*ROLES, "gate")
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
-    """Keras's `MultiHeadAttention`, its projections paired as in trained networks.
+    """Keras's `MultiHeadAttention` with projections paired as in trained networks.
 
-    In every head the product of query and key weights W_Q W_K^T starts near a
-    positive multiple of the identity (a token attends to tokens like it), and
-    the product over all heads of value and output weights W_V W_O near a
-    negative one. Only the initial weights differ from Keras's layer: arguments,
-    sublayers and call are its own, and weights move freely between the two.
+    In each head, the product of query and key weights W_Q W_K^T starts near a positive multiple
+    of the identity: a token attends to tokens similar to itself. Over all heads, the product of
+    value and output weights W_V W_O starts near a negative one. Only the initial weights differ
+    from Keras's layer. Arguments, sublayers and calls are the same, and weight files of the two
+    layers are interchangeable.
 
-    The identity goes only where it has a meaning: where query, key and value
-    are one tensor. A layer that is first called otherwise (cross-attention), or
-    built for inputs of different widths, gets the noise alone; one that is built
-    by `build(...)` with equal shapes counts as self-attention.
+    The identity is only written for self-attention, where query, key and value are the same
+    tensor. A layer whose first call is different (cross-attention), or that is built for inputs of
+    different widths, gets products of noise. A layer built by `build(...)` with equal shapes counts
+    as self-attention.
 
     Examples:
 
@@ -45,56 +45,50 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
     >>> layer(x, x).shape
     (2, 10, 64)
 
+    >>> # In a language model:
+    >>> layer = MimeticMultiHeadAttention(num_heads=4, key_dim=16, causal=True)
+    >>> outputs = layer(x, x, use_causal_mask=True)
+
     Args:
-        num_heads: As in `keras.layers.MultiHeadAttention`, like all that is not
-            listed here; what follows `attention_axes` there is by keyword only.
+        num_heads: As in `keras.layers.MultiHeadAttention`, as are all arguments that are not
+            listed here. Those after `attention_axes` are keyword-only.
         key_dim: Channels of each head for queries and keys.
-        query_key: `(noise, identity)` of each head's product of query and key
-            weights, absolute: the product is the matrix of rank `key_dim`
-            nearest to `noise Z + identity I`, the entries of Z independent
-            normals of variance 1 / width (from a width of 256 on, with the same
-            singular values in all heads and layers; see
-            `keras_mimetic._numerics.attention.query_key`). `None` leaves both projections to
-            `kernel_initializer`. `"auto"` is (0.7, 0.7), the numbers that accounts
-            of the paper's recipe give, and `None` with `causal=True`. In our image
-            models it decided little (`all_no_qk` in `benchmarks/README.md`).
-        value_output: The same for the product of value and output weights, over
-            all heads together (of rank `num_heads * value_dim` if that is less
-            than the width). `"auto"` is (0.4, -0.4), from the same accounts, which
-            has all of the gain in our image models (row `value_output`). Needs an
-            `output_shape` of one axis.
-        causal: Whether the layer will be called with a causal mask, as in a language
-            model. It chooses initial weights alone: a layer is built before it sees a
-            mask, and the mask stays an argument of the call (`use_causal_mask=True`).
-            With `True`, `"auto"` leaves query and key to `kernel_initializer`, since
-            their structure raises the loss of a causal language model (ours; rows `qk`
-            and `vo-` of `benchmarks/README.md`, "Language models").
-        kernel_initializer: For projections that are not paired: those of a pair
-            that is `None`, and a gate's. One without a seed of its own draws
-            from `seed`, each projection differently, and equally on every
-            backend if it is of Keras's variance-scaling family. Without effect
-            where both pairs have structure and there is no gate.
+        query_key: `(noise, identity)` of each head's product of query and key weights: the
+            product is the matrix of rank `key_dim` closest to `noise Z + identity I`, where the
+            entries of Z are independent normals of variance 1 / width. (From a width of 256 on, all
+            heads and layers have the same singular values.) `None` leaves both projections to
+            `kernel_initializer`. `"auto"` is (0.7, 0.7), from accounts of the paper's recipe, and
+            `None` with `causal=True`. It had little effect in our image models.
+        value_output: `(noise, identity)` of the product of value and output weights over all
+            heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
+            (0.4, -0.4), from the same accounts; it has all of the gain in our image models.
+            Requires an `output_shape` of one axis.
+        causal: Whether the layer will be called with a causal mask, as in a language model. It
+            only affects the initial weights: with `True`, `"auto"` leaves query and key
+            to `kernel_initializer`, because their structure raised the loss of our causal
+            language model. Still pass `use_causal_mask=True` to the call.
+        kernel_initializer: For the projections of a pair that is `None`, and for a gate. One
+            without a seed of its own samples from `seed`, differently for each projection, and
+            equally on every backend if it belongs to Keras's variance-scaling family.
         bias_initializer: For all biases, as in Keras's layer.
-        seed: An integer >= 0 for the kernels and the dropout (not for a random
-            `bias_initializer`; dropout masks differ between backends); `None`
-            takes one from Python's `random`, which `keras.utils.set_random_seed` sets.
-            The weights are equal on every backend; between machines they may
-            differ by rounding: in the products by about 1e-6 of their size,
-            in single factors, where singular values nearly coincide, by more.
+        seed: An integer >= 0 for the kernels and the dropout, but not for a random
+            `bias_initializer`. `None` takes a seed from Python's `random`, which
+            `keras.utils.set_random_seed` controls. Weights are equal on every backend, dropout
+            masks are not. Between machines, products of weights may differ by rounding, about
+            1e-6 of their size, and factors with nearly equal singular values by more.
         **kwargs: As in Keras's layer.
 
-    Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed, as in Keras's layer, and for
-            an `output_shape` of more than one axis with `value_output`.
+    Input and output shapes: as in Keras's layer.
 
-    Input and output shapes are those of Keras's layer. Grouped-query attention
-    is another layer of Keras's, which this one does not replace.
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not allowed, as in Keras's layer, or if `output_shape` has more
+            than one axis and `value_output` is not `None`.
 
     Reference:
 
-    - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention
-      Layers" (arXiv:2305.09828).
+    - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention Layers"
+      (arXiv:2305.09828).
     """
 
     def __init__(

@@ -33,16 +33,17 @@ _STREAMS = ("fc1_kernel", "fc2_kernel", "dropout1", "dropout2", "fc1_bias", "fc2
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMLPBlock(keras.layers.Layer):
-    """The MLP of Transformers and ConvNeXts, with a mimetic start.
+    """The MLP of Transformers and ConvNeXts with mimetic initial weights.
 
-    The kernel of `fc1` has a nonzero mean, and after a LayerNormalization the bias of
-    `fc1` starts below zero. Computes `fc2(activation(fc1(x)))` on the last axis of `x`,
-    if asked with `norm` first and `x` added last:
+    Computes `fc2(activation(fc1(x)))` on the last axis of `x`, and with `norm` and `residual`:
 
         x + fc2(activation(fc1(norm(x))))
 
-    Its sublayers are plain Keras layers under the public names `norm`, `fc1`
-    and `fc2`; weight files, sharding and fine-tuning address them by these.
+    The kernel of `fc1` has a nonzero mean. After a LayerNormalization, the bias of `fc1` starts
+    below zero.
+
+    The sublayers are plain Keras layers with the public names `norm`, `fc1` and `fc2`; use these
+    in weight files, sharding layouts and fine-tuning.
 
     Examples:
 
@@ -51,48 +52,40 @@ class MimeticMLPBlock(keras.layers.Layer):
     (2, 10, 64)
 
     Args:
-        hidden_dim: Units between the two matrices, an integer >= 1.
-        output_dim: Units of the output; by default as many as the input has.
-        activation: Name of an activation or a callable, one that keeps the
-            number of units; `None` is linear.
-        mean: Mean of `fc1`'s kernel in units of its standard deviation (see
-            `MimeticMean`). `"auto"` is -1 after a LayerNormalization (see `norm`) and
-            `-0.5 / sqrt(fan_in)` elsewhere, which no input can turn into a large shift.
-            The nonzero mean is the paper's; its sign and size are ours (rows `mean-1` and
-            `shift-0.5` of `benchmarks/README.md`).
-        hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
-            pre-activation for inputs of unit variance: the bias is
-            `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
-            of `fc1`'s kernel, times `sqrt(1 + mean**2)` where no LayerNormalization
-            stands before. The hidden bias is ours, in addition to the paper's mean.
-            `"auto"` is -0.5 after a LayerNormalization, on the side on which trained
-            networks have it (`keras_mimetic.measure` shows it; rows `bias-0.5` and
-            `mean-1_bias-0.5`). It is 0 elsewhere, where -0.5 cost accuracy on raw inputs
-            (row `shift-0.5_bias-0.5`), and where the bias is not free
-            (`use_bias=False`, or `bias_initializer` other than zeros).
-            `mean=0, hidden_bias=0` is the start of Keras's own layers.
-        norm: What normalizes the input over the channels: `"layer_norm"` for a
-            `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one that
-            stands directly before the block, which the block cannot see, or `None`.
+        hidden_dim: Number of hidden units, an integer >= 1.
+        output_dim: Number of output channels; `None` is that of the input.
+        activation: Name of an activation, or a callable that keeps the number of units; `None`
+            is linear.
+        mean: Mean of `fc1`'s kernel in units of its standard deviation (see `MimeticMean`).
+            `"auto"` is -1 after a LayerNormalization (see `norm`) and `-0.5 / sqrt(fan_in)`
+            elsewhere, which is safe for any input. That the mean is nonzero is the paper's; its
+            sign and size are ours.
+        hidden_bias: Initial bias of `fc1`, in standard deviations of the pre-activation for inputs
+            of unit variance. The bias is `hidden_bias * s * sqrt(fan_in)`, where `s` is the
+            standard deviation of `fc1`'s kernel, times `sqrt(1 + mean**2)` without a
+            LayerNormalization. `"auto"` is -0.5 after a LayerNormalization, where trained networks
+            have negative hidden biases, too, and 0 elsewhere: on raw inputs -0.5 cost accuracy. It
+            is also 0 if `use_bias=False` or `bias_initializer` is not zeros. The hidden bias is
+            ours. With `mean=0, hidden_bias=0`, weights are those of Keras's layers.
+        norm: Normalization of the input over the channels: `"layer_norm"` for a
+            `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one directly before
+            the block, which the block cannot see, or `None`.
         residual: Whether to add the input to the output.
-        dropout: Part of the units dropped after the activation and after
-            `fc2`, in [0, 1).
+        dropout: Fraction of the units dropped after the activation and after `fc2`, in [0, 1).
         use_bias: Whether `fc1` and `fc2` have biases.
-        fc2_initializer: For `fc2`'s kernel: a name, an initializer or a callable.
-            One without a seed of its own draws from `seed`.
-        bias_initializer: The same for both biases; `"zeros"` where
-            `hidden_bias` is a number other than 0.
+        fc2_initializer: For the kernel of `fc2`: a name, an initializer or a callable. One
+            without a seed of its own samples from `seed`.
+        bias_initializer: For both biases, likewise. Must be `"zeros"` if `hidden_bias` is a
+            nonzero number.
         kernel_regularizer: For both kernels.
         bias_regularizer: For both biases.
         kernel_constraint: For both kernels.
-        seed: An integer >= 0 for all weights and the dropout; `None` takes one
-            from Python's `random`, which `keras.utils.set_random_seed` sets.
-            Equal weights on every backend, bit for bit, unless an initializer
-            is named that only Keras draws, such as `"orthogonal"`; dropout
-            masks differ between backends.
-        **kwargs: `name`, `dtype` and so on, as for every Keras layer. The dtype
-            policy may not be a quantized one; `Model.quantize` quantizes the
-            sublayers of a built block.
+        seed: An integer >= 0 for all weights and the dropout. `None` takes a seed from Python's
+            `random`, which `keras.utils.set_random_seed` controls. Weights are equal on every
+            backend, bit for bit, unless they come from one of Keras's other initializers, such as
+            `"orthogonal"`. Dropout masks differ between backends.
+        **kwargs: `name`, `dtype` and so on, as for every Keras layer. The dtype policy must not be
+            a quantized one; `Model.quantize` quantizes the sublayers of a built block.
 
     Input shape:
         `(batch, ..., channels)`, of rank 2 or higher, with known channels.
@@ -101,15 +94,14 @@ class MimeticMLPBlock(keras.layers.Layer):
         `(batch, ..., output_dim)`.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; when the block is built,
-            for an input that is a scalar or vector, that has an unknown number
-            of channels, or whose width `residual` cannot add to the output's.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is not allowed; when built, if the input has rank below 2 or an
+            unknown number of channels, or if `residual` requires equal numbers of input and
+            output channels.
 
     Reference:
 
-    - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs"
-      (arXiv:2602.07156).
+    - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs" (arXiv:2602.07156).
     """
 
     def __init__(
