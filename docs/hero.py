@@ -29,7 +29,11 @@ CUTS = {
 }
 # As `Measurements.plot`: colors reach to so many times the root mean square.
 REACH = 3
-CURVES = {"default": "Glorot", "orthogonal": "orthogonal", "bias-0.5": "mimetic"}
+CURVES = {
+    "default": "default (Glorot)",
+    "orthogonal": "orthogonal",
+    "bias-0.5": "mimetic attention\nand hidden biases",
+}
 RATES = {"default": 0.002, "orthogonal": 0.004, "bias-0.5": 0.002}
 COLORS = {"default": "0.45", "orthogonal": "C0", "bias-0.5": "C3"}
 
@@ -45,11 +49,11 @@ def main():
     product = initialized_product()
     limit = REACH * (product**2).mean() ** 0.5
     axes[2].imshow(product, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    axes[2].set_title("initialize(model)")
+    axes[2].set_title("after initialize()")
     for axis in axes[:3]:
         axis.set(xticks=[], yticks=[])
         axis.set_frame_on(False)
-    axes[1].set_xlabel("$W_V W_O$ of a Vision Transformer's first attention layer")
+    axes[1].set_xlabel("$W_V W_O$ of the first attention layer of a ViT (blue: negative)")
     draw_curves(axes[3])
     figure.savefig(pathlib.Path(__file__).with_name("hero.png"))
 
@@ -73,9 +77,9 @@ def draw_curves(axis):
             axis.plot(epochs, curve, color=COLORS[init], alpha=0.3, linewidth=0.8)
         mean = [sum(point) / len(point) for point in zip(*curves, strict=True)]
         axis.plot(epochs, mean, "o-", markersize=4, color=COLORS[init], label=label)
-    axis.set(title="ViT, CIFAR-10, 5 epochs", xlabel="epoch", ylabel="validation accuracy %")
+    axis.set(title="ViT, CIFAR-10, 3 seeds", xlabel="epoch", ylabel="validation accuracy %")
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, reverse=True)
 
 
 if __name__ == "__main__":

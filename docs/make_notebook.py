@@ -1,5 +1,7 @@
 """Make `examples/quickstart.ipynb` from `examples/quickstart.py`, which is in keras.io's style.
 
+The page of the site is made from it, too, by `hooks.py`.
+
     python docs/make_notebook.py
 
 Text between triple quotes at the margin is a cell of Markdown, the rest is cells of code.
@@ -12,15 +14,27 @@ import re
 SOURCE = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
 
 
-def notebook(text):
-    """The notebook of a page, as a dict."""
-    cells = []
+def split(text):
+    """Yield the kind of each cell, "markdown" or "code", and its source."""
     parts = re.split(r'^"""\n(.*?)^"""\n', text, flags=re.DOTALL | re.MULTILINE)
     for number, part in enumerate(parts):
-        kind = "markdown" if number % 2 else "code"
         source = _header(part) if number == 1 else part.strip()
-        if not source:
-            continue
+        if source:
+            yield ("markdown" if number % 2 else "code"), source
+
+
+def page(text):
+    """Return the page of the site."""
+    return "\n\n".join(
+        source if kind == "markdown" else f"```python\n{source}\n```"
+        for kind, source in split(text)
+    )
+
+
+def notebook(text):
+    """Return the notebook of a page, as a dict."""
+    cells = []
+    for kind, source in split(text):
         cell = {"cell_type": kind, "id": f"cell-{len(cells)}", "metadata": {}}
         if kind == "code":
             cell |= {"execution_count": None, "outputs": []}
@@ -31,13 +45,13 @@ def notebook(text):
 
 
 def _header(text):
-    """Title and description of keras.io's header."""
+    """Return title and description of keras.io's header."""
     fields = dict(line.split(": ", 1) for line in text.strip().splitlines())
     return f"# {fields['Title']}\n\n{fields['Description']}"
 
 
 def render(text):
-    """The notebook's file."""
+    """Return the notebook's file."""
     return json.dumps(notebook(text), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,5 +1,6 @@
 """The README and the pages of docs/: what they show runs, and what they name exists."""
 
+import ast
 import re
 import textwrap
 
@@ -8,11 +9,13 @@ import paths
 import pytest
 
 import keras_mimetic
+from keras_mimetic._structures import STRUCTURES
 
 ROOT = paths.ROOT
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
+OTHERS = [ROOT / name for name in OTHERS]
 every_page = pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=lambda page: page.name)
 
 
@@ -22,6 +25,11 @@ def blocks(page, language):
         rf"^( *)```{language}\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE
     )
     return [textwrap.dedent(block) for _, block in found]
+
+
+def without_norms(line):
+    """A line of a report but for the norms, which follow the kernels that Keras drew."""
+    return re.sub(r"(mlp|depthwise)( +[\d.]+)+ +", r"\1 ", line)
 
 
 def run(page):
@@ -43,20 +51,52 @@ def test_readme_runs(tmp_path):
     namespace = run(ROOT / "README.md")
     assert namespace["model"].output_shape == (None, 196, 192)
     assert (tmp_path / "network.png").exists()
-    # The report that the README shows, but for the norms before, and those that follow
-    # the kernels that Keras drew.
     shown = re.search(r"<!-- report -->\n```\n(.*?)```", README, re.DOTALL).group(1)
-    printed = str(namespace["report"]).splitlines()
-    norms = re.compile(r"(mlp|depthwise) +[\d.]+ +[\d.]+ +")
-    without_norms = [norms.sub("", line) for line in printed]
+    printed = [without_norms(line) for line in str(namespace["report"]).splitlines()]
     for line in shown.splitlines():
         if line != "...":
-            assert norms.sub("", line) in without_norms
+            assert without_norms(line) in printed
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+WITH_SNIPPETS = [page for page in [*PAGES[1:], *OTHERS] if blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_SNIPPETS, ids=lambda page: page.name)
 def test_snippets_of_docs_run(page):
+    try:
+        run(page)
+    finally:
+        if keras.backend.backend() == "jax":
+            keras.distribution.set_distribution(None)
+
+
+def test_pages_show_what_they_print(capsys):
+    page = ROOT / "docs" / "rules.md"
+    shown = re.search(r"<!-- report -->\n```\n(.*?)```", page.read_text(), re.DOTALL).group(1)
     run(page)
+    printed = [without_norms(line) for line in capsys.readouterr().out.splitlines()]
+    for line in shown.splitlines():
+        assert without_norms(line) in printed
+
+
+def test_the_table_of_settings_is_complete():
+    """And has the defaults of the code."""
+    text = (ROOT / "docs" / "structures.md").read_text().partition("## Settings")[2]
+    cells = re.compile(r"^\| (.*?) ?\| (`.*?) \| (.*?) \|", re.MULTILINE)
+    shown, structure = {}, None
+    for first, names, defaults in cells.findall(text):
+        structure = first.strip('`"') or structure
+        names = re.findall(r"`(\w+)`", names)
+        defaults = defaults.replace("\N{MINUS SIGN}", "-").split(", ")
+        for name, default in zip(names, defaults, strict=True):
+            shown.setdefault(structure, {})[name] = ast.literal_eval(default.strip("`"))
+    assert shown == {name: dict(entry.defaults) for name, entry in STRUCTURES.items()}
+
+
+def test_every_guide_is_in_the_navigation():
+    config = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES[1:]:
+        assert f": {page.relative_to(ROOT / 'docs')}\n" in config, page
 
 
 def test_readme_is_short():
