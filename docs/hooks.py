@@ -33,7 +33,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Rewrite links between docs/ and the files outside."""
+    """Rewrite links between docs/ and the files outside; give the home page the full width."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["toc"]
     markdown = markdown.replace("quickstart.ipynb)", "quickstart.md)")
     if page.file.generated_by is None:
         return re.sub(r"\]\(\.\./", "](", markdown)

@@ -77,10 +77,12 @@ def initialize(
     >>> print(keras_mimetic.initialize(model, seed=0))
 
     >>> # Some structures only, with settings:
-    >>> keras_mimetic.initialize(model, structures={"mlp": {"hidden_bias": -1}, "depthwise": None})
+    >>> settings = {"mlp": {"hidden_bias": -1}, "depthwise": None}
+    >>> report = keras_mimetic.initialize(model, structures=settings)
 
     >>> # Exceptions; a dry run prints the paths.
-    >>> print(keras_mimetic.initialize(model, rules={r"stage_3_.*pointwise": None}, dry_run=True))
+    >>> rules = {r"stage_3_.*pointwise": None}
+    >>> print(keras_mimetic.initialize(model, rules=rules, dry_run=True))
 
     >>> # A subclassed model with two arguments:
     >>> report = keras_mimetic.initialize(translator, inputs=(source_tokens, target_tokens))
