@@ -1,1 +1,1 @@
-"""The mathematics of the structures: NumPy and SciPy alone, no Keras."""
+"""The mathematics of the structures, in NumPy and SciPy, without Keras."""

@@ -1,8 +1,8 @@
 """Paired projections of self-attention: factors of noise plus identity.
 
-Trained attention layers have, head by head, a product W_Q W_K^T near a positive
-multiple of the identity, and over all heads a product W_V W_O near a negative
-one. Here both products are drawn first and factored afterwards.
+In trained attention layers, the product W_Q W_K^T of each head is near a positive
+multiple of the identity, and the product W_V W_O over all heads is near a negative
+multiple. Here both products are sampled first and then factored.
 """
 
 import functools
@@ -14,12 +14,12 @@ import numpy as np
 from keras_mimetic._numerics.noise_plus_identity import factors, one_blas_thread
 from keras_mimetic._numerics.random import fold_in, in_threads, sample
 
-# The projections of a layer, in pairs whose product has the structure.
+# Pairs of projections whose product has the structure.
 PAIRS = {"query_key": ("query", "key"), "value_output": ("value", "output")}
 ROLES = tuple(role for pair in PAIRS.values() for role in pair)
 
-# Noise and identity of the two products: the constants of accounts of the
-# paper's recipe, not read in the paper itself.
+# Noise and identity of the two products, from accounts of the paper's recipe, not from the
+# paper itself.
 QUERY_KEY = (0.7, 0.7)
 VALUE_OUTPUT = (0.4, -0.4)
 
@@ -27,16 +27,15 @@ VALUE_OUTPUT = (0.4, -0.4)
 def auto_strengths(pair: str, *, is_causal: bool) -> tuple[float, float] | None:
     """Return the default noise and identity of a pair's product.
 
-    Query and key are left alone in causal attention, where their structure costs a
-    language model loss (rows `qk` and `both` of `benchmarks/README.md`, "Language
-    models").
+    In causal attention, query and key are not changed: their structure raises the loss of
+    a language model (rows `qk` and `both` of `benchmarks/README.md`, "Language models").
 
     Args:
         pair: `"query_key"` or `"value_output"`.
-        is_causal: Whether a token attends only to those before it.
+        is_causal: Whether each position sees only itself and earlier positions.
 
     Returns:
-        `(noise, identity)`, or `None` to leave the pair as it is.
+        `(noise, identity)`, or `None` to keep the weights of the pair.
     """
     if pair == "value_output":
         return VALUE_OUTPUT
@@ -53,39 +52,38 @@ def query_key(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws W_Q and W_K of every head from the best approximation of its product.
+    """Sample W_Q and W_K of every head as factors of noise plus identity.
 
-    For each head A = noise Z + identity I with independent normals Z of variance
-    1/dim, A ~ U S V^T its singular value decomposition cut at rank `head_dim`, W_Q W_K^T
-    the matrix U S V^T of that rank nearest to A, and W_Q and W_K of equal norms.
+    For each head, A = noise Z + identity I, where Z has independent normal entries of
+    variance 1/dim. W_Q W_K^T is the matrix of rank `head_dim` nearest to A, its truncated
+    singular value decomposition. W_Q and W_K have equal norms.
 
     From a width of 256 on, all heads of all layers of a shape share one decomposition,
-    and each turns it by a random frame of its own: every head's directions are
-    independent of all others', while the singular values and the angles between left
-    and right singular vectors, which hardly vary at such widths, are the same in
-    all. Narrower products are decomposed one by one
-    (`_numerics.noise_plus_identity.factors`).
+    which each head rotates by its own random frame. The directions of the heads are
+    independent. The singular values and the angles between left and right singular
+    vectors, which hardly vary at such widths, are the same in all heads. Narrower products
+    are decomposed one by one (see `_numerics.noise_plus_identity.factors`).
 
     Args:
-        query_dim: Channels of the queries' input.
-        key_dim: Channels of the keys' input. Where it differs from `query_dim`
+        query_dim: Channels of the input of the queries.
+        key_dim: Channels of the input of the keys. If it differs from `query_dim`,
             the product is not square and `identity` must be 0; the variance of
             Z is then 1 / sqrt(query_dim key_dim) (ours).
         num_heads: Number of heads.
-        head_dim: Channels of a head. If there are as many as the narrower input
-            has, the product is A itself.
+        head_dim: Channels of a head. If it is at least the width of the narrower
+            input, the product is A itself.
         noise: Weight of Z, >= 0.
-        identity: Weight of the identity. Not both may be 0.
-        seed: Integer >= 0; head h draws from a sub-stream of its own. The weights are
-            equal for any number of threads.
+        identity: Weight of the identity. `noise` and `identity` must not both be 0.
+        seed: Integer >= 0. Each head has its own sub-stream. The weights do not depend
+            on the number of threads.
 
     Returns:
         `(W_Q, W_K)`, float32, of shapes `(query_dim, num_heads, head_dim)` and
         `(key_dim, num_heads, head_dim)`.
 
     Raises:
-        ValueError: if `noise` and `identity` are both 0 or the larger is beyond the range of
-            float32, or if `identity` is not 0 where the product is not square.
+        ValueError: if `noise` and `identity` are both 0, if the larger is beyond the range of
+            float32, or if `identity` is not 0 and the product is not square.
 
     Reference:
 
@@ -122,29 +120,32 @@ def value_output(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws W_V and W_O of all heads together from one product.
+    """Sample W_V and W_O of all heads as factors of one product.
 
     A = noise Z + identity I is factored at rank `num_heads * head_dim` as in
-    `query_key`, and the heads get consecutive parts of the factors, so that the
-    layer's map x W_V W_O is x A (where the heads have enough channels for its
-    rank, and else the nearest there is). From a width of 256 on, all layers of a shape
-    share one decomposition, and each turns it by a random orthogonal matrix of its own.
+    `query_key`, and the heads get consecutive slices of the factors. The layer then maps x
+    to x A if the heads have enough channels, and otherwise to x times the nearest matrix of
+    that rank. From a width of 256 on, all layers of a shape share one decomposition, which
+    each layer rotates by its own random orthogonal matrix.
 
     Args:
-        value_dim: Channels of the values' input.
-        output_dim: Channels of the layer's output; where it differs from
+        value_dim: Channels of the input of the values.
+        output_dim: Channels of the output of the layer. If it differs from
             `value_dim`, `identity` must be 0.
         num_heads: Number of heads.
-        head_dim: Channels of a head's values.
+        head_dim: Channels of the values of a head.
         noise: Weight of Z, >= 0.
-        identity: Weight of the identity. Not both may be 0.
+        identity: Weight of the identity. `noise` and `identity` must not both be 0.
         seed: Integer >= 0.
 
     Returns:
         `(W_V, W_O)`, float32, of shapes `(value_dim, num_heads, head_dim)` and
         `(num_heads, head_dim, output_dim)`.
 
-    Raises and reference: as for `query_key`.
+    Raises:
+        ValueError: as `query_key`.
+
+    Reference: see `query_key`.
     """
     with one_blas_thread():
         left, right = factors(
@@ -170,56 +171,59 @@ def sample_pair(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw both weights of a pair by `query_key` or `value_output`.
+    """Sample both weights of a pair by `query_key` or `value_output`.
 
     Args:
         pair: Name of the pair, one of `PAIRS`.
-        first: Shape of its first weight, `(dim, num_heads, head_dim)`.
-        second: Shape of its second weight, `(dim, num_heads, head_dim)` of keys,
-            `(num_heads, head_dim, dim)` of outputs.
+        first: Shape of the first weight, `(dim, num_heads, head_dim)`.
+        second: Shape of the second weight: `(dim, num_heads, head_dim)` for keys,
+            `(num_heads, head_dim, dim)` for outputs.
         noise: See `query_key`.
-        identity: The same.
-        seed: The same.
+        identity: See `query_key`.
+        seed: See `query_key`.
+
+    Returns:
+        The two weights, float32 arrays of shapes `first` and `second`.
     """
-    draw, columns = (query_key, second[0]) if pair == "query_key" else (value_output, second[-1])
+    method, columns = (query_key, second[0]) if pair == "query_key" else (value_output, second[-1])
     rows, heads, head_dim = first
-    return draw(rows, columns, heads, head_dim, noise=noise, identity=identity, seed=seed)
+    return method(rows, columns, heads, head_dim, noise=noise, identity=identity, seed=seed)
 
 
 def same_norms(weights: tuple[np.ndarray, ...], seed: int) -> tuple[np.ndarray, ...]:
-    """Structureless weights of the same shapes and Frobenius norms: the control."""
+    """Sample weights without structure, of the same shapes and Frobenius norms."""
     controls = []
     for number, weight in enumerate(weights):
         noise = sample("untruncated_normal", weight.shape, fold_in(seed, 2, number))
-        # In float64, where squares of the largest weights are in range.
+        # Squares of the largest weights may overflow float32.
         norm = np.linalg.norm(weight.astype(np.float64))
         controls.append(noise * np.float32(norm / np.linalg.norm(noise)))
     return tuple(controls)
 
 
 NAN = float("nan")
-# Width of the reference products that `strengths` compares with: a truncated
-# product's trace and norm depend on the rank's part of the width, hardly on the width.
+# Width of the reference products of `strengths`: trace and norm of a truncated product
+# depend on the ratio of rank to width, and hardly on the width.
 _REFERENCE_WIDTH = 256
 
 
-# A product's diagonal, the sum of its squared entries, and that of its entries.
+# The diagonal of a product, the sum of its squared entries, and the sum of its entries.
 Moments = tuple[np.ndarray, float, float]
 
 
 def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) -> float:
-    """Mean of a product's diagonal in deviations of its off-diagonal entries.
+    """Return the mean of the diagonal of a product in stds of its off-diagonal entries.
 
-    It needs no product: the cost is that of two (rank, rank) matrices.
+    The product is not computed: the cost is that of two (rank, rank) matrices.
 
     Args:
-        left: Of shape (n, rank).
-        right: Of shape (rank, n).
-        known: Their `moments`, if they are there.
+        left: Array of shape (n, rank).
+        right: Array of shape (rank, n).
+        known: Their `moments`, if already computed.
 
     Returns:
         mean_i P_ii / std_(i != j) P_ij for P = left right; 0 plus or minus
-        1/sqrt(n) for independent entries. NaN where it is not defined.
+        1/sqrt(n) for independent entries. NaN if it is undefined.
     """
     count = len(left)
     entries, energy, total = known or moments(left, right)
@@ -228,21 +232,21 @@ def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) 
         return NAN
     mean = (total - entries.sum()) / off
     variance = (energy - entries @ entries) / off - mean**2
-    # Below float32's rounding of the whole there is no spread to be seen.
+    # A variance below the rounding of float32 counts as 0.
     if variance <= 1e-12 * energy / off:
         return NAN
     return float(entries.mean() / math.sqrt(variance))
 
 
 def expected_diagonal(count: int, rank: int) -> tuple[float, float] | None:
-    """Mean and deviation of `diagonal` for independent normals, to 2 %.
+    """Return mean and standard deviation of `diagonal` for independent normals, to 2 %.
 
     Args:
         count: Rows of the product.
-        rank: Its rank.
+        rank: Rank of the product.
 
     Returns:
-        `(0, 1 / sqrt(count))`; `None` for products that are too small for it.
+        `(0, 1 / sqrt(count))`, or `None` if the product is too small for this approximation.
     """
     if count < 16 or count * rank < 512:
         return None
@@ -252,22 +256,21 @@ def expected_diagonal(count: int, rank: int) -> tuple[float, float] | None:
 def strengths(
     left: np.ndarray, right: np.ndarray, known: Moments | None = None
 ) -> tuple[float, float]:
-    """(noise, identity) with which `structures.attention` would draw such a product.
+    """Estimate the noise and identity from which a product would be sampled.
 
-    The product's trace and Frobenius norm are those of the best approximation, of
-    the same rank, of noise Z + identity I (in expectation, and with either sign of
-    the identity). At full rank that is closed: identity is the mean of the diagonal.
-    Below, the two are read off products drawn at a reference width with the same
-    ratio of rank to width.
+    In expectation, the best approximation of noise Z + identity I of the same rank has
+    the trace and Frobenius norm of the product. At full rank there is a closed form:
+    identity is the mean of the diagonal. Below, both are interpolated from products
+    sampled at a reference width with the same ratio of rank to width.
 
     Args:
-        left: Of shape (n, rank).
-        right: Of shape (rank, n).
-        known: Their `moments`, if they are there.
+        left: Array of shape (n, rank).
+        right: Array of shape (rank, n).
+        known: Their `moments`, if already computed.
 
     Returns:
-        `(noise, identity)`, noise >= 0, absolute as in `query_key`. NaN for a
-        product of zeros.
+        `(noise, identity)`, absolute as in `query_key`, with noise >= 0 and either sign of
+        identity. NaN for a product of zeros.
     """
     count, rank = len(left), min(left.shape)
     entries, energy, _ = known or moments(left, right)
@@ -278,7 +281,7 @@ def strengths(
         identity = trace / count
         # |Z|^2 is n in expectation.
         return math.sqrt(max(0.0, energy / count - identity**2)), identity
-    # Of a projection on `rank` dimensions this is 1, and nothing has more.
+    # At most 1, which a projection on `rank` dimensions has.
     aligned = abs(trace) / math.sqrt(rank * energy)
     angle_of, norm_of = _reference(*_reference_sizes(count, rank))
     angle = float(angle_of(min(aligned, 1.0)))
@@ -287,7 +290,7 @@ def strengths(
 
 
 def moments(left: np.ndarray, right: np.ndarray) -> Moments:
-    """Diagonal of the product, sum of its squared entries, and sum of its entries."""
+    """Return the diagonal of the product, the sum of its squared entries, and of its entries."""
     left, right = left.astype(np.float64), right.astype(np.float64)
     entries = np.einsum("ir,ri->i", left, right)
     energy = float(np.vdot(left.T @ left, right @ right.T))
@@ -295,7 +298,7 @@ def moments(left: np.ndarray, right: np.ndarray) -> Moments:
 
 
 def _reference_sizes(count: int, rank: int) -> tuple[int, int]:
-    """A width, smaller where that does, and a rank of nearly the same part of it."""
+    """Return a width, at most the reference width, and a rank of nearly the same ratio to it."""
     largest = min(count, _REFERENCE_WIDTH if 16 * rank >= count else 2 * _REFERENCE_WIDTH)
     widths = range(largest, largest * 3 // 4, -1)
 
@@ -309,31 +312,32 @@ def _reference_sizes(count: int, rank: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=64)
 def _reference(width: int, rank: int) -> tuple[Any, Any]:
-    """Functions read off drawn products of noise cos(angle) and identity sin(angle).
+    """Interpolate over sampled products of noise cos(angle) and identity sin(angle).
 
-    The first gives the angle for a trace relative to the norm, the second the
-    norm, divided by sqrt(width), for an angle.
+    Returns:
+        Two functions: the angle by the trace relative to the norm, and the norm, divided by
+        sqrt(width), by the angle.
     """
-    # Slow to import, and seldom needed.
+    # Imported here: it is slow to import, and rarely needed.
     from scipy.interpolate import PchipInterpolator
 
     angles = np.linspace(0, math.pi / 2, 25)
     aligned, norms = np.empty_like(angles), np.empty_like(angles)
-    # Small products vary much.
-    draws = min(max(1, 4096 // (width * rank)), 200)
+    # Small products vary more.
+    samples = min(max(1, 4096 // (width * rank)), 200)
     for number, angle in enumerate(angles):
-        # Exactly no noise at the end, where the cosine is not exactly 0.
+        # The cosine of the last angle is not exactly 0.
         noise = math.cos(angle) if number < len(angles) - 1 else 0.0
         product = functools.partial(
             factors, width, width, rank, noise=noise, identity=math.sin(angle), is_shared=False
         )
         with one_blas_thread():
-            found = [moments(*product(seed=fold_in(0, 0, draw))) for draw in range(draws)]
+            found = [moments(*product(seed=fold_in(0, 0, index))) for index in range(samples)]
         energy = float(np.mean([energy for _, energy, _ in found]))
         trace = float(np.mean([entries.sum() for entries, _, _ in found]))
         aligned[number] = trace / math.sqrt(rank * energy)
         norms[number] = math.sqrt(energy / width)
-    # What they are in expectation; the drawn ones are only next to it.
+    # The expectations at both ends are known exactly.
     aligned[0], aligned[-1] = 0, 1
     rising = np.concatenate([[True], np.diff(np.maximum.accumulate(aligned)) > 0])
     angle_of = PchipInterpolator(aligned[rising], angles[rising])

@@ -1,6 +1,6 @@
-"""Depthwise convolution filters drawn from the covariance of trained ones.
+"""Depthwise convolution filters, sampled from the covariance of trained ones.
 
-The filters of a trained depthwise convolution look like draws from a normal
+The filters of a trained depthwise convolution look like samples from a normal
 distribution over the pixels of a filter. Its covariance has a closed form with
 one parameter, sigma, which grows with the depth of the layer in the network.
 """
@@ -14,11 +14,11 @@ from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.random import sample
 
-# Scales of filters that have a name; see `MimeticDepthwise`.
+# Named scales of filters; see `MimeticDepthwise`.
 GAINS = ("keras", "fan_in")
 
-# sigma over depth: its value, slope and curvature at the network's start. A
-# reconstruction, not read in the paper.
+# Value, slope and curvature of sigma at the first layer. They are a reconstruction, not
+# from the paper.
 SIGMA_0, VELOCITY, ACCELERATION = 0.08, 0.37, 2.9
 
 
@@ -60,25 +60,25 @@ def sigma_at_depth(
 
 
 def covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Covariance of a filter's pixels, of trace 1.
+    """Return the covariance of the pixels of a filter, with trace 1.
 
-    For pixels i and j of the filter, c its center and
-    g(i, j) = exp(-|i - j|^2 / (2 sigma)), distances in pixels:
+    For pixels i and j of the filter, its center c, and
+    g(i, j) = exp(-|i - j|^2 / (2 sigma)) with distances in pixels:
 
         C_ij = g(i, j),  S_ij = g(j, c),  M_ij = g(i, c),
         Sigma = sym(M * (C - S / 2))
 
-    with * element by element, sym(X) = (X + X^T) / 2, and then the nearest
-    positive semi-definite matrix, scaled to trace 1. So the filter is large and
-    smooth about its center.
+    where * is the elementwise product and sym(X) = (X + X^T) / 2. The result is the
+    nearest positive semi-definite matrix, scaled to trace 1. Filters with this covariance
+    are large and smooth around their center.
 
     Args:
-        kernel_size: Pixels along each axis of space.
-        sigma: Spread in squared pixels, > 0: a variance, filters reach some
+        kernel_size: Pixels along each spatial axis.
+        sigma: Width in squared pixels, > 0. It is a variance: filters reach about
             sqrt(sigma) pixels.
 
     Returns:
-        float64 array of shape (n, n), n the number of pixels, in C order.
+        float64 array of shape (n, n) for n pixels in C order.
 
     Reference:
 
@@ -93,14 +93,13 @@ def covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
 def depthwise_filters(
     kernel_size: tuple[int, ...], count: int, *, sigma: float, rms: float, seed: int
 ) -> np.ndarray:
-    """Draws `count` independent filters from N(0, Sigma).
+    """Sample `count` independent filters from N(0, Sigma).
 
     Args:
-        kernel_size: Pixels along each axis of space.
+        kernel_size: Pixels along each spatial axis.
         count: Number of filters.
         sigma: See `covariance`.
-        rms: Root of the mean square of all the filters' entries, in
-            expectation; absolute.
+        rms: Expected root mean square of the entries of all filters, absolute.
         seed: Integer >= 0.
 
     Returns:
@@ -111,18 +110,18 @@ def depthwise_filters(
     # The symmetric root is unique, whatever the signs and order of eigenvectors.
     root = (vectors * np.sqrt(values)) @ vectors.T
     noise = sample("untruncated_normal", (count, pixels), seed)
-    # What float32 cannot hold becomes inf, for the caller to see.
+    # Overflow gives inf, which the caller reports.
     with np.errstate(over="ignore", under="ignore"):
         filters = (root * (rms * math.sqrt(pixels))) @ noise.T.astype(np.float64)
         return filters.astype(np.float32).reshape(*kernel_size, count)
 
 
 def rms_of_gain(shape: tuple[int, ...], gain: float | str) -> float:
-    """Return the root mean square entry that a gain means for a kernel of this shape.
+    """Return the root mean square of the entries of a kernel with a gain.
 
     Args:
         shape: Shape of the kernel, `(*kernel_size, channels, filters)`.
-        gain: One of `GAINS`, or the norm of a filter in the root mean square over filters.
+        gain: One of `GAINS`, or the root mean square norm of the filters.
     """
     if gain == "keras":
         return scaled_std(*fans(shape), scale=1.0, mode="fan_avg")
@@ -131,7 +130,7 @@ def rms_of_gain(shape: tuple[int, ...], gain: float | str) -> float:
 
 
 def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:
-    """Structureless filters of the same norm from the same draws: the control."""
+    """Sample filters without structure, with the same norm and from the same normals."""
     *kernel_size, count = filters.shape
     noise = sample("untruncated_normal", (count, math.prod(kernel_size)), seed)
     noise *= np.float32(np.linalg.norm(filters) / np.linalg.norm(noise))
@@ -139,7 +138,7 @@ def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:
 
 
 def distances(kernel_size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances of a filter's pixels: from its center (n,), and between them (n, n)."""
+    """Return the squared distances of pixels from the center (n,) and from each other (n, n)."""
     axes = np.meshgrid(*(np.arange(size, dtype=np.float64) for size in kernel_size), indexing="ij")
     pixels = np.stack([axis.ravel() for axis in axes], axis=1)
     center = (np.array(kernel_size) - 1) / 2
@@ -148,11 +147,11 @@ def distances(kernel_size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spectrum(kernel_size: tuple[int, ...], sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, >= 0 and of sum 1, and eigenvectors of the covariance."""
+    """Return the eigenvalues (>= 0, with sum 1) and eigenvectors of the covariance."""
     from_center, apart = distances(kernel_size)
-    # M enters as a factor and its scale is lost, so let its largest entry be 1:
-    # the center of a filter of even size is no pixel.
-    with np.errstate(over="ignore", under="ignore"):  # of a sigma next to 0
+    # The scale of M is arbitrary. Its largest entry is 1, also for filters of even size,
+    # whose center is between pixels.
+    with np.errstate(over="ignore", under="ignore"):  # for sigma near 0
         m = np.exp(-(from_center - from_center.min()) / (2 * sigma))
         s = np.exp(-from_center / (2 * sigma))
         product = m[:, None] * (np.exp(-apart / (2 * sigma)) - s / 2)
@@ -165,19 +164,19 @@ NAN = float("nan")
 
 
 def empirical_covariance(filters: np.ndarray) -> np.ndarray:
-    """Covariance of the pixels of a layer's filters, about their mean filter.
+    """Return the covariance of the pixels of filters, about the mean filter.
 
     Args:
-        filters: Of shape `(*kernel_size, count)`, with 2 filters or more.
+        filters: Array of shape `(*kernel_size, count)`, with 2 filters or more.
 
     Returns:
-        float64 array of shape (n, n), n the number of pixels, in C order.
+        float64 array of shape (n, n) for n pixels in C order.
     """
     return np.atleast_2d(np.cov(filters.reshape(-1, filters.shape[-1]).astype(np.float64)))
 
 
 def smooth_covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
-    """exp(-|i - j|^2 / (2 sigma)): neighboring pixels are alike, wherever they are."""
+    """Return the covariance of smooth filters without a center, exp(-|i - j|^2 / (2 sigma))."""
     _, apart = distances(kernel_size)
     return np.exp(-apart / (2 * sigma))
 
@@ -185,44 +184,42 @@ def smooth_covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
 def fit_sigma(
     measured: np.ndarray, kernel_size: tuple[int, ...], *, centered: bool = True
 ) -> tuple[float, float]:
-    """The closed form (`structures.depthwise.covariance`) nearest to a covariance.
+    """Fit the closed form of `covariance` to a measured covariance.
 
-    Nearest in the Frobenius norm, at the best scale.
+    The fit is the nearest in the Frobenius norm, at the best scale.
 
     Args:
         measured: Covariance of shape (n, n).
-        kernel_size: Pixels along each axis of space, n together.
-        centered: `False` for the form without a center, exp(-|i - j|^2 / (2 sigma)):
-            filters that are smooth and no more.
+        kernel_size: Pixels along each spatial axis, n in total.
+        centered: `False` to fit `smooth_covariance`, the form without a center.
 
     Returns:
-        sigma in squared pixels, between 0.01 and the square of the filter's
-        largest side; and the fit's quality, the part of the covariance's squared
-        Frobenius norm that it explains: 1 is a perfect fit, 0 none. NaN for a
-        covariance of zeros.
+        `(sigma, explained)`: sigma in squared pixels, between 0.01 and the square of the
+        largest side of the filter; and the fraction of the squared Frobenius norm that the
+        fit explains, from 0 to 1. NaN for a covariance of zeros.
     """
     norm = np.linalg.norm(measured)
     if not norm:
         return NAN, NAN
     unit = (measured / norm).ravel()
-    # Forms of large filters are large, and slow to compute: the coarse grid alone.
+    # Large filters use the coarse grid alone: their forms are slow to compute.
     step = 1 if math.prod(kernel_size) <= _LARGEST_FINE else _STEP
-    alike: dict[int, float] = {}
+    similarities: dict[int, float] = {}
 
-    def likeness(point: int) -> float:
-        """Cosine of the angle between the form of this grid point and the covariance."""
-        if point not in alike:
-            alike[point] = float(_form(kernel_size, point, centered) @ unit)
-        return alike[point]
+    def similarity(point: int) -> float:
+        """Return the cosine similarity of the covariance and the form at a grid point."""
+        if point not in similarities:
+            similarities[point] = float(_form(kernel_size, point, centered) @ unit)
+        return similarities[point]
 
-    # There may be several maxima: the best of a coarse grid, then the finer one around it.
-    coarse = max(range(0, _POINTS, _STEP), key=likeness)
-    around = range(max(0, coarse - _STEP), min(_POINTS, coarse + _STEP + 1), step)
-    best = max(around, key=likeness)
-    # And the top of the parabola through that and its neighbors.
-    offset, top = 0.0, likeness(best)
+    # There may be several maxima: search a coarse grid, then a fine one around its best point.
+    coarse = max(range(0, _POINTS, _STEP), key=similarity)
+    neighborhood = range(max(0, coarse - _STEP), min(_POINTS, coarse + _STEP + 1), step)
+    best = max(neighborhood, key=similarity)
+    # Refine by the vertex of the parabola through the best point and its neighbors.
+    offset, top = 0.0, similarity(best)
     if 0 < best < _POINTS - 1:
-        before, after = likeness(best - step), likeness(best + step)
+        before, after = similarity(best - step), similarity(best + step)
         curvature = before - 2 * top + after
         if curvature < 0:
             offset = (before - after) / (2 * curvature)
@@ -230,9 +227,9 @@ def fit_sigma(
     return _sigma(kernel_size, best + step * offset), min(max(0.0, top), 1.0) ** 2
 
 
-# sigmas that are tried: evenly spaced logarithms, at first every so many.
+# Points of the fine grid, evenly spaced in log(sigma), and the step of the coarse grid.
 _POINTS, _STEP = 97, 4
-# Pixels of the largest filter for which all of them are.
+# Pixels of the largest filter that uses the fine grid.
 _LARGEST_FINE = 256
 
 
@@ -243,30 +240,33 @@ def _sigma(kernel_size: tuple[int, ...], point: float) -> float:
 
 @functools.lru_cache(maxsize=4 * _POINTS)
 def _form(kernel_size: tuple[int, ...], point: int, centered: bool) -> np.ndarray:
-    """The form at a grid point, as a vector of norm 1."""
+    """Return the closed form at a grid point, as a vector of norm 1."""
     make = covariance if centered else smooth_covariance
     form = make(kernel_size, _sigma(kernel_size, point)).ravel()
     return form / np.linalg.norm(form)
 
 
 def clear_forms() -> None:
-    """Frees what `fit_sigma` keeps from one fit to the next."""
+    """Clear the cache of `fit_sigma`."""
     _form.cache_clear()
 
 
 def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]:
-    """sigma_0, velocity and acceleration of `sigma_at_depth` from some layers' sigmas.
+    """Fit the arguments of `sigma_at_depth` to the sigmas of some layers.
 
-    By least squares: a constant for one depth, a line for two. Where that curve
-    would leave the range from half the smallest sigma to twice the largest
-    somewhere between 0 and 1, the nearest one whose Bernstein coefficients are in
-    it, and so the whole curve.
+    The fit is by least squares: a constant for one depth, a line for two. The curve must
+    stay between half the smallest sigma and twice the largest at all depths. If it does
+    not, the fit is repeated with Bernstein coefficients bounded by this range, which bounds
+    the whole curve.
 
     Args:
-        depths: Places in the network, in [0, 1].
-        sigmas: sigma of each, > 0.
+        depths: Depths of the layers, in [0, 1].
+        sigmas: sigma of each layer, > 0.
+
+    Returns:
+        `sigma_0`, `velocity` and `acceleration`, in squared pixels.
     """
-    # Slow to import, and seldom needed.
+    # Imported here: it is slow to import, and rarely needed.
     from scipy.optimize import lsq_linear
 
     x = np.asarray(depths, np.float64)
@@ -275,7 +275,7 @@ def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]
     found = np.zeros(3)
     found[:order] = np.linalg.lstsq(powers, np.asarray(sigmas), rcond=None)[0]
     low, high = min(sigmas) / 2, 2 * max(sigmas)
-    curve = [sigma_at_depth(place, *found) for place in np.linspace(0, 1, 101)]
+    curve = [sigma_at_depth(depth, *found) for depth in np.linspace(0, 1, 101)]
     if min(curve) < low or max(curve) > high:
         bernstein = np.stack([(1 - x) ** 2, 2 * x * (1 - x), x * x], axis=1)
         c = lsq_linear(bernstein, sigmas, bounds=(low, high)).x

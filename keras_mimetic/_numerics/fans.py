@@ -1,4 +1,4 @@
-"""The scale of a weight from the number of units that it connects."""
+"""Fans of a weight, and the standard deviation that follows from them."""
 
 import math
 
@@ -10,22 +10,22 @@ def fans(
     input_axes: tuple[int, ...] | None = None,
     output_axes: tuple[int, ...] | None = None,
 ) -> tuple[int, int]:
-    """How many inputs each output sees, and how many outputs each input.
+    """Return the number of inputs per output, and of outputs per input.
 
-    As Keras counts them: a matrix is `(inputs, outputs)`; an array of higher
-    rank is a convolution kernel `(*window, inputs, outputs)`, unless the axes
-    are named, as they must be for `EinsumDense` kernels.
+    They are counted as in Keras: a matrix is `(inputs, outputs)`, and an array of
+    higher rank is a convolution kernel `(*window, inputs, outputs)`. `EinsumDense`
+    kernels need `input_axes` and `output_axes`.
 
     Args:
         shape: Shape of the weight.
         input_axes: Axes that are contracted with the input, or `None`.
-        output_axes: Axes that the output keeps; given if `input_axes` is.
+        output_axes: Axes that remain in the output; required with `input_axes`.
 
     Returns:
         `(fan_in, fan_out)`.
 
     Raises:
-        ValueError: if an axis is not one of the shape's.
+        ValueError: if an axis is out of range or named twice.
 
     Example:
 
@@ -62,14 +62,14 @@ def fans(
 
 
 def scaled_std(fan_in: int, fan_out: int, *, scale: float, mode: str) -> float:
-    """The standard deviation sqrt(scale / fan), absolute.
+    """Return the standard deviation sqrt(scale / fan), absolute.
 
     Args:
-        fan_in: Inputs that each output sees.
-        fan_out: Outputs that each input reaches.
-        scale: Positive number; 1 with `"fan_avg"` is Glorot's, 2 with
-            `"fan_in"` is He's.
-        mode: Which fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
+        fan_in: Number of inputs per output.
+        fan_out: Number of outputs per input.
+        scale: Positive number: 1 with `"fan_avg"` for Glorot's initialization, 2
+            with `"fan_in"` for He's.
+        mode: The fan: `"fan_in"`, `"fan_out"`, or `"fan_avg"` for their average.
     """
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
     return math.sqrt(scale / max(1.0, fan))

@@ -1,8 +1,8 @@
-"""Factors of noise plus identity, of any rank, with one decomposition for many.
+"""Factors of noise plus identity, of any rank, from shared decompositions.
 
-A = noise Z + identity I, with independent normals Z, has the same law as Q A Q^T for
-every orthogonal Q. So one A is decomposed for each shape and each ratio of the
-strengths, and every product gets a random frame of its own.
+A = noise Z + identity I, where the entries of Z are independent normals, has the same
+distribution as Q A Q^T for every orthogonal Q. Therefore one A is decomposed for each
+shape and each ratio of the strengths, and every product gets its own random frame.
 """
 
 import dataclasses
@@ -18,28 +18,27 @@ from keras_mimetic._cache import BoundedCache
 from keras_mimetic._numerics.random import fold_in, in_threads, sample
 from keras_mimetic._numerics.random_frame import random_frame
 
-# Products narrower than this are decomposed one by one: it costs little, and there
-# a spectrum shared by all of them would show.
+# Narrower products are decomposed one by one: this is cheap, and their singular values vary.
 SHARED_FROM = 256
-# The decompositions that are shared are always drawn from this seed.
+# Seed of all shared decompositions.
 _SHARED_SEED = 0x6D696D65746963
-# At most so many bytes of them are kept.
+# Limit of their cache, in bytes.
 _KEPT_BYTES = 2**29
-# Rows of a large product of matrices for one thread.
+# Rows of a large matrix product per task of a thread.
 _ROWS = 256
-# Strengths that leave room for products in float32.
+# Range of the strengths whose products float32 can hold.
 SMALLEST, LARGEST = 1e-37, 1e37
 
 
 def one_blas_thread() -> AbstractContextManager:
-    """So that rounding does not depend on their number; products have threads of their own."""
+    """Use one BLAS thread, so that rounding does not depend on the thread count."""
     return _libraries().limit(limits=1, user_api="blas")
 
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
-    """To look for NumPy's and SciPy's BLAS takes milliseconds, and they stay loaded."""
-    import scipy.linalg  # noqa: F401  (loads SciPy's)
+    """Find the BLAS libraries. The result is cached: finding them takes milliseconds."""
+    import scipy.linalg  # noqa: F401  (loads the BLAS of SciPy)
 
     return ThreadpoolController()
 
@@ -55,44 +54,44 @@ def factors(
     is_shared: bool | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw L and R of equal norms whose product is the matrix nearest to A of that rank.
+    """Sample L and R of equal norms whose product is the matrix of a rank nearest to A.
 
-    A = noise Z + identity I has the shape `(rows, columns)`, and Z the variance
+    A = noise Z + identity I has the shape `(rows, columns)`. The entries of Z have variance
     1 / sqrt(rows columns).
 
-    - Narrower than 256 either way, A is drawn and decomposed for each call.
+    - If `rows` or `columns` is below 256, A is sampled and decomposed for each call.
     - From 256 on, one A is decomposed for each shape, rank and ratio of the strengths.
-      With both noise and identity, L R = Q L_0 R_0 Q^T, with L_0 R_0 of that
-      decomposition and a random orthogonal Q for each call. All calls share the
+      With both noise and identity, L R = Q L_0 R_0 Q^T, where L_0 R_0 is the shared
+      decomposition and Q a random orthogonal matrix for each call. All calls share the
       singular values and the angles between left and right singular vectors, which
-      hardly vary at these widths: the mean of the diagonal by noise / width at full
-      rank. With noise alone, left and right vectors are drawn independently and
-      the singular values are shared.
-    - With the identity alone, the product is `identity` times a random projection, and
-      the law is exact at all widths. Noise below the rounding of the identity in float32
-      counts as none.
+      hardly vary at these widths: at full rank, the mean of the diagonal varies by
+      noise / width. With noise alone, left and right vectors are sampled independently
+      and only the singular values are shared.
+    - With the identity alone, the product is `identity` times a random projection, with
+      the exact distribution at all widths. Noise below the float32 rounding of the
+      identity counts as 0.
 
     Args:
         rows: Rows of the product.
-        columns: Its columns.
-        rank: Columns of L; if there are more than the product has rank, they share it.
+        columns: Columns of the product.
+        rank: Columns of L. If there are more than the rank of the product, its energy is
+            spread over all of them.
         noise: Weight of Z, >= 0.
-        identity: Weight of the identity; 0 where the product is not square.
+        identity: Weight of the identity; must be 0 if the product is not square.
         seed: Integer >= 0.
-        is_shared: Whether to take the decomposition that calls share; `None` decides by
-            the width, as above.
-        threads: At most this many; by default one for each processor. It does not
-            change the result.
+        is_shared: Whether to use the shared decomposition; `None` decides by the width.
+        threads: Maximum number of threads. The default is one per processor. The result
+            does not depend on it.
 
     Returns:
         `(L, R)`, float32, of shapes `(rows, rank)` and `(rank, columns)`.
 
     Raises:
-        ValueError: if both strengths are 0, for strengths beyond the range of float32, or
-            for an identity where the product is not square.
+        ValueError: if both strengths are 0, if the larger is beyond the range of float32, or
+            if `identity` is not 0 and the product is not square.
     """
     _check(rows, columns, noise, identity)
-    # The factors of strengths near 1, times a power of two, which rounds nothing.
+    # Compute with strengths near 1; the power of two that scales them back is exact.
     half = int(math.frexp(max(noise, abs(identity)))[1] / 2)
     noise, identity = noise / 4.0**half, identity / 4.0**half
     if noise < np.finfo(np.float32).eps * abs(identity):
@@ -114,7 +113,7 @@ def factors(
 
 
 def in_range(noise: float, identity: float) -> bool:
-    """Whether float32 can hold the product's entries, and tell them from 0."""
+    """Return whether float32 can hold the entries of the product without under- or overflow."""
     return SMALLEST <= max(noise, abs(identity)) <= LARGEST
 
 
@@ -132,15 +131,15 @@ def _check(rows: int, columns: int, noise: float, identity: float) -> None:
     if not in_range(noise, identity):
         name, value = max(("noise", noise), ("identity", identity), key=lambda pair: abs(pair[1]))
         raise ValueError(
-            f"Argument `{name}` must be between {SMALLEST:g} and {LARGEST:g} in size, for "
-            f"products that float32 can hold. Received: {name}={value}"
+            f"Argument `{name}` must have an absolute value between {SMALLEST:g} and "
+            f"{LARGEST:g}, so that float32 can hold the product. Received: {name}={value}"
         )
 
 
 def _direct(
     rows: int, columns: int, rank: int, noise: float, identity: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Factors of a product that is drawn and decomposed for itself."""
+    """Sample a product and decompose it, without a shared decomposition."""
     product = _product(rows, columns, noise, identity, fold_in(seed, 0))
     if rows <= columns:
         return truncated(product, rank)
@@ -157,25 +156,25 @@ def _product(rows: int, columns: int, noise: float, identity: float, seed: int) 
 
 
 def truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """U S^(1/2) and S^(1/2) V^T of the largest `rank` singular values, S falling.
+    """Return U S^(1/2) and S^(1/2) V^T for the largest `rank` singular values, in falling order.
 
-    By the eigenvectors of A A^T, several times cheaper than a singular value
-    decomposition. L R = U U^T A holds whatever the eigenvalues' errors, and the
-    singular values are read off U^T A, so nothing is lost by the squaring.
+    The eigenvectors of A A^T are several times cheaper than a singular value decomposition.
+    Squaring A loses no accuracy: L R = U U^T A holds whatever the errors of the eigenvalues,
+    and the singular values come from U^T A.
     """
-    # Here, because it takes longer to import than the whole package.
+    # Imported here: SciPy takes longer to import than the whole package.
     from scipy.linalg import blas, eigh
 
     count = len(a)
     some: dict[str, Any] = {"driver": "evd"}
     if rank < count:
         some = {"driver": "evr", "subset_by_index": [count - rank, count - 1]}
-    # Its upper triangle is enough, and what OpenBLAS reduces fastest.
+    # The upper triangle is enough, and the one that OpenBLAS reduces fastest.
     square = blas.ssyrk if a.dtype == np.float32 else blas.dsyrk
     gram = square(1.0, a.T, trans=True)
     _, vectors = eigh(gram, lower=False, check_finite=False, overwrite_a=True, **some)
     vectors = vectors[:, ::-1]
-    # An eigenvector's sign is arbitrary: let its largest entry be positive.
+    # The sign of an eigenvector is arbitrary: make its largest entry positive.
     largest = np.abs(vectors).argmax(axis=0)
     vectors = vectors * np.sign(vectors[largest, np.arange(rank)])
     scaled = vectors.T @ a
@@ -186,14 +185,14 @@ def truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """What products share: their factors' coordinates in a frame that each draws.
+    """The shared part of products: coordinates of their factors in a random frame.
 
     Attributes:
-        left: L^T in the frame, of shape (rank, size of the frame), or of a diagonal matrix
-            the diagonal.
-        right: R in the frame, likewise.
-        has_one_frame: Whether the same frame stands on both sides, as the identity
-            demands; if not, each side has its own.
+        left: L^T in the frame, of shape (rank, size of the frame), or the diagonal of a
+            diagonal matrix.
+        right: R in the frame, in the same form.
+        has_one_frame: Whether L and R use the same frame, as products with an identity do,
+            or one frame each.
     """
 
     left: np.ndarray
@@ -208,7 +207,7 @@ class Core:
 def framed(
     core: Core, rows: int, columns: int, seed: int, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The factors that a core and a random frame, or two, make."""
+    """Return the factors of a product, from a core and one or two random frames."""
     size = core.left.shape[-1]
     frame = random_frame(size, rows, fold_in(seed, 2))
     left = _multiplied(core.left, frame, threads)
@@ -218,22 +217,22 @@ def framed(
 
 
 def _multiplied(a: np.ndarray, b: np.ndarray, threads: int | None) -> np.ndarray:
-    """`a @ b`, some rows at a time, which are the same for any number of threads."""
+    """Return `a @ b`, computed in blocks of rows that do not depend on the thread count."""
     if a.ndim == 1:
         return a[:, None] * b
     out = np.empty((len(a), b.shape[1]), np.float32)
 
-    def some(start: int) -> None:
+    def fill(start: int) -> None:
         np.matmul(a[start : start + _ROWS], b, out=out[start : start + _ROWS])
 
-    in_threads(some, range(0, len(a), _ROWS), threads)
+    in_threads(fill, range(0, len(a), _ROWS), threads)
     return out
 
 
 def shared_core(
     rows: int, columns: int, rank: int, noise: float, identity: float, seed: int = _SHARED_SEED
 ) -> Core:
-    """The core of a product with these strengths, of `rank` <= min(rows, columns)."""
+    """Return the core of products with these strengths, for `rank` <= min(rows, columns)."""
     if not noise:
         roots = np.full(rank, math.sqrt(abs(identity)), np.float32)
         return Core(roots, np.float32(math.copysign(1, identity)) * roots, True)
@@ -248,8 +247,8 @@ def _one_frame_core(dim: int, rank: int, noise: float, identity: float, seed: in
     if 2 * rank >= dim:
         left, right = truncated(product, rank)
         return Core(np.ascontiguousarray(left.T), right, True)
-    # In float64: on another machine, a turn of nearly equal singular vectors or a sign
-    # would give the frames another meaning.
+    # In float64: rounding that differs between machines could rotate nearly equal singular
+    # vectors or flip a sign, and so change the products.
     left, right = truncated(product.astype(np.float64), rank)
     _, coordinates = np.linalg.qr(np.concatenate([left, right.T], axis=1))
     coordinates *= np.where(coordinates.diagonal() < 0, -1, 1)[:, None]
@@ -263,7 +262,7 @@ def _two_frames_core(rows: int, columns: int, rank: int, noise: float, seed: int
     product = _product(rows, columns, noise, 0.0, seed).astype(np.float64)
     gram = blas.dsyrk(1.0, product if rows > columns else product.T, trans=True)
     values = eigvalsh(gram, lower=False, check_finite=False, overwrite_a=True)[::-1][:rank]
-    # The roots of the singular values, which are the roots of these.
+    # Square roots of the singular values, from eigenvalues that are their squares.
     roots = (np.maximum(values, 0) ** 0.25).astype(np.float32)
     return Core(roots, roots, False)
 
@@ -272,5 +271,5 @@ _kept: BoundedCache[Core] = BoundedCache(_KEPT_BYTES, lambda core: core.bytes)
 
 
 def clear_decompositions(larger_than: int = 2**24) -> None:
-    """Free the shared decompositions of more than so many bytes."""
+    """Free the shared decompositions that are larger than this number of bytes."""
     _kept.clear(larger_than)

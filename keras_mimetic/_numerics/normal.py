@@ -1,8 +1,8 @@
-"""Unit normals from uniforms, the same bits on every processor.
+"""Unit normals from uniforms, with the same bits on every processor.
 
 Every step is one float32 operation that IEEE 754 rounds exactly (+, -, x, /, square
-root). Each runs over whole arrays, in place where it can, on memory that the caller has
-aligned: what they cost is the number of these passes.
+root). Each is a pass over a whole array, in place where possible, on memory that the
+caller has aligned. The cost is the number of passes.
 """
 
 import math
@@ -11,27 +11,28 @@ from typing import Any
 
 import numpy as np
 
-# 2 Phi(2) - 1: the part of a unit normal that a cut at +-2 keeps.
+# 2 Phi(2) - 1, the probability that a unit normal is within +-2.
 TRUNCATED_MASS = 0.95449973610364158
-# Uniforms come multiplied by this power of two, which changes no rounding, since their random
-# bits are already at that scale.
+# Uniforms are multiplied by this power of two, the scale of their random bits, which changes
+# no rounding.
 SCALE = 2.0**31
-# How many arrays of the length of the values `to_normals` works in.
+# Number of scratch arrays that `to_normals` needs.
 SCRATCH = 4
 
-# Where a uniform, its logarithm w = -log(1 - u**2) >= 5, needs the second polynomial.
+# Uniforms that need the second polynomial, -log(1 - u**2) >= 5: their positions, values and
+# logarithms.
 Tail = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _constant(value: Any, dtype: Any = np.float32) -> np.ndarray:
-    # Operations take arrays without axes faster than scalars, which they convert each time.
+    # Operations convert scalars at each call, but not arrays without axes.
     return np.array(value, dtype)
 
 
 _MASS = _constant(TRUNCATED_MASS)
 _SCALE = _constant(SCALE)
 _SCALE_SQUARED = _constant(SCALE**2)
-# Floats count in powers of two from bit 23 on.
+# The exponent of a float32 starts at bit 23.
 _EXPONENT = _constant(~0x7FFFFF, np.int32)
 _SQRT_HALF = _constant(0x3F3504F3 + (62 << 23), np.int32)
 _LOG_2 = _constant(np.float32(math.log(2)) * np.float32(2.0**-23))
@@ -78,12 +79,12 @@ def to_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> Tail:
 
     Args:
         x: float32 array of `SCALE` times uniforms u in (-1, 1), never 0.
-        scratch: `SCRATCH` float32 arrays of its shape.
+        scratch: `SCRATCH` float32 arrays of the shape of `x`.
 
     Returns:
-        What the caller still has to write, since few values need it and it is cheaper for
-        many blocks at once: positions in `x` of uniforms near +-1, and the arguments of
-        `tail_normals` for their normals.
+        The tail, which the caller has to write: positions in `x` of uniforms near +-1, and
+        the arguments of `tail_normals` for them. The tail is small, and cheaper to compute
+        for many blocks at once.
 
     Reference:
 
@@ -119,7 +120,7 @@ def tail_normals(x: np.ndarray, log: np.ndarray) -> np.ndarray:
 def to_truncated_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> None:
     """Turn uniforms into unit normals with |value| <= 2, in place.
 
-    Arguments are those of `to_normals`. The uniforms of that range have no tail.
+    Arguments are those of `to_normals`. There is no tail in this range.
     """
     x *= _MASS
     log, values, rest, spare = scratch
@@ -130,12 +131,12 @@ def to_truncated_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> None:
 def _log_of_one_minus_square(
     x: np.ndarray, out: np.ndarray, m: np.ndarray, s: np.ndarray, log_m: np.ndarray
 ) -> None:
-    """Write log((1 - u) (1 + u)) for uniforms u = x / SCALE, without a library's logarithm.
+    """Write log((1 - u) (1 + u)) for uniforms u = x / SCALE, without `numpy.log`.
 
-    `numpy.log` differs in the last bit from one processor to another. Here the product is
-    m * 2**k with m in [sqrt(1/2), sqrt(2)), read off the bits, and
-    log(m) = 2 atanh(s), s = (m - 1) / (m + 1), by its series up to s**9. `m` holds
-    SCALE**2 times m. The last three arrays are scratch.
+    The last bit of `numpy.log` depends on the processor. Here the product is m * 2**k with
+    m in [sqrt(1/2), sqrt(2)), read off the bits, and log(m) = 2 atanh(s),
+    s = (m - 1) / (m + 1), is computed by its series up to s**9. `m` holds SCALE**2 times m.
+    The last three arrays are scratch.
     """
     np.subtract(_SCALE, x, m)
     np.add(_SCALE, x, s)
@@ -157,14 +158,14 @@ def _log_of_one_minus_square(
 
 
 def _finish(x: np.ndarray, log: np.ndarray, values: np.ndarray) -> None:
-    """Turn uniforms into normals, given log(1 - u**2) > -5, which is lost."""
+    """Turn uniforms into normals, given log(1 - u**2) > -5, which is overwritten."""
     np.subtract(_CENTER, log, log)
     x *= _polynomial(_ERFINV_CENTER, log, values)
     x *= _SQRT_2
 
 
 def _polynomial(coefficients: list[np.ndarray], x: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Horner's rule, in float32 throughout, highest power first."""
+    """Evaluate a polynomial by Horner's rule, highest power first, in float32 throughout."""
     np.multiply(x, coefficients[0], out)
     out += coefficients[1]
     for coefficient in coefficients[2:]:

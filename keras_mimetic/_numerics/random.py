@@ -1,19 +1,18 @@
-"""A seed becomes NumPy random numbers: the same ones on every backend.
+"""Reproducible random numbers: a seed gives the same arrays on every backend.
 
-What is promised. Value number `i` of a sample is a function of the
-distribution, the seed and `i` alone. Its random bits are the raw output of
-NumPy's `Philox` bit generator, keyed by `SeedSequence(seed)`: both streams
-are ones that NumPy promises to keep (those of `numpy.random.Generator`'s
-distributions are not). The step from bits to numbers is ours and uses only
-float32 operations that IEEE 754 rounds exactly (+, -, x, /, square root), so
-that the same seed gives the same bits in every backend, on every processor
-and for any number of threads. Because Philox counts, any range of a large
-tensor can be drawn alone (`sample_range`), as a shard on one of many hosts
-would be.
+Guarantee. Value `i` of a sample depends only on the distribution, the seed and
+`i`. Its random bits are the raw output of NumPy's `Philox` bit generator, keyed
+by `SeedSequence(seed)`. NumPy promises to keep both streams, unlike those of
+`numpy.random.Generator`'s distributions. The conversion from bits to numbers is
+ours. It uses only float32 operations that IEEE 754 rounds exactly (+, -, x, /,
+square root), so the same seed gives the same bits on every backend, on every
+processor and for any number of threads. Philox is counter-based, so any range of
+a large tensor can be sampled alone (`sample_range`), such as the shard of one of
+many hosts.
 
-What it costs. Uniforms lie on a grid of 2**24 values, as NumPy's own float32
-uniforms do. Normals come from one uniform each by the inverse distribution
-function, to a relative error of about 1e-6, and end at |z| = 5.42.
+Limits. Uniforms lie on a grid of 2**24 values, like NumPy's own float32
+uniforms. Each normal is the inverse distribution function of one uniform, with
+a relative error of about 1e-6, and |z| is at most 5.42.
 """
 
 import math
@@ -35,45 +34,43 @@ from keras_mimetic._numerics.normal import (
     to_truncated_normals,
 )
 
-# Standard deviation of a unit normal truncated at two of its own.
+# Standard deviation of a unit normal truncated at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
-# The farthest that values of each distribution lie from the mean, in standard deviations,
-# rounded up.
+# Largest distance from the mean of each distribution, in standard deviations, rounded up.
 FARTHEST = {"uniform": 1.74, "truncated_normal": 2.28, "untruncated_normal": 5.43}
 
-# Philox makes four 64-bit words per count of its counter: eight values.
+# Philox makes four 64-bit words, which are eight values, per count of its counter.
 _PER_COUNT = 8
-# How many values go through all steps before the next ones. All that they need then
-# lies in a processor's own cache (1 MiB is usual, of which a step touches three
-# quarters), and the steps are long beside the calls of NumPy.
+# Number of values that go through all steps together. Their memory fits a processor's own
+# cache (usually 1 MiB, of which a step touches three quarters), and the overhead of the
+# NumPy calls is small.
 _BLOCK = 1 << 16
-# How many values one thread makes at a time, so that threads end together. Neither shows in
-# the result.
+# Number of values per task of a thread. Neither size changes the result.
 _CHUNK = 8 * _BLOCK
-# The lower bits of a word, which float32 cannot hold, and the middle of their range.
+# Mask for the bits of a word that float32 can hold, and half of the range of the others.
 _LOW_BITS, _HALF = np.array(~0xFF, np.int32), np.array(128, np.float32)
 _UNIT = np.array(1 / SCALE, np.float32)
 
 
 def check_seed(seed: Any) -> int:
-    """Return `seed` as a Python `int` >= 0 of any size.
+    """Return `seed` as a Python `int` of any size.
 
     Raises:
-        TypeError: if it is not an integer (a bool is not one here).
+        TypeError: if it is not an integer. A bool is rejected, too.
         ValueError: if it is negative.
     """
     return check_integer("seed", seed, minimum=0)
 
 
 def fold_in(seed: int, *path: int) -> int:
-    """Return the seed of a sub-stream, a 128-bit integer for each `path`.
+    """Return the 128-bit seed of a sub-stream.
 
-    Sub-streams of one seed, and of neighboring seeds, are independent
-    (`numpy.random.SeedSequence`), as they are not with `seed + 1`.
+    Sub-streams of one seed, and of neighboring seeds, are independent (see
+    `numpy.random.SeedSequence`).
 
     Args:
         seed: Integer >= 0.
-        *path: Integers >= 0 that number the sub-stream.
+        *path: Integers >= 0 that identify the sub-stream.
 
     Returns:
         An integer in [0, 2**128).
@@ -83,7 +80,7 @@ def fold_in(seed: int, *path: int) -> int:
 
 
 def split_seed(seed: int, names: Sequence[str]) -> dict[str, int]:
-    """Return a seed for each name, by its number in `names`."""
+    """Return a seed for each name, derived from its index in `names`."""
     return {name: fold_in(seed, number) for number, name in enumerate(names)}
 
 
@@ -96,26 +93,26 @@ def sample(
     std: float = 1.0,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Draws a float32 array from a distribution with the given mean and std.
+    """Sample a float32 array from a distribution with the given mean and std.
 
     Args:
-        distribution: `"uniform"`; `"truncated_normal"`, a normal distribution
-            cut at two of its standard deviations on either side; or
-            `"untruncated_normal"`.
+        distribution: `"uniform"`, `"untruncated_normal"`, or
+            `"truncated_normal"`, which is cut at two standard deviations of the
+            normal distribution on either side.
         shape: Tuple of integers >= 0.
         seed: Integer >= 0.
-        mean: Mean of the distribution drawn from, absolute.
-        std: Its standard deviation, absolute; for `"truncated_normal"` that
-            of the distribution after the cut.
-        threads: At most this many threads; by default one for each processor.
-            It does not change the result.
+        mean: Mean of the distribution, absolute.
+        std: Standard deviation, absolute. For `"truncated_normal"` it is that
+            of the truncated distribution.
+        threads: Maximum number of threads. The default is one per processor.
+            The result does not depend on it.
 
     Returns:
-        Array of the given shape, filled in C order.
+        float32 array of the given shape, filled in C order.
 
     Raises:
-        ValueError, TypeError: for a distribution, shape or seed other than
-            these.
+        TypeError: for a shape or seed of the wrong type.
+        ValueError: for an unknown distribution, or a negative size or seed.
 
     Example:
 
@@ -145,10 +142,19 @@ def sample_range(
     std: float = 1.0,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Values `start` to `stop` of the endless sequence that `sample` cuts from.
+    """Sample values `start` to `stop` of the infinite sequence that `sample` begins.
 
     `sample_range(d, a, b, seed)` equals `sample(d, shape, seed).ravel()[a:b]`
-    without drawing the rest. Arguments, units and errors are those of `sample`.
+    without sampling the rest. Other arguments, units and errors are those of `sample`.
+
+    Args:
+        distribution: See `sample`.
+        start: Index of the first value, an integer >= 0.
+        stop: Index after the last value, an integer >= `start`.
+        seed: See `sample`.
+        mean: See `sample`.
+        std: See `sample`.
+        threads: See `sample`.
 
     Returns:
         float32 array of shape `(stop - start,)`.
@@ -156,13 +162,13 @@ def sample_range(
     check_choice("distribution", distribution, DISTRIBUTIONS)
     start = check_integer("start", start, minimum=0)
     stop = check_integer("stop", stop, minimum=start)
-    transform, deviation = _TRANSFORMS[distribution]
+    transform, own_std = _TRANSFORMS[distribution]
     key = np.random.SeedSequence(check_seed(seed)).generate_state(2, np.uint64)
-    # What float32 cannot hold becomes inf, for the caller to see.
+    # Overflow gives inf, which the caller reports.
     with np.errstate(over="ignore"):
-        scale, shift = np.float32(std / deviation), np.float32(mean)
+        scale, shift = np.float32(std / own_std), np.float32(mean)
     out = _aligned(stop - start)
-    # Each thread's own, kept from chunk to chunk: fresh memory would cost more than the steps.
+    # Scratch memory is reused by each thread: allocating it would cost more than the steps.
     own = threading.local()
 
     def fill(begin: int) -> None:
@@ -185,7 +191,7 @@ def sample_range(
 
 
 def in_threads(function: Callable[[int], None], items: range, threads: int | None = None) -> None:
-    """Calls a function with each item, in at most so many threads [one a processor]."""
+    """Call a function with each item, in at most `threads` threads (default: one per processor)."""
     threads = min(threads or processors(), len(items))
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
@@ -196,7 +202,7 @@ def in_threads(function: Callable[[int], None], items: range, threads: int | Non
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -205,8 +211,7 @@ def processors() -> int:
 def _aligned(size: int) -> np.ndarray:
     """Return an empty float32 array whose memory begins at a multiple of 64 bytes.
 
-    Such memory is read and written in whole lines of the cache, and JAX and TensorFlow
-    take it without a copy.
+    It fills whole cache lines, and JAX and TensorFlow use it without a copy.
     """
     array = np.empty(size + 16, np.float32)
     begin = -array.ctypes.data % 64 // array.itemsize
@@ -216,11 +221,10 @@ def _aligned(size: int) -> np.ndarray:
 def _symmetric_uniforms(
     key: np.ndarray, start: int, out: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Fill an array, block by block, with values `start` and following, times `SCALE`.
+    """Fill an array, block by block, with uniforms from index `start` on, times `SCALE`.
 
-    They lie on the grid (2 k + 1) / 2**24 in (-1, 1): symmetric about zero, never
-    zero, never +-1, so that there is nothing to guard against in what follows. Every step is
-    exact in float32.
+    The uniforms lie on the grid (2 k + 1) / 2**24 in (-1, 1). They are symmetric about
+    zero and never 0 or +-1, so later steps need no guards. Every step is exact in float32.
 
     Yields:
         The position of each block in `out`, and the block.
@@ -244,7 +248,7 @@ def _scale_and_shift(x: np.ndarray, scale: np.float32, shift: np.float32) -> np.
     with np.errstate(over="ignore", invalid="ignore"):
         if scale != 1:
             x *= scale
-        # Products that underflow may be -0, of which a shift by 0 makes 0.
+        # Products that underflow may be -0, which a shift by 0 turns into 0.
         if shift != 0 or abs(scale) < 1e-30:
             x += shift
     return x
@@ -254,8 +258,8 @@ def _to_uniforms(x: np.ndarray, scratch: list[np.ndarray]) -> None:
     x *= _UNIT
 
 
-# How `SCALE` times uniforms in (-1, 1) become a distribution, in place, up to a tail; and its
-# standard deviation.
+# The in-place transformation from `SCALE` times uniforms in (-1, 1) to each distribution
+# (except for a tail), and the standard deviation of the result.
 _TRANSFORMS: dict[str, tuple[Callable[[np.ndarray, list[np.ndarray]], Tail | None], float]] = {
     "uniform": (_to_uniforms, 1 / math.sqrt(3)),
     "truncated_normal": (to_truncated_normals, TRUNCATED_STD),

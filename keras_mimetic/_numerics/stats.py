@@ -1,4 +1,4 @@
-"""The middle and spread of figures, some of which may not be defined."""
+"""Averages of figures, some of which may be undefined."""
 
 import math
 import statistics
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 
 def median(values: Iterable[float]) -> float | None:
-    """The median of those that are defined, or `None` if none is."""
+    """Return the median of the finite values, or `None` if there are none."""
     defined = [value for value in values if math.isfinite(value)]
     return statistics.median(defined) if defined else None
 
 
 def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
-    """Of those that are defined; NaN if none is."""
+    """Return mean and standard deviation of the finite values; NaN if there are none."""
     defined = [value for value in values if math.isfinite(value)]
     if not defined:
         return math.nan, math.nan

@@ -1,1 +1,1 @@
-"""Any Keras model as one flat graph of calls; knows no structure."""
+"""Any Keras model as one flat graph of calls, independent of the structures."""

@@ -1,4 +1,4 @@
-"""What a model is called with."""
+"""Symbolic arguments for calling a model."""
 
 import functools
 import inspect
@@ -7,23 +7,23 @@ from typing import Any
 
 import keras
 
-# Arguments of `call` that change nothing about what flows where.
+# Arguments of `call` that do not change the graph.
 _FLAGS = ("training", "mask")
-# A size for the axis of the batch, which code may ask for.
+# Batch size: the code of a model may need one.
 BATCH = 2
-# Sizes for axes of unknown length: of sequences, and of the sides of images.
+# Sizes for axes of unknown length: of sequences, and of images.
 LENGTH, SIDE = 16, 64
 
 Arguments = tuple[Any, dict[str, Any], str]
 
 
 def arguments_of(model: Any, inputs: Any = None) -> Iterator[Callable[[], Arguments]]:
-    """Makers of symbolic arguments to call `model` with, to be tried in order.
+    """Yield functions that make symbolic arguments for `model`, in the order to try them.
 
-    From `inputs` if they are given, else from the model's own inputs or the shapes
-    that it was built for, which do not tell dtypes. A maker gives positional and
-    keyword arguments and what it assumed, or raises `ValueError` with the reason
-    why it knows none.
+    The arguments are made from `inputs` if they are given. Otherwise they are made from the
+    inputs of a functional model, or from the shapes that the model was built for, which
+    come without dtypes. A function returns positional arguments, keyword arguments and what
+    it assumed, or raises a `ValueError` with the reason why it cannot make any.
     """
     if inputs is not None:
         yield functools.partial(_given, model, inputs)
@@ -37,7 +37,11 @@ def arguments_of(model: Any, inputs: Any = None) -> Iterator[Callable[[], Argume
 
 
 def check_inputs(model: Any, inputs: Any) -> None:
-    """Raises unless the model's `call` takes `inputs`."""
+    """Raise unless the `call` of the model takes `inputs`.
+
+    Raises:
+        ValueError: for inputs that the model cannot be called with.
+    """
     if inputs is None:
         return
     try:
@@ -45,20 +49,20 @@ def check_inputs(model: Any, inputs: Any) -> None:
         inspect.signature(model.call).bind(*args, **kwargs)
     except RecursionError:
         raise ValueError(
-            "Argument `inputs` must be what the model is called with. Received: a structure "
-            "that holds itself"
+            "Argument `inputs` must be a valid input of the model. Received: a structure that "
+            "contains itself"
         ) from None
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "Argument `inputs` must be what the model is called with (a tuple has several "
-            f"positional arguments). Received: inputs={_shown(inputs)} ({error})"
+            "Argument `inputs` must be a valid input of the model, or a tuple of positional "
+            f"arguments. Received: inputs={_shown(inputs)} ({error})"
         ) from error
     if is_functional(model):
         _check_names(model, args[0])
 
 
 def is_functional(layer: Any) -> bool:
-    """Whether it has input tensors of its own."""
+    """Return whether a layer is a functional model, which has input tensors."""
     inputs = getattr(layer, "inputs", None) if isinstance(layer, keras.Model) else None
     if not isinstance(inputs, (list, tuple)) or not inputs:
         return False
@@ -118,7 +122,7 @@ def _own_inputs(model: Any, sized: bool = False) -> Arguments:
     def symbol(x: Any) -> Any:
         shape = _batched(x.shape)
         if sized:
-            # Code may need the size of every axis.
+            # The code of a model may need the size of every axis.
             shape = tuple(size or (LENGTH if len(shape) < 4 else SIDE) for size in shape)
         return keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
 
@@ -138,10 +142,10 @@ def _built_for(model: Any, dtype: str) -> Arguments:
             kwargs[key.removesuffix("_shape")] = _symbols(shapes, dtype)
         return [], kwargs, _check_all_known(model, set(kwargs))
     if config.get("input_shape") is None:
-        raise ValueError("what it is called with is not known: pass `inputs`")
+        raise ValueError("its input shape is unknown: pass `inputs`")
     parameters = list(inspect.signature(model.call).parameters)
     if "states" in parameters and getattr(model, "state_size", None) is not None:
-        # A cell of a recurrent layer: one step of it.
+        # One step of a recurrent cell.
         size = model.state_size
         sizes = size if isinstance(size, (list, tuple)) else [size]
         kwargs["states"] = [keras.KerasTensor((BATCH, n), dtype) for n in sizes]
@@ -162,13 +166,17 @@ def _symbols(shapes: Any, dtype: str) -> Any:
 
 
 def _check_all_known(model: Any, known: set[str]) -> str:
-    """A second input that is optional may change what flows where: a word about it."""
+    """Return the names of optional inputs that are assumed absent, which may change the graph.
+
+    Raises:
+        ValueError: if a required argument is unknown.
+    """
     assumed = []
     for name, parameter in inspect.signature(model.call).parameters.items():
         if name in known or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         if parameter.default is parameter.empty:
-            raise ValueError(f"what its argument {name!r} gets is not known: pass `inputs`")
+            raise ValueError(f"the value of its argument {name!r} is unknown: pass `inputs`")
         if parameter.default is None and name not in _FLAGS and not name.endswith("mask"):
             assumed.append(f"its argument {name!r}")
     return " and ".join(assumed)

@@ -1,7 +1,7 @@
-"""Loops and branches of `keras.ops`: their bodies run once, so that their calls are seen.
+"""Loops and branches of `keras.ops`, whose bodies run once so that their calls are recorded.
 
-Each function has the arguments of the backend's own. Loops give what one step gives;
-branches are all run, and joined by a sum, as what may be one or the other.
+Each function has the arguments of the function that it replaces in the backend. A loop
+returns the outputs of one step. All branches run, and a sum joins their outputs.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ def _length(xs: Any) -> int | None:
 
 
 def _repeated(structure: Any, size: int | None) -> Any:
-    """Add a first axis of a size, along which nothing differs."""
+    """Repeat tensors along a new first axis."""
 
     def repeat(x: Any) -> Any:
         if isinstance(x, Symbol):

@@ -1,9 +1,9 @@
 """A model as one flat graph of layer calls and operations.
 
-Functional, sequential, subclassed and nested models all become the same thing:
-the calls of plain layers and of `keras.ops`, in order, and what flows between
-them. The model is called once, as Keras calls it, on symbolic tensors that
-compute nothing (see `keras_mimetic._tracing.recorder`).
+Functional, sequential, subclassed and nested models all have the same form: the calls
+of plain layers and of `keras.ops`, in order, and the tensors between them. The model
+is called once, on symbolic tensors without values (see
+`keras_mimetic._tracing.recorder`).
 """
 
 import dataclasses
@@ -16,9 +16,14 @@ from keras_mimetic._tracing.symbol import Value
 class Call:
     """One call of a layer or operation.
 
-    `args` and `kwargs` are those of the call with a `Value` for each tensor;
-    `inputs` are these values in order. Of a layer that could only be placed, and
-    not followed, no call is `seen`.
+    Attributes:
+        operation: The layer or operation.
+        args: Positional arguments, with a `Value` for each tensor.
+        kwargs: Keyword arguments, with a `Value` for each tensor.
+        inputs: The values among the arguments, in order.
+        outputs: The values that the call returns.
+        seen: Whether the call was traced. It is `False` for a layer whose position in the
+            graph is all that is known.
     """
 
     operation: Any
@@ -31,10 +36,13 @@ class Call:
 
 @dataclasses.dataclass
 class Graph:
-    """All calls, each after those that it depends on.
+    """The calls of a model.
 
-    `outputs` is what the model gives; `opaque` tells the layers that could not be
-    looked into, and why; `assumed` says what was taken for granted.
+    Attributes:
+        calls: All calls, each after the calls that it depends on.
+        outputs: The values that the model returns.
+        opaque: Layers that could not be traced, with the reason.
+        assumed: Layers that were traced under an assumption, with the assumption.
     """
 
     calls: list[Call] = dataclasses.field(default_factory=list)
@@ -44,7 +52,7 @@ class Graph:
 
 
 def in_call_order(layers: list[Any], graph: Graph) -> list[Any]:
-    """`layers` in the order of their first calls; those without a call last."""
+    """Sort layers by their first calls; layers without a call come last."""
     order: dict[Any, int] = {}
     for number, call in enumerate(graph.calls):
         order.setdefault(call.operation, number)

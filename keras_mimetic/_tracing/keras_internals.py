@@ -1,6 +1,6 @@
-"""Everything that tracing needs of Keras's private records and classes.
+"""Access to Keras's private attributes and classes.
 
-No other file of `_tracing`, `_patterns` and `_structures` touches them.
+No other module of `_tracing`, `_patterns` and `_structures` uses them.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ from keras_mimetic._tracing.symbol import Symbol, is_tracing, recorder
 
 
 def sublayers(layer: Any) -> list[Any]:
-    """Return `layer` and all layers within, each once."""
+    """Return `layer` and all its nested sublayers, each once."""
     return list(layer._flatten_layers())
 
 
 def direct_sublayers(layer: Any) -> list[Any]:
-    """Return the layers that a layer holds itself."""
+    """Return the direct sublayers of a layer."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def own_variables(layer: Any) -> list[Any]:
-    """Return the variables that a layer holds itself, not in a sublayer."""
+    """Return the variables of a layer without those of its sublayers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
@@ -36,21 +36,21 @@ def is_keras_class(operation: Any) -> bool:
 
 
 def output_spec(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return shapes and dtypes of what a function of the backend's gives."""
+    """Return shapes and dtypes of the outputs of a backend function."""
     return keras.src.backend.compute_output_spec(function, *args, **kwargs)
 
 
 def is_tensor(x: Any) -> bool:
-    """Return whether something is a tensor of the backend."""
+    """Return whether an object is a tensor of the backend."""
     return bool(keras.src.backend.is_tensor(x))
 
 
 @contextlib.contextmanager
 def preserve_model_state(model: Any) -> Iterator[None]:
-    """Put back what symbolic calls of the model's layers change.
+    """Restore the state that symbolic calls of a model's layers change.
 
-    That is losses, the values of variables, and attributes that `call` sets; not
-    what `call` does to an object that an attribute holds.
+    It includes losses, values of variables, and attributes that `call` sets. Changes inside
+    an object that an attribute holds are not undone.
     """
     layers = sublayers(model)
     records = [
@@ -60,12 +60,12 @@ def preserve_model_state(model: Any) -> Iterator[None]:
     ]
     attributes = [(vars(layer), dict(vars(layer))) for layer in layers]
     try:
-        # What is assigned to variables is dropped with the scope.
+        # The scope discards assignments to variables.
         with keras.StatelessScope():
             yield
     finally:
         for current, before in attributes:
-            # Past the layers' own bookkeeping of attributes.
+            # Bypass `__setattr__`, which tracks attributes.
             for name in [name for name in current if name not in before]:
                 del current[name]
             current.update(before)
@@ -75,9 +75,10 @@ def preserve_model_state(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def recording_calls() -> Iterator[None]:
-    """Let the recorder of this thread hear of Keras's calls; other threads go on as before.
+    """Send Keras's calls to the recorder of this thread; other threads are not affected.
 
-    Nothing is built meanwhile: calling a layer that is not raises `ValueError`.
+    No layer gets weights while this context is active: calling an unbuilt layer that needs
+    weights raises a `ValueError`.
     """
     operation, layer, variable = keras.Operation, keras.layers.Layer, keras.Variable
     patches: list[tuple[Any, str, Any]] = [
@@ -112,10 +113,10 @@ def recording_calls() -> Iterator[None]:
 
 
 def inherits_output_spec(layer: Any) -> bool:
-    """Whether a layer derived from Keras's attention takes other arguments than it.
+    """Return whether a subclass of Keras's attention overrides `call` but not its output spec.
 
-    Keras's declares its output's shape for its own arguments. A layer with
-    others (such as a cache) is asked for its shape by running its `call` instead.
+    The inherited spec is for the arguments of Keras's layer. If the subclass takes others,
+    such as a cache, its output shape is computed by running its `call`.
     """
     own = keras.layers.MultiHeadAttention
     return (
@@ -148,7 +149,7 @@ _OPERATORS = tuple(
 def _wrapped(wrapper: Any, original: Any) -> Any:
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
-        # A build that is listened to no more must not add weights either.
+        # Weights are refused while the recorder is paused, too.
         if recorder() is None and not (wrapper is _refuse_weights and is_tracing()):
             return original(*args, **kwargs)
         return wrapper(original, *args, **kwargs)
@@ -158,7 +159,7 @@ def _wrapped(wrapper: Any, original: Any) -> Any:
 
 def _symbolic_call(original: Any, operation: Any, *args: Any, **kwargs: Any) -> Any:
     if not _any_symbol((args, kwargs)):
-        # A functional model that is made while another runs.
+        # A functional model is being created inside the traced `call`.
         return original(operation, *args, **kwargs)
     return recorder().call(operation, args, kwargs)
 
@@ -169,7 +170,7 @@ def _layer_call(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _build_alone(original: Any, layer: Any, call_spec: Any) -> None:
-    """Builds a layer without weights; one of layers is left to these."""
+    """Build a layer without weights. A layer with sublayers and no `build` needs no building."""
     if layer.built or (len(layer._layers) and hasattr(layer.build, "_is_default")):
         return
     with recorder().paused():
@@ -197,7 +198,7 @@ def _first_if_symbolic(original: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _followed(body_once: Any) -> Any:
-    """A loop or branch whose body runs once on symbols; as it is where none is in it."""
+    """Wrap a loop or branch so that its body runs once on symbols, and normally otherwise."""
 
     def wrapper(original: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = body_once(*args, **kwargs)
@@ -207,7 +208,7 @@ def _followed(body_once: Any) -> Any:
 
 
 def _remat(original: Any, function: Any) -> Any:
-    """`keras.remat`, which leaves symbols to the function itself."""
+    """Return a rematerialized function that calls the original one on symbols."""
     rematerialized = original(function)
     return lambda *args, **kwargs: (function if _any_symbol((args, kwargs)) else rematerialized)(
         *args, **kwargs
@@ -215,13 +216,13 @@ def _remat(original: Any, function: Any) -> Any:
 
 
 def _give_way(original: Any, variable: Any, other: Any) -> Any:
-    """A variable's operator, which leaves a symbol to the symbol's own."""
+    """Apply an operator of a variable, or defer to the operator of a symbol."""
     return NotImplemented if isinstance(other, Symbol) else original(variable, other)
 
 
 @functools.cache
 def _listen_to_tensorflow() -> None:
-    """TensorFlow's own functions ask dispatchers for arguments that they do not know."""
+    """Register a dispatcher, which TensorFlow's functions call for symbols."""
     if keras.backend.backend() != "tensorflow":
         return
     import tensorflow as tf  # type: ignore[import-untyped, unused-ignore]

@@ -1,12 +1,11 @@
-"""The structural path of each layer in a model.
+"""The path of each layer in a model.
 
-A layer's path is the path of attributes and containers that leads to it, as in
-weight files: `layers/dense_1` for the second `Dense` of a functional or
-sequential model, `encoder/attention` for an attribute of an attribute. Unlike
-names, which Keras counts up over a whole process, it is the same each time that
-a model is built. The one difference to weight files: a subclassed model's list
-of all its layers is no container here, so that a layer's path does not
-depend on its neighbors.
+The path of a layer consists of the attributes and containers that lead to it, as in
+weight files: `layers/dense_1` for the second `Dense` of a functional or sequential
+model, `encoder/attention` for an attribute of an attribute. Unlike names, which Keras
+numbers per process, it is the same each time the model is built. There is one
+difference from weight files: the list of all layers of a subclassed model is not a
+container here, so the path of a layer does not depend on its neighbors.
 """
 
 import functools
@@ -23,10 +22,9 @@ _CONTAINERS = (list, tuple, dict)
 def find_layer_paths(model: Any) -> dict[Any, str]:
     """Return the path of each layer; "" for `model` itself.
 
-    A layer that is reached on several paths counts once, by the first: public
-    attributes before private ones, then by name. Layers in a container are told
-    apart by their class and order, a dict's by the order of its insertions. A
-    layer that no attribute or container leads to is numbered.
+    A layer with several paths gets the first one: public attributes come before private
+    ones, and each in alphabetical order. Layers in a container are named by their class and
+    numbered in order. A layer without a path gets a number.
     """
     found: dict[Any, str] = {}
     _visit(model, "", found)
@@ -64,14 +62,14 @@ def _visit_container(
 
 
 def _attributes(layer: Any) -> list[tuple[str, Any]]:
-    """Attributes that may hold layers, in the order in which weight files have them."""
-    # What every layer has is Keras's or its backend's bookkeeping.
+    """Return the attributes that may hold layers, in the order of weight files."""
+    # Attributes that every layer has are internals of Keras and its backend.
     skipped = {*_names_of_every_layer(), "_self_unconditional_dependency_names"}
     first = []
     if isinstance(layer, keras.Model):
         skipped |= {"layers", "operations", "_operations", "_functional"}
         if isinstance(layer, keras.Sequential) or hasattr(layer, "operations"):
-            # In the order of the graph; a subclassed model's are attributes.
+            # Layers in the order of the graph. Those of a subclassed model are attributes.
             first = [("layers", layer.layers)]
     names = [name for name in dir(layer) if name not in skipped and not name.startswith("__")]
     attributes = []
@@ -97,7 +95,7 @@ def _unique(name: str, used: dict[str, int]) -> str:
 
 
 def _snake_case(name: str) -> str:
-    """Keras's: `Conv2D` is `conv2d`."""
+    """Convert a class name as Keras does: `Conv2D` becomes `conv2d`."""
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()

@@ -1,4 +1,4 @@
-"""What a layer or operation does, as far as the finders must know."""
+"""Classification of layers and operations by what they compute."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
-# By class name, since `keras.ops` does not export its classes. Element by element,
-# or a reduction that such a normalization is made of.
+# Operations by class name, since `keras.ops` does not export its classes. Those of
+# `_NORMALIZING` are normalizations, or the reductions that make up one.
 _LINEAR = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
     *("ConvertToTensor", "StopGradient", "Copy", "Rescaling", "Masking", "ActivityRegularization"),
@@ -36,12 +36,15 @@ _SLICING = {"Split", "GetItem", "Slice", "ArraySplit", "Unstack"}
 
 
 def name_of(operation: Any) -> str:
-    """The name of what an operation does: its class, or the backend's own function."""
+    """Return the name of an operation: its class or its backend function."""
     return operation.name if isinstance(operation, Foreign) else type(operation).__name__
 
 
 def is_projection(operation: Any) -> bool:
-    """A matrix on the channels: `Dense`, a 1x1 convolution, an `EinsumDense` like it."""
+    """Return whether a layer multiplies channels by a matrix.
+
+    Such layers are `Dense`, 1x1 convolutions, and `EinsumDense` with an equivalent equation.
+    """
     if isinstance(operation, keras.layers.Dense):
         return True
     if isinstance(operation, CONVOLUTIONS):
@@ -53,12 +56,12 @@ def is_projection(operation: Any) -> bool:
 
 
 def channel_axis(operation: Any, rank: int) -> int:
-    """The axis of the input that a projection contracts, counted from the front."""
+    """Return the channel axis of the input of a layer, for inputs of a rank."""
     first = getattr(operation, "data_format", "channels_last") == "channels_first"
     return 1 if first else rank - 1
 
 
-# What an activation function does to each unit by itself, or not.
+# Activation functions that combine units.
 _NOT_POINTWISE = (
     keras.activations.softmax,
     keras.activations.log_softmax,
@@ -67,7 +70,7 @@ _NOT_POINTWISE = (
 
 
 def own_activation(layer: Any) -> Any:
-    """The function of a projection with an activation of its own, or `None`."""
+    """Return the activation function of a layer, or `None` if it is linear."""
     return None if layer.activation is keras.activations.linear else layer.activation
 
 
@@ -78,19 +81,19 @@ def is_activation(operation: Any) -> bool:
 
 
 def is_pointwise_function(function: Any) -> bool:
-    """Whether it is an activation function that treats each unit by itself."""
+    """Return whether a function is a nonlinear activation that acts elementwise."""
     return function not in (None, keras.activations.linear, *_NOT_POINTWISE)
 
 
 def is_gate(operation: Any) -> bool:
-    """An activation that multiplies one half of its units with the other."""
+    """Return whether an activation multiplies one half of its units by the other (GLU)."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.glu
     return name_of(operation) == "Glu"
 
 
 def is_pointwise(operation: Any) -> bool:
-    """Mixes no places and no channels, or only as a normalization does."""
+    """Return whether an operation mixes neither positions nor channels, or only normalizes."""
     name = name_of(operation)
     if isinstance(operation, keras.layers.Activation):
         return operation.activation not in _NOT_POINTWISE
@@ -98,7 +101,7 @@ def is_pointwise(operation: Any) -> bool:
 
 
 def is_normalization(operation: Any) -> bool:
-    """A normalization, or a reduction that one is made of."""
+    """Return whether an operation is a normalization or one of its reductions."""
     return type(operation).__name__ in _NORMALIZING
 
 
@@ -111,21 +114,21 @@ def is_slicing(operation: Any) -> bool:
 
 
 def is_passthrough(operation: Any) -> bool:
-    """Hands its one input on as it is, outside of training."""
+    """Return whether an operation returns its input unchanged at inference."""
     name = name_of(operation)
     is_dropout = "Dropout" in name and name in _LINEAR
     return is_dropout or name in _COPIES
 
 
 def strip_passthrough(value: Any) -> Any:
-    """The value that another is, seen through operations that hand it on."""
+    """Return the value before any pass-through operations (dropout, identity, cast)."""
     while getattr(value, "producer", None) is not None and is_passthrough(value.producer.operation):
         value = value.producer.inputs[0]
     return value
 
 
 def is_depthwise(operation: Any) -> bool:
-    """A convolution whose every filter sees one channel."""
+    """Return whether a layer is a convolution whose filters each see one channel."""
     if isinstance(operation, (*DEPTHWISE, *SEPARABLE)):
         return True
     if not isinstance(operation, CONVOLUTIONS) or not operation.built:

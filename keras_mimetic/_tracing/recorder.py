@@ -1,9 +1,9 @@
-"""Records who is called with what while Keras calls a model on symbolic tensors.
+"""A recorder of the calls that Keras makes while a model runs on symbolic tensors.
 
-Keras's own `Layer.__call__` runs: it converts inputs, drops a `training` that a
-layer does not take, fills masks. Where it would ask a layer for its output's
-shape, a composite layer's `call` runs instead, and a plain layer or an operation
-of `keras.ops` is recorded.
+Keras's own `Layer.__call__` runs: it converts inputs, drops a `training` argument that a
+layer does not take, and fills in masks. Instead of computing the output spec of a
+layer, the recorder runs the `call` of a composite layer, and records the call of a
+plain layer or an operation of `keras.ops`.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from keras_mimetic._tracing.operations import name_of
 from keras_mimetic._tracing.symbol import Foreign, Symbol, Value, listening
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
-# What is understood as a whole, also where a subclass of it is used.
+# Layers that are recorded as one call, including their subclasses.
 PLAIN = (
     keras.layers.MultiHeadAttention,
     keras.layers.Dense,
@@ -50,14 +50,14 @@ PLAIN = (
     MimeticStateSpace,
 )
 
-# A size for axes of unknown length, where code needs one.
+# Size for axes of unknown length if the code of a model needs one.
 _SIZE = 16
-# Names of the backends' own functions that differ from those of `keras.ops`.
+# Backend functions whose names differ from those of `keras.ops`.
 _ALIASES = {"Mul": "Multiply", "Sub": "Subtract", "Div": "TrueDivide", "Truediv": "TrueDivide"}
 
 
 def is_composite(operation: Any) -> bool:
-    """Whether a layer is written in terms of others, or by the user."""
+    """Return whether a layer consists of other layers or is user-defined."""
     if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
         return False
     if isinstance(operation, (keras.Model, keras.layers.Lambda)):
@@ -66,7 +66,7 @@ def is_composite(operation: Any) -> bool:
 
 
 class Recorder:
-    """Fills a `Graph` while a model runs."""
+    """The calls of a model, recorded into a `Graph` while it runs."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -81,9 +81,9 @@ class Recorder:
             listening.recorder, listening.is_tracing = None, False
 
     def model(self, model: Any, inputs: Any, after: tuple[Value, ...] = ()) -> Any:
-        """Calls a model on what it was built for; its outputs, or `None`.
+        """Call a model on symbolic arguments and return its outputs, or `None` if it fails.
 
-        Of several attempts the one that leaves the least hidden counts.
+        Of several attempts, the one with the fewest opaque layers is kept.
         """
         best: tuple[tuple[int, int], Any, Any, str] | None = None
         why = NO_CALL
@@ -99,7 +99,7 @@ class Recorder:
                 rank = len(self.graph.opaque) - mark[1], mark[0] - len(self.graph.calls)
             except Exception as error:
                 why = reason(error) if best is None else why
-                # Worse than whatever it is called with.
+                # Rank a failure after every success.
                 rank = len(sublayers(model)), mark[0] - len(self.graph.calls)
             if best is None or rank < best[0]:
                 best = rank, self._since(mark), outputs, assumed
@@ -120,7 +120,7 @@ class Recorder:
         return any(known is layer for known, _ in self.graph.opaque)
 
     def _one_by_one(self, layer: Any, context: list[Value]) -> list[Value]:
-        """Follows the sublayers of what could not be followed; what they give."""
+        """Trace the sublayers of an opaque layer, and return their outputs."""
         start = len(self.graph.calls)
         for sub in direct_sublayers(layer):
             called = {id(call.operation) for call in self.graph.calls}
@@ -135,7 +135,7 @@ class Recorder:
         return _ends(self.graph.calls[start:])
 
     def _alone(self, layer: Any, context: list[Value]) -> None:
-        """A plain layer that no call was seen of: its place, and what is within."""
+        """Record the position of a plain layer without a traced call, and its sublayers."""
         value = Value((), "", after=(*context, *self._one_by_one(layer, context)))
         if layer.built:
             output = Value((), "")
@@ -143,10 +143,10 @@ class Recorder:
             output.producer = call
             self.graph.calls.append(call)
 
-    # What Keras calls while it is listened to.
+    # Methods that Keras's patched functions call.
 
     def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
-        """In place of `symbolic_call` of a layer or operation."""
+        """Replace `symbolic_call` of a layer or operation."""
         if is_composite(operation):
             return self._enter(operation, args, kwargs)
         if isinstance(operation, keras.layers.TimeDistributed):
@@ -158,7 +158,7 @@ class Recorder:
         return self._record(operation, args, kwargs, spec, self._hidden(operation, args, kwargs))
 
     def foreign(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Records a function of the backend's own."""
+        """Record a call of a backend function."""
         name = getattr(function, "__name__", type(function).__name__).strip("_")
         name = "".join(part.capitalize() for part in name.split("_"))
         with self.paused():
@@ -166,7 +166,7 @@ class Recorder:
         return self._record(Foreign(_ALIASES.get(name, name)), args, kwargs, spec)
 
     def known(self, layer: Any, args: Any, kwargs: Any) -> Any:
-        """A plain layer's arguments with a symbol for each tensor that is concrete."""
+        """Return the arguments of a plain layer with a symbol for each concrete tensor."""
         if is_composite(layer):
             return args, kwargs
         if not layer.weights and not _values((args, kwargs)):
@@ -188,7 +188,7 @@ class Recorder:
         return Symbol(Value(tuple(x.shape), x.dtype, after=after))
 
     def _enter(self, layer: Any, args: Any, kwargs: Any) -> Any:
-        """Runs a composite layer's `call`."""
+        """Run the `call` of a composite layer."""
         best: tuple[int, str, Any] | None = None
         for sized in (False, True):
             given = args, kwargs
@@ -217,16 +217,16 @@ class Recorder:
         ends = _ends(self.graph.calls[start:])
         with self.paused():
             spec = layer.compute_output_spec(*args, **kwargs)
-        # Nobody knows what it did with what was not used before it failed.
+        # Assume that its output depends on all values that nothing else has used.
         return self._record(layer, args, kwargs, spec, ends)
 
     def broadcast(self, x: Symbol, shape: tuple[int | None, ...]) -> Symbol:
-        """A symbol on more axes, also where their sizes are not known."""
+        """Broadcast a symbol to a shape, whose sizes may be unknown."""
         spec = keras.KerasTensor(shape, x.dtype)
         return self._record(Foreign("BroadcastTo"), (x,), {}, spec)
 
     def _time_distributed(self, wrapper: Any, args: Any, kwargs: Any) -> Any:
-        """The layer within, on the first two axes as one."""
+        """Call the inner layer on inputs whose first two axes are merged."""
         x = next(x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Symbol))
         first = x.shape[:2]
 
@@ -262,12 +262,12 @@ class Recorder:
         return self._symbol(x).value if isinstance(x, keras.KerasTensor) else x
 
     def _hidden(self, operation: Any, args: Any, kwargs: Any) -> list[Value]:
-        """What the layers give that one of Keras's, such as `RNN`, is put around."""
+        """Return the outputs of the layers inside a wrapper of Keras, such as `RNN`."""
         if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
             return []
         if len(sublayers(operation)) == 1 or self._is_opaque(operation):
             return []
-        what = f"{type(operation).__name__} hides what stands around its layers"
+        what = f"{type(operation).__name__} hides the context of its layers"
         self.graph.opaque.append((operation, what))
         return self._one_by_one(operation, _values((args, kwargs)))
 
@@ -279,7 +279,7 @@ class Recorder:
         finally:
             listening.recorder = self
 
-    # An attempt that failed is taken back, or kept as far as it came.
+    # A failed attempt is undone, or kept up to its failure.
 
     def _lists(self) -> tuple[list[Any], ...]:
         return self.graph.calls, self.graph.opaque
@@ -299,11 +299,11 @@ class Recorder:
             items += more
 
 
-NO_CALL = "it has no `call`; its layers were followed one by one"
+NO_CALL = "it has no `call`; its layers were traced one by one"
 
 
 def reason(error: Exception) -> str:
-    """Keras's true reason, without colors, counters and its own first line."""
+    """Return the cause of an error, without Keras's header, colors, counters and addresses."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = text.rsplit("Error encountered:", 1)[-1].split("\n\nArguments received by")[0]
     text = re.sub(r"keras_tensor(_\d+)?", "keras_tensor", text)
@@ -327,7 +327,7 @@ def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ...]:
-    """The shape of an `EinsumDense`'s output, also where its declaration leaves sizes open."""
+    """Return the output shape of an `EinsumDense`, with declared unknown sizes filled in."""
     left, _, output = layer.equation.replace(" ", "").partition("->")
     term = left.partition(",")[0]
     if "." in term or len(term) != len(given) or len(output) != len(declared):
@@ -337,7 +337,7 @@ def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ..
 
 
 def _ends(calls: list[Call]) -> list[Value]:
-    """What calls give that none of them takes."""
+    """Return the outputs of calls that none of the calls uses."""
     used = {id(value) for call in calls for value in call.inputs}
     return [value for call in calls for value in call.outputs if id(value) not in used]
 

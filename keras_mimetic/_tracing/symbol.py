@@ -1,4 +1,4 @@
-"""The symbolic tensor of a trace: what flows through a model while it is followed."""
+"""The symbolic tensors that flow through a model while it is traced."""
 
 import dataclasses
 import threading
@@ -9,10 +9,14 @@ import keras
 
 @dataclasses.dataclass(eq=False)
 class Value:
-    """What flows along an edge: a tensor's shape and dtype, and the call that makes it.
+    """A tensor of the graph.
 
-    `constant` is the tensor itself where it is known; `after` are values that a
-    tensor without a known producer comes later than.
+    Attributes:
+        shape: Its shape; `None` for unknown sizes.
+        dtype: Name of its dtype.
+        producer: The call that returns it, or `None` for inputs and constants.
+        constant: The tensor, if its values are known.
+        after: Values that precede it in the model, if its producer is unknown.
     """
 
     shape: tuple[int | None, ...]
@@ -23,48 +27,48 @@ class Value:
 
 
 class Foreign:
-    """A function of the backend's own that a model calls, named like one of `keras.ops`."""
+    """A backend function that a model calls, named like its equivalent in `keras.ops`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
-# The recorder of the thread that is tracing, as its attribute `recorder`.
+# State of the thread that is tracing: `recorder` and `is_tracing`.
 listening = threading.local()
 
 
 def recorder() -> Any:
-    """The recorder of this thread, or `None`."""
+    """Return the active recorder of this thread, or `None`."""
     return getattr(listening, "recorder", None)
 
 
 def is_tracing() -> bool:
-    """Whether this thread traces, also while its recorder is paused."""
+    """Return whether this thread is tracing, including while its recorder is paused."""
     return getattr(listening, "is_tracing", False)
 
 
 class Symbol(keras.KerasTensor):
-    """A `KerasTensor` that knows its `Value`, and wins over whatever stands left of it.
+    """A `KerasTensor` with a `Value`.
 
-    An array, a variable or a NumPy scalar on the left of an operator gives way
-    to it. Torch's own functions are recorded, too; nothing is computed.
+    It handles operators whose left operand is an array, a variable or a NumPy scalar.
+    Functions of torch are recorded, too. Nothing is computed.
     """
 
-    # NumPy and JAX leave the operator to the right operand.
+    # NumPy and JAX then defer to the right operand.
     __array_ufunc__ = None
 
     def __init__(self, value: Value, shape: Any = None) -> None:
-        # A name of its own would count up.
+        # Automatic names would advance Keras's counters.
         super().__init__(value.shape if shape is None else shape, value.dtype, name="tensor")
         self.value = value
 
     @property
     def __jax_array__(self) -> Any:
-        raise AttributeError("a symbolic tensor is no JAX array")
+        raise AttributeError("a symbolic tensor cannot be converted to a JAX array")
 
     def __len__(self) -> int:
         if not self.shape or self.shape[0] is None:
-            raise TypeError("a tensor without a known first axis has no length")
+            raise TypeError("a tensor whose first axis has an unknown size has no length")
         return self.shape[0]
 
     def __iter__(self) -> Any:

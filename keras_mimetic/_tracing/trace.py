@@ -1,4 +1,4 @@
-"""Traces a model: calls it once on symbolic tensors and hands back its graph."""
+"""Tracing of a model: one call on symbolic tensors gives its graph."""
 
 import threading
 from typing import Any
@@ -10,17 +10,17 @@ from keras_mimetic._tracing.keras_internals import preserve_model_state, recordi
 from keras_mimetic._tracing.recorder import Recorder, is_composite
 from keras_mimetic._tracing.symbol import Symbol
 
-# Keras's classes are listened to, and a model's attributes put back, by one at a time.
+# Tracing patches Keras's classes and restores attributes, so one thread traces at a time.
 _lock = threading.RLock()
 
 
 def trace(model: Any, inputs: Any = None) -> Graph:
-    """The flat graph of a built model (or layer); it is left as it was.
+    """Return the flat graph of a built model or layer, without changing it.
 
     Args:
         model: A built Keras model or layer.
-        inputs: What it is called with, if that is not known from how it was
-            built (see `keras_mimetic.initialize`).
+        inputs: Example inputs, if the model does not determine them (see
+            `keras_mimetic.initialize`).
     """
     graph = Graph()
     if not is_composite(model):

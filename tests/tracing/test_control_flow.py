@@ -160,7 +160,7 @@ def test_cells_are_followed_by_themselves(both_ways):
     wrapper = layers.Bidirectional(wrapper) if both_ways else wrapper
     found = find_sites(keras.Model(x, wrapper(x)), ["mlp"])
     assert [site.before for site in found.sites] == ["layer_norm"] * (2 if both_ways else 1)
-    assert ["hides what stands around" in why for _, _, why in found.opaque] == [True]
+    assert ["hides the context of" in why for _, _, why in found.opaque] == [True]
 
 
 def test_a_function_with_a_gradient_of_its_own_is_skipped_with_a_reason():

@@ -256,8 +256,8 @@ def test_the_model_stays_as_it_was_for_several_threads(code):
         ({"c": np.zeros((2, 6, 8))}, r"must name the model's inputs, \['a', 'b'\]. Received"),
         (np.zeros((2, 6, 8)), "must have the shapes of the model's inputs"),
         ([np.zeros((2, 6, 8)), np.zeros((2, 6, 9))], "must have the shapes"),
-        ((np.zeros((2, 6, 8)), 1, 2, 3, 4), "must be what the model is called with"),
-        ("circular", "holds itself"),
+        ((np.zeros((2, 6, 8)), 1, 2, 3, 4), "must be a valid input of the model"),
+        ("circular", "contains itself"),
     ],
 )
 def test_wrong_inputs_are_an_error(inputs, match):
