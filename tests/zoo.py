@@ -40,8 +40,9 @@ def application(name, mlp, depthwise, **arguments):
 
 
 application("ConvNeXtTiny", 18, 18)
-application("MobileNetV2", 0, 17)
-application("EfficientNetV2B0", 0, 16)
+# Inverted residuals are listed as MLPs.
+application("MobileNetV2", 16, 17)
+application("EfficientNetV2B0", 16, 16)
 
 TEXT = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16}
 IMAGE = {"image_shape": (32, 32, 3), "patch_size": 8, "num_layers": 2, "num_heads": 2}
@@ -244,6 +245,56 @@ def mix_ffn():
     h = layers.Dense(32)(layers.LayerNormalization()(x))
     h = ops.gelu(layers.DepthwiseConv1D(3, padding="same")(h))
     return keras.Model(inputs, x + layers.Dense(16)(h))
+
+
+@model(mlp=2)
+def inner_norm():
+    """A BatchNormalization inside the MLP (LeViT)."""
+    x = inputs = keras.Input((6, 16))
+    for _ in range(2):
+        y = layers.ReLU()(layers.BatchNormalization()(layers.Dense(32, use_bias=False)(x)))
+        x = x + layers.BatchNormalization()(layers.Dense(16, use_bias=False)(y))
+    return keras.Model(inputs, x)
+
+
+@model(2, 2, 1)
+def spatial_reduction():
+    """Keys and values of a strided convolution, and of a depthwise one (PVT)."""
+    x = inputs = keras.Input((4, 4, 16))
+    for reduce in (layers.Conv2D(16, 2, 2), layers.DepthwiseConv2D(2, 2)):
+        y = layers.LayerNormalization()(x)
+        keys = layers.LayerNormalization()(layers.Reshape((4, 16))(reduce(y)))
+        y = layers.MultiHeadAttention(2, 8)(layers.Reshape((16, 16))(y), keys)
+        x = x + layers.Reshape((4, 4, 16))(y)
+        x = x + feed(layers.LayerNormalization()(x))
+    return keras.Model(inputs, x)
+
+
+class Loop(layers.Layer):
+    """A block that `keras.ops.scan` calls for each frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = transformer(fused_attention, depth=1)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((x.shape[0], x.shape[1], 3), x.dtype)
+
+    def call(self, x):
+        def step(carry, frame):
+            y = self.block(frame)
+            return carry + y, y
+
+        frames = ops.transpose(x, (1, 0, 2, 3))
+        _, y = ops.scan(step, ops.zeros((2, 3)), frames)
+        return ops.transpose(y, (1, 0, 2))
+
+
+@model(1, 1)
+def scan():
+    """keras.ops.scan."""
+    x = keras.Input((3, 6, 16), batch_size=2)
+    return keras.Model(x, Loop()(x))
 
 
 @model(mlp=2)

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.graph import Call, Graph, in_call_order
 from keras_mimetic._tracing.operations import (
     channel_axis,
     is_activation,
@@ -39,6 +39,14 @@ WITH_DEPTHWISE = (
     "a depthwise convolution stands between its first matrix and its activation, and has the "
     "hidden bias"
 )
+INVERTED = (
+    "an inverted residual: what a mean or hidden bias before its depthwise convolution does is "
+    "not known"
+)
+
+# So many operations are followed back from the end of an inverted residual.
+_STEPS = 24
+_PADS = {"ZeroPadding1D", "ZeroPadding2D", "Pad"}
 
 
 # What an MLP reads; see `MLPSite.before`.
@@ -60,6 +68,8 @@ class MLPSite(Site):
         activated_in: Where the activation alone changes the hidden units, so that they can
             be observed there: `"first"`, whose own it is, `"second"`, whose input it gives,
             or `""` where a normalization follows it.
+        inner_norm: The centered LayerNormalization or BatchNormalization over the hidden
+            units that the activation takes, whose beta is the hidden bias, or `None`.
     """
 
     structure: ClassVar[str] = "mlp"
@@ -68,6 +78,7 @@ class MLPSite(Site):
     norm: Any = None
     second: Any = None
     activated_in: Literal["first", "second", ""] = ""
+    inner_norm: Any = None
 
     @property
     def bias(self) -> Any:
@@ -82,6 +93,8 @@ class MLPSite(Site):
             "second": None if self.second is None else self.second.kernel,
             "gamma": getattr(self.norm, "gamma", None),
             "beta": getattr(self.norm, "beta", None),
+            "inner_gamma": getattr(self.inner_norm, "gamma", None),
+            "inner_beta": getattr(self.inner_norm, "beta", None),
         }
         return {role: variable for role, variable in known.items() if variable is not None}
 
@@ -101,7 +114,8 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
     Between the two projections there are an activation and perhaps dropout and
     normalizations, and nothing that mixes positions. An MLP is skipped where the hidden
     layer is narrower than the input or the output, or where what precedes the activation
-    takes the role of its bias.
+    takes the role of its bias and is no normalization with a beta. Inverted residuals are
+    listed, and skipped.
     """
     sites: dict[Any, MLPSite] = {}
     consumers = _consumers(graph)
@@ -112,7 +126,8 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
         followed = _what_follows(number, graph, consumers)
         if followed is None or layer not in layer_paths:
             continue
-        skip_reason, second, activated_in = followed
+        skip_reason, second = followed.skip_reason, followed.second
+        activated_in, inner_norm = followed.activated_in, followed.inner_norm
         norm, is_activated = _norm_before(call)
         before = "normalized_activation" if is_activated else _kind(norm)
         earlier = sites.get(layer)
@@ -122,6 +137,8 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             second = second if earlier.second is second else None
             activated_in = activated_in if second is not None else ""
             skip_reason = skip_reason or earlier.skip_reason
+            if inner_norm is not earlier.inner_norm:
+                inner_norm, skip_reason = None, skip_reason or INNER_NORM
         sites[layer] = mlp_site(
             layer,
             layer_paths[layer],
@@ -129,9 +146,25 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             norm=norm,
             second=second,
             activated_in=activated_in,
+            inner_norm=inner_norm,
             skip_reason=skip_reason,
         )
-    return list(sites.values())
+    for first, second in _inverted_residuals(graph):
+        if first in layer_paths:
+            site = mlp_site(first, layer_paths[first], second=second, skip_reason=INVERTED)
+            sites.setdefault(first, site)
+    in_order = in_call_order(list(sites), graph)
+    return [sites[layer] for layer in in_order]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Followed:
+    """What is known of an MLP from what follows its first projection."""
+
+    skip_reason: str
+    second: Any = None
+    activated_in: Literal["first", "second", ""] = ""
+    inner_norm: Any = None
 
 
 def _consumers(graph: Graph) -> dict[int, list[int]]:
@@ -143,14 +176,8 @@ def _consumers(graph: Graph) -> dict[int, list[int]]:
     return found
 
 
-def _what_follows(
-    number: int, graph: Graph, consumers: dict[int, list[int]]
-) -> tuple[str, Any, str] | None:
-    """Why an MLP that begins here is left ("" for no reason), its second projection, and
-    `MLPSite.activated_in`.
-
-    `None` if none begins here.
-    """
+def _what_follows(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _Followed | None:
+    """Follow an MLP that begins at a call; `None` if none does."""
     first = graph.calls[number]
     inside: set[int] = set()
     # The numbers of calls that take what is inside, the next one first.
@@ -170,7 +197,7 @@ def _what_follows(
     if function is not None and not (activated or gated):
         return None
     sliced = normalized = False
-    between = ""
+    between, inner_norm = "", None
     ends: list[Call] = []
     while waiting:
         call = graph.calls[heapq.heappop(waiting)]
@@ -194,13 +221,14 @@ def _what_follows(
             or _moves_places(call)
         ):
             # The spatial gate of a gMLP treats one half apart.
-            return (GATED, None, "") if sliced and activated else None
+            return _Followed(GATED) if sliced and activated else None
         if not activated and _takes_means(operation):
             between = between or INNER_NORM
         gated = gated or is_gate(operation) or (is_product(operation) and sliced)
         sliced = sliced or is_slicing(operation)
         normalized = normalized or is_normalization(operation) or _scales_channels(call)
-        activated = activated or is_activation(operation)
+        if not activated and is_activation(operation):
+            activated, inner_norm = True, _inner_norm(call, first, inside)
         enter(call)
     if len(ends) != 1 or any(id(value) in inside for value in graph.outputs):
         return None
@@ -212,9 +240,56 @@ def _what_follows(
     if normalized and end.operation.kernel.shape[-1] > end.operation.kernel.shape[-2]:
         # A norm begins what comes next.
         return None
+    between = between if inner_norm is None else ""
     skip_reason = GATED if gated else between or _of_widths(first.operation, end.operation)
-    activated_in = "first" if function is not None else "" if normalized else "second"
-    return skip_reason, end.operation, activated_in
+    activated_in: Any = "first" if function is not None else "" if normalized else "second"
+    return _Followed(skip_reason, end.operation, activated_in, inner_norm)
+
+
+def _inner_norm(activation: Call, first: Call, inside: set[int]) -> Any:
+    """The normalization of the hidden units that an activation takes, if it has a beta."""
+    value = activation.inputs[0]
+    norm, axis = normalized_along(value)
+    if norm is None or id(norm.outputs[0]) not in inside or norm.operation.beta is None:
+        return None
+    return norm.operation if axis == channel_axis(first.operation, len(value.shape)) else None
+
+
+def _inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
+    """Expanding and contracting projections with a depthwise convolution between activations."""
+    found = []
+    for call in graph.calls:
+        if call.seen and is_projection(call.operation):
+            start = _expansion(call)
+            if start is not None:
+                found.append((start, call.operation))
+    return found
+
+
+def _expansion(end: Call) -> Any:
+    """The projection that an inverted residual ending here starts with, or `None`."""
+    value, depthwise, activations = end.inputs[0], 0, 0
+    for _ in range(_STEPS):
+        call = value.producer
+        if call is None or not call.seen:
+            return None
+        operation = call.operation
+        if is_projection(operation):
+            activations += is_pointwise_function(own_activation(operation))
+            (inputs, hidden), width = operation.kernel.shape[-2:], end.operation.kernel.shape[-1]
+            return operation if depthwise and activations and hidden > max(inputs, width) else None
+        if is_depthwise(operation):
+            depthwise += 1
+            activations += is_pointwise_function(own_activation(operation))
+        activations += is_activation(operation)
+        # Of a product with gates of the channels, the larger.
+        values = [x for x in call.inputs if x.constant is None]
+        sizes = [math.prod(size or 1 for size in x.shape) for x in values]
+        known = is_depthwise(operation) or is_pointwise(operation) or name_of(operation) in _PADS
+        if not values or not known:
+            return None
+        value = values[sizes.index(max(sizes))]
+    return None
 
 
 def _size(value: Value) -> Any:

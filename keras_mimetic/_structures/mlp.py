@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_mimetic._checks import AUTO, check_number, is_auto
 from keras_mimetic._numerics.mlp import (
+    HIDDEN_BIAS,
     auto_hidden_bias,
     auto_mean,
     bias_start,
@@ -19,7 +20,7 @@ from keras_mimetic._numerics.mlp import (
 )
 from keras_mimetic._numerics.stats import mean_and_std, median
 from keras_mimetic._patterns.kernels import values_of
-from keras_mimetic._patterns.mlp import MLPSite, find_mlps, mlp_site
+from keras_mimetic._patterns.mlp import INNER_NORM, WITH_DEPTHWISE, MLPSite, find_mlps, mlp_site
 from keras_mimetic._structures.base import (
     Expected,
     Figure,
@@ -70,6 +71,10 @@ class MLP(Structure):
             the pre-activation. `"auto"` is -0.5 after a LayerNormalization or
             BatchNormalization and `None` elsewhere. A number is for every MLP; `None` leaves
             biases as they are. The hidden bias is ours.
+
+    Where a LayerNormalization or BatchNormalization stands directly before the activation,
+    it takes away what a mean or bias of the first projection does. Its beta, in units of its
+    gamma, is the hidden bias then, and the kernel stays as it is.
 
     Reference:
 
@@ -138,6 +143,8 @@ class MLP(Structure):
 
     def sample(self, site: MLPSite, settings: Settings, seed: int) -> NewWeights | Skip:
         """Shift the kernel that is there, and start the bias by the kernel's scale."""
+        if site.inner_norm is not None:
+            return _sample_inner(site, settings)
         mean, hidden_bias = _strengths(site, settings)
         before = _BEFORE[site.before]
         wants_bias = settings["hidden_bias"] is not None and not is_auto(settings["hidden_bias"])
@@ -173,8 +180,8 @@ class MLP(Structure):
         controls = {}
         if "kernel" in weights:
             controls["kernel"] = shifted_to_mean(weights["kernel"], 0.0)
-        if "bias" in weights:
-            controls |= normal_samples({"bias": weights["bias"].shape}, seed)
+        biases = {role: values.shape for role, values in weights.items() if role != "kernel"}
+        controls |= normal_samples(biases, seed)
         return with_norms_of(weights, controls)
 
     def measure(self, site: MLPSite, weights: Weights) -> Measured:
@@ -190,7 +197,10 @@ class MLP(Structure):
                 Figure(part, "energy_over_inputs", energy_of_ones(matrix, axis=0)),
                 Figure(part, "energy_over_outputs", energy_of_ones(matrix, axis=1)),
             ]
-        if site.norm is not None:
+        biases = None
+        if site.inner_norm is not None:
+            biases = _inner_bias(weights)
+        elif site.norm is not None and site.skip_reason not in (INNER_NORM, WITH_DEPTHWISE):
             biases = effective_bias(
                 _matrix(weights["kernel"]),
                 weights.get("bias"),
@@ -198,6 +208,7 @@ class MLP(Structure):
                 weights.get("beta"),
                 centered=isinstance(site.norm, keras.layers.LayerNormalization),
             )
+        if biases is not None:
             # Undefined for a dead unit.
             mean, std = mean_and_std(biases)
             figures += [Figure("hidden_bias", "mean", mean), Figure("hidden_bias", "std", std)]
@@ -216,7 +227,8 @@ class MLP(Structure):
         return kinds
 
     def untrained(self, shapes: Shapes, seed: int) -> Weights:
-        constants = {"bias": 0.0, "beta": 0.0, "gamma": 1.0}
+        constants = dict.fromkeys(("bias", "beta", "inner_beta"), 0.0)
+        constants |= dict.fromkeys(("gamma", "inner_gamma"), 1.0)
         return {
             **normal_samples({r: shape for r, shape in shapes.items() if r not in constants}, seed),
             **{
@@ -227,7 +239,8 @@ class MLP(Structure):
         }
 
     def untrained_key(self, site: MLPSite) -> Hashable:
-        return site.norm is not None, isinstance(site.norm, keras.layers.LayerNormalization)
+        is_centered = isinstance(site.norm, keras.layers.LayerNormalization)
+        return site.norm is not None, is_centered, site.inner_norm is not None
 
     def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
         means = [reading.values["first", "mean"][0] for reading in readings]
@@ -235,6 +248,26 @@ class MLP(Structure):
         if median(means) is None:
             return {}
         return {"mean": median(means), "hidden_bias": median(biases)}
+
+
+def _sample_inner(site: MLPSite, settings: Settings) -> NewWeights | Skip:
+    """Start the beta of the norm before the activation, in units of its gamma."""
+    hidden_bias = settings["hidden_bias"]
+    if hidden_bias is None:
+        return Skip(INNER_NORM)
+    start = HIDDEN_BIAS if is_auto(hidden_bias) else hidden_bias
+    beta = np.full(tuple(site.inner_norm.beta.shape), start, np.float32)
+    if site.inner_norm.gamma is not None:
+        beta *= np.abs(values_of(site.inner_norm.gamma))
+    note = f"hidden bias {start:+g} (beta of the norm before its activation)"
+    return NewWeights({"inner_beta": beta}, {"inner_beta": note})
+
+
+def _inner_bias(weights: Weights) -> np.ndarray:
+    """Return the beta of the norm before the activation, in units of its gamma."""
+    beta = weights["inner_beta"]
+    gamma = np.abs(weights.get("inner_gamma", np.ones_like(beta)))
+    return np.divide(beta, gamma, out=np.full_like(beta, np.nan), where=gamma > 0)
 
 
 def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float | None]:

@@ -78,9 +78,10 @@ def test_applications_convnext():
 def test_applications_mobilenet():
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=10)
     report = check(model, {"depthwise": 17}, images(32))
-    # Expand, depthwise, project is no MLP.
-    assert not report.skipped
-    assert all("depthwise" in row.path for row in report.rows)
+    # Expand, depthwise, project is listed, but for the first block, which does not expand.
+    assert len(report.skipped) == 16
+    assert all("inverted residual" in row.note for row in report.skipped)
+    assert all("expand/kernel" in row.path for row in report.skipped)
 
 
 @pytest.mark.parametrize("name", ["ViTBackbone", "DeiTBackbone"])

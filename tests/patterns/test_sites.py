@@ -159,8 +159,25 @@ def test_no_mlps(middle):
         (lambda x: layers.Dense(16)(layers.Dense(16, "gelu")(x)), ""),
         (lambda x: layers.Dense(8)(layers.Dense(4, "gelu")(x)), "narrower than its input"),
         (lambda x: layers.Dense(32)(layers.Dense(16, "gelu")(x)), "wider than its hidden"),
-        (between(layers.BatchNormalization(), layers.ReLU()), "normalization stands between"),
-        (between(layers.LayerNormalization(), keras.ops.gelu), "normalization stands between"),
+        (between(layers.BatchNormalization(), layers.ReLU()), ""),
+        (between(layers.LayerNormalization(), layers.Dropout(0.1), keras.ops.gelu), ""),
+        (between(layers.GroupNormalization(4), ops.gelu), "normalization stands between"),
+        (
+            between(layers.LayerNormalization(center=False), ops.gelu),
+            "normalization stands between",
+        ),
+        (
+            between(
+                layers.DepthwiseConv1D(3, padding="same"), layers.BatchNormalization(), ops.relu
+            ),
+            "",
+        ),
+        (
+            between(
+                layers.BatchNormalization(), layers.DepthwiseConv1D(3, padding="same"), ops.relu
+            ),
+            "normalization stands between",
+        ),
         (between(layers.DepthwiseConv1D(3, padding="same"), ops.gelu), "depthwise convolution"),
         (
             between(
