@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
-from report import environment
+from common import environment
 
 COLUMNS = (
     *("what", "ours", "beside", "takes", "ratio", "95 % interval"),
@@ -62,7 +62,7 @@ def table_head():
 
 def header(what):
     """What was measured, on what."""
-    where = environment()
+    where = environment.current()
     return f"{what}; {where['backend']}, {where['hardware']} ({where['versions']})\n"
 
 

@@ -17,8 +17,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
-import options
-import report
+from common import environment, folders, options, report
 
 
 @dataclasses.dataclass
@@ -63,14 +62,14 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if not (args.folder / "runs.csv").is_file():
         parser.error(f"There is no {args.folder / 'runs.csv'}.")
-    runs = report.Runs(args.folder)
+    runs = folders.Runs(args.folder)
     lines = judge(runs, args.base, args.row)
     if not any(line.base for line in lines):
         parser.error(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
     print(table(runs, lines))
     if args.row:
         return
-    report.write(runs.folder / "table.md", table(runs, lines))
+    folders.write(runs.folder / "table.md", table(runs, lines))
     print(f"Picture: {picture(runs, lines)}")
     if args.curves:
         chosen = {}
@@ -179,7 +178,7 @@ def headline(runs):
     return (
         f"{pathlib.Path(settings['dataset']).stem}: {settings['train_size']} training images, "
         f"{options.schedule(settings)}, width {settings['width'] or 'of each model'}; "
-        f"{report.where(runs.rows)}; commit {commits or 'not known'}"
+        f"{environment.summary(runs.rows)}; commit {commits or 'not known'}"
     )
 
 

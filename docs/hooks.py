@@ -11,7 +11,7 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
-PAGES += ("examples/README.md", "examples/quickstart.ipynb")
+PAGES += ("examples/README.md", "examples/imagenet/README.md", "examples/quickstart.ipynb")
 RESULTS = ("*.md", "*.png", "*.txt", "*.csv")
 
 

@@ -11,7 +11,7 @@ structure. Comparisons are paired: for one seed all have the same batches and ev
 they do not replace. Each is judged at its best learning rate, chosen on validation text.
 """
 
-import script
+from common import script
 
 if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
@@ -24,7 +24,7 @@ import statistics
 import textwrap
 import time
 
-import options
+from common import options
 
 
 def _row(mean=0.0, hidden_bias=None, value_output=None, query_key=None, control=False):
@@ -120,18 +120,15 @@ if __name__ == "__main__":
     parse()
 
 import keras
-import language_text
 import numpy as np
-import processes
-import report
-from blocks import LearnedPositions
-from models import glorot, head, mlp, sub_streams
-from training import adamw, start_again
 
 import keras_mimetic
+from common import comparison, environment, folders, language_text, report
+from common.blocks import LearnedPositions
+from common.models import attention, glorot, head, mlp, sub_streams
+from common.training import adamw, start_again
 from keras_mimetic._numerics import random
 from keras_mimetic._numerics.random import fold_in
-from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
 
 
 def main(argv=None):
@@ -141,7 +138,7 @@ def main(argv=None):
     settings = {name: getattr(args, name) for name in SETTINGS}
     settings |= {"text": text.name, "digest": text.digest, "backend": backend}
     output = args.output or f"results/language-{backend}"
-    runs = report.Runs(output, settings, columns=("samples",), results=RESULTS)
+    runs = folders.Runs(output, settings, columns=("samples",), results=RESULTS)
     trial, rest = np.split(np.arange(args.seeds), [args.rate_seeds or args.seeds])
     # All rows of a seed before those of the next.
     _run_missing(itertools.product(args.init, args.learning_rate, trial.tolist()), runs, args)
@@ -151,7 +148,7 @@ def main(argv=None):
         f"{text.name}, {len(text.train)} characters for training, {len(text.characters)} symbols; "
         f"{args.epochs * args.steps} steps of {args.batch_size} x {args.context}, width "
         f"{args.width}, depth {args.depth}, {options.PRECISION[args.mixed_precision]}; "
-        f"{report.where(runs.rows)}"
+        f"{environment.summary(runs.rows)}"
     )
     print("\n" + table(runs, args, title))
     print(samples(runs, args))
@@ -159,23 +156,12 @@ def main(argv=None):
 
 
 def _run_missing(keys, runs, args):
-    keys = sorted(keys, key=lambda key: key[-1])
-    keys = [dict(zip(report.KEY, ("gpt", *key), strict=True)) for key in keys]
-    missing = [key for key in keys if not runs.find(**key)]
-    print(f"{len(keys)} runs, {len(keys) - len(missing)} done before, {len(missing)} to do")
-    if args.processes == 1:
-        if missing:
-            _start_process(args)
-        results_of = ((key, _run(key)) for key in missing)
-    else:
-        results_of = processes.run_all(_run, missing, args.processes, _start_process, (args,))
-    for done, (key, results) in enumerate(results_of, start=1):
-        runs.add({**key, **results, **report.environment()})
-        print(
-            f"[{done}/{len(missing)}] init {key['init']}, rate {key['learning_rate']:g}, seed "
-            f"{key['seed']}: {results['test_loss']:.4f} nats, {results['seconds']:.0f} s",
-            flush=True,
-        )
+    keys = [("gpt", *key) for key in sorted(keys, key=lambda key: key[-1])]
+    comparison.run_missing(keys, runs, _run, args, start=_start_process, score=_score)
+
+
+def _score(results):
+    return f"{results['test_loss']:.4f} nats"
 
 
 _STATE = {}
@@ -219,17 +205,9 @@ def build(characters, init, seed, args):
     x = LearnedPositions(_embeddings(next(seeds)))(x)
     for _ in range(args.depth):
         y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-        # Keras's layer, with a random stream for each projection.
-        y = MimeticMultiHeadAttention(
-            args.heads,
-            args.width // args.heads,
-            query_key=None,
-            value_output=None,
-            kernel_initializer=glorot(),
-            seed=next(seeds),
-        )(y, y, use_causal_mask=True)
-        x = keras.layers.Add()([x, y])
-        x = keras.layers.Add()([x, mlp(x, 4 * args.width, glorot, seeds, MimeticMLPBlock)])
+        attend = attention(args.heads, args.width // args.heads, seed=next(seeds))
+        x = keras.layers.Add()([x, attend(y, y, use_causal_mask=True)])
+        x = keras.layers.Add()([x, mlp(x, 4 * args.width, glorot, seeds)])
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     model = keras.Model(tokens, head(x, characters, glorot(seed=next(seeds))), name="gpt")
     keras_mimetic.initialize(model, seed=fold_in(seed, 1), **INITS[init])
@@ -274,7 +252,7 @@ def train(model, seed, text, args):
         "validation_loss": curve[-1],
         "test_loss": model.evaluate(*test, **judge),
         "seconds": round(seconds, 2),
-        "curve": " ".join(f"{loss:.4f}" for loss in curve),
+        "curve": comparison.curve(curve),
         # Of one seed, which is enough to look at.
         "samples": "" if seed else json.dumps(sample(model, text, args)),
     }
@@ -334,7 +312,7 @@ def table(runs, args, title):
         change = report.difference(losses[init], losses[base], digits=3)
         lines.append(f"| {init} over {base} | {change} | {args.seeds} |")
     text = "\n".join(lines) + "\n"
-    report.write(runs.folder / "table.md", text)
+    folders.write(runs.folder / "table.md", text)
     return text
 
 

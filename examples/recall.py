@@ -11,7 +11,7 @@ one, chosen on validation sequences. Comparisons are paired: for one seed all ha
 sequences and every weight that they do not replace.
 """
 
-import script
+from common import script
 
 if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
@@ -22,7 +22,7 @@ import itertools
 import statistics
 import time
 
-import options
+from common import options
 
 # The names of `INITS`, whose values come with Keras.
 STARTS = ("mamba2", "decay", "correlation", "convolution", "mimetic", "recipe")
@@ -76,10 +76,9 @@ if __name__ == "__main__":
     parse()
 
 import keras
-import processes
-import report
-from recall_tasks import TASKS, Training, make
 
+from common import comparison, environment, folders, report
+from common.recall_tasks import TASKS, Training, make
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, STEP
 from keras_mimetic.layers import MimeticStateSpace
@@ -105,28 +104,27 @@ def main(argv=None):
     settings = {name: getattr(args, name) for name in (*SETTINGS, "mixed_precision", "jit")}
     settings["backend"] = keras.backend.backend()
     output = args.output or f"results/recall-{settings['backend']}"
-    runs = report.Runs(output, settings, columns=("twice_accuracy",))
-    missing = runs.missing(args.task, args.init, args.learning_rate, args.seeds)
+    runs = folders.Runs(output, settings, columns=("twice_accuracy",))
+    keys = itertools.product(args.task, range(args.seeds), args.learning_rate, args.init)
+    keys = [(task, init, rate, seed) for task, seed, rate, init in keys]
     run = functools.partial(_run, args)
-    if args.processes == 1:
-        results_of = ((item, run(item)) for item in missing)
-    else:
-        results_of = processes.run_all(run, missing, args.processes)
-    for (label, key), results in results_of:
-        runs.add({**key, **results, **report.environment()})
-        print(f"{label}: {100 * results['test_accuracy']:.1f} %", flush=True)
+    comparison.run_missing(keys, runs, run, args, score=_score)
     title = (
         f"trained on lengths to {args.length}, {args.epochs * args.steps} steps of "
-        f"{args.batch_size}, width {args.width}, depth {args.depth}; {report.where(runs.rows)}"
+        f"{args.batch_size}, width {args.width}, depth {args.depth}; "
+        f"{environment.summary(runs.rows)}"
     )
     print("\n" + table(runs, args, title))
     print(f"Runs, table and settings: {runs.folder}/\nPicture: {picture(runs, args, title)}")
 
 
-def _run(args, item):
+def _run(args, key):
     options.set_precision(args)
-    _, key = item
     return train(*key.values(), args)
+
+
+def _score(results):
+    return f"{100 * results['test_accuracy']:.1f} %"
 
 
 def build(task, init, seed, args):
@@ -174,7 +172,7 @@ def train(task, init, rate, seed, args):
         "test_accuracy": accuracy,
         "twice_accuracy": twice,
         "seconds": round(seconds, 2),
-        "curve": " ".join(f"{value:.4f}" for value in history),
+        "curve": comparison.curve(history),
     }
 
 
@@ -218,7 +216,7 @@ def table(runs, args, title):
             cells.append("" if init == first else report.difference(values, others))
         lines.append(f"| {' | '.join((*cells, str(args.seeds)))} |")
     text = "\n".join(lines) + "\n"
-    report.write(runs.folder / "table.md", text)
+    folders.write(runs.folder / "table.md", text)
     return text
 
 
