@@ -21,7 +21,6 @@ import itertools
 import json
 import math
 import statistics
-import textwrap
 import time
 
 from common import options
@@ -123,9 +122,10 @@ import keras
 import numpy as np
 
 import keras_mimetic
-from common import comparison, environment, folders, language_text, report
+from common import comparison, environment, folders, language_text, pictures, report
 from common.blocks import LearnedPositions
 from common.models import attention, glorot, head, mlp, sub_streams
+from common.paired import difference
 from common.training import adamw, start_again
 from keras_mimetic._numerics import random
 from keras_mimetic._numerics.random import fold_in
@@ -302,14 +302,14 @@ def table(runs, args, title):
         rate, rows = _best(runs, init, args)
         values = losses[init] = [row["test_loss"] for row in rows]
         spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        change = "" if init == first else report.difference(values, losses[first], digits=3)
+        change = "" if init == first else difference(values, losses[first]).text(digits=3)
         mean = f"{statistics.fmean(values):.3f}{spread}"
         lines.append(f"| {init} | {rate:g} | {mean} | {change} | {len(values)} |")
     pairs = [pair for pair in CONTRASTS if {*pair} <= {*args.init} and pair[1] != first]
     if pairs:
         lines += ["", "| difference | nats, 95 % t interval over seeds | n |", "|---|---|---|"]
     for init, base in pairs:
-        change = report.difference(losses[init], losses[base], digits=3)
+        change = difference(losses[init], losses[base]).text(digits=3)
         lines.append(f"| {init} over {base} | {change} | {args.seeds} |")
     text = "\n".join(lines) + "\n"
     folders.write(runs.folder / "table.md", text)
@@ -328,38 +328,32 @@ def samples(runs, args):
 
 
 def picture(runs, args, title):
-    """Validation loss by step, each init at its best rate, and differences of the test loss."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    """Draw validation loss by step, each init at its best rate, and differences in test loss."""
+    figure, (left, right) = pictures.panels(2, 5.5, 4.8)
     steps = [args.steps * (epoch + 1) for epoch in range(args.epochs)]
     found = {init: _best(runs, init, args) for init in args.init}
-    base = [row["test_loss"] for row in found[args.init[0]][1]]
+    first = args.init[0]
+    base = [row["test_loss"] for row in found[first][1]]
+    differences, colors = {}, {}
     for number, (init, (rate, rows)) in enumerate(found.items()):
         curves = [[float(loss) for loss in row["curve"].split()] for row in rows]
-        mean = [statistics.fmean(losses) for losses in zip(*curves, strict=True)]
-        left.plot(steps, mean, "o-", markersize=3, color=f"C{number}", label=f"{init}, {rate:g}")
-        differences = [row["test_loss"] - b for row, b in zip(rows, base, strict=True)]
-        middle, half = report.paired_interval(differences)
-        right.plot(differences, [number] * len(differences), ".", color="0.6")
-        interval = 0 if math.isnan(half) else half
-        right.errorbar(middle, number, xerr=interval, fmt="o", color=f"C{number}")
+        colors[init] = f"C{number}"
+        label = f"{init}, {rate:g}"
+        pictures.draw_curves(left, curves, color=colors[init], label=label, x=steps)
+        if init != first:
+            pairs = zip(rows, base, strict=True)
+            differences[init] = [row["test_loss"] - loss for row, loss in pairs]
     left.set(xlabel="steps", ylabel="validation loss, nats per character")
+    left.set_title(f"n = {args.seeds}", fontsize=9)
     left.legend(title="init, rate", frameon=False, fontsize=7)
-    right.axvline(0, color="0.3", linewidth=0.8)
-    right.set_yticks(range(len(found)), list(found))
-    right.invert_yaxis()
-    right.set(xlabel=f"test loss over {args.init[0]}, nats, 95 % interval")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    figure.suptitle(textwrap.fill(title, 130), fontsize=8, parse_math=False)
-    path = runs.folder / "losses.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    left.grid(alpha=0.3)
+    if differences:
+        pictures.draw_differences(right, differences, colors)
+        worse, better = pictures.above_and_below(differences)
+        title_of = f"{better} of {len(differences)} inits below {first}, {worse} above it"
+        right.set_title(title_of, fontsize=9)
+    right.set(xlabel=f"test loss minus that of {first}, nats, 95 % t interval")
+    return pictures.save(figure, runs.folder / "losses.png", title)
 
 
 if __name__ == "__main__":

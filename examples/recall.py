@@ -77,7 +77,8 @@ if __name__ == "__main__":
 
 import keras
 
-from common import comparison, environment, folders, report
+from common import comparison, environment, folders, pictures, report
+from common.paired import difference
 from common.recall_tasks import TASKS, Training, make
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, STEP
@@ -213,7 +214,7 @@ def table(runs, args, title):
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.fmean(values):.1f}{spread}")
             others = accuracies(runs, task, first, base, seeds, column)
-            cells.append("" if init == first else report.difference(values, others))
+            cells.append("" if init == first else difference(values, others).text())
         lines.append(f"| {' | '.join((*cells, str(args.seeds)))} |")
     text = "\n".join(lines) + "\n"
     folders.write(runs.folder / "table.md", text)
@@ -221,17 +222,10 @@ def table(runs, args, title):
 
 
 def picture(runs, args, title):
-    """Accuracy by learning rate: dots for seeds, lines for their mean."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(args.task), figsize=(5 * len(args.task), 4.4), squeeze=False, layout="constrained"
-    )
+    """Draw accuracy by learning rate: dots for seeds, lines for their mean."""
+    figure, axes = pictures.panels(len(args.task), 5, 4.6)
     seeds, rates = range(args.seeds), sorted(args.learning_rate)
-    for axis, task in zip(axes[0], args.task, strict=True):
+    for axis, task in zip(axes, args.task, strict=True):
         for (number, init), (column, part) in itertools.product(
             enumerate(args.init), _LENGTHS.items()
         ):
@@ -242,18 +236,28 @@ def picture(runs, args, title):
             if part == 1:
                 for rate, of_rate in zip(rates, values, strict=True):
                     axis.plot([rate] * len(of_rate), of_rate, ".", color=f"C{number}", alpha=0.5)
-        axis.set(title=task, xscale="log", xlabel="learning rate", ylabel="accuracy %")
+        axis.set(xscale="log", xlabel="learning rate", ylabel="accuracy %")
+        axis.set_title(_finding(runs, args, task), fontsize=9)
         axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axis.set_xticks([], minor=True)
         axis.set_ylim(0, 102)
         axis.grid(alpha=0.3)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    figure.suptitle(title.replace("; ", "\n"), fontsize=8, parse_math=False)
-    path = runs.folder / "rates.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    return pictures.save(figure, runs.folder / "rates.png", title)
+
+
+def _finding(runs, args, task):
+    """Return a title: the best init, each at its best rate, over the first one."""
+    seeds, best = range(args.seeds), {}
+    for init in args.init:
+        rate = report.best_rate(runs, task, init, args.learning_rate, seeds)
+        best[init] = statistics.fmean(accuracies(runs, task, init, rate, seeds, "test_accuracy"))
+    first, top = args.init[0], max(best, key=best.__getitem__)
+    title = f"{task}, n = {args.seeds}: "
+    if top == first:
+        return f"{title}{first} is best"
+    return f"{title}{top} is {best[top] - best[first]:.0f} points above {first}"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 
+import by_epoch
 import compare
 import scripts
 import verdict
@@ -225,8 +226,8 @@ def test_a_verdict_is_of_pairs_at_the_rate_that_validation_chose(tmp_path):
     assert (better.row, better.rate) == ("all", 0.2)
     assert better.differences == pytest.approx([2, 3, 1])
     # t = 2 / (1 / sqrt(3)) with two degrees of freedom.
-    assert better.p == pytest.approx(0.0742, abs=1e-4)
-    assert better.p_holm == pytest.approx(better.p)
+    assert better.seen.p == pytest.approx(0.0742, abs=1e-4)
+    assert better.p_holm == pytest.approx(better.seen.p)
     assert (same.differences, same.tested) == ([0, 0], False)
     markdown = verdict.table(runs, verdict.judge(runs, ["default"]))
     assert "| vit | all | 0.2 | 33.00 ± 22.06 | default | +2.00 [-0.48, +4.48] |" in markdown
@@ -234,6 +235,62 @@ def test_a_verdict_is_of_pairs_at_the_rate_that_validation_chose(tmp_path):
     assert [line.row for line in verdict.judge(runs, ["default"], ["all"])] == ["default", "all"]
     assert verdict.picture(runs, [base, better, same]).stat().st_size > 1000
     assert "2 points take 5 seeds" in verdict.plan([base, better], 2)
+
+
+def curves_in(folder, by_variant):
+    """Write a folder of runs with these training losses by epoch, {variant: a list a seed}."""
+    settings = {
+        **{"dataset": "x.npz", "train_size": 9, "epochs": 3, "batch_size": 3, "width": None},
+        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no", "jit": "auto"},
+    }
+    runs = folders.Runs(folder, settings, columns=("loss_curve",))
+    for variant, curves in by_variant.items():
+        for seed, curve in enumerate(curves):
+            key = {"model": "vit", "init": variant, "learning_rate": 0.1, "seed": seed}
+            results = {"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
+            texts = {"curve": "0.3 0.4 0.5", "loss_curve": " ".join(map(str, curve))}
+            runs.add({**key, **results, **texts, **environment.current()})
+    return folders.Runs(folder)
+
+
+def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
+    losses = {
+        "default": [(3.0, 2.0, 1.0), (3.1, 2.2, 1.2)],
+        "mean": [(2.5, 1.5, 0.5), (3.0, 1.7, 0.7)],
+        "slow": [(3.0, 2.5, 2.0), (3.0, 2.5, 2.0)],
+    }
+    curves_in(tmp_path, losses)
+    arguments = [str(tmp_path), "--epochs", "1", "3", "7", "--metric", "loss"]
+    verdict.main(arguments)
+    text = (tmp_path / "epochs.md").read_text()
+    assert "Difference in training loss, nats" in text
+    mean, slow = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| vit")
+    )
+    # By hand: -0.5 and -0.1, so -0.3, t(1) = 12.706; then -0.5 twice. No seventh epoch.
+    assert mean[1:5] == ["mean over default", "-0.3000 [-2.8412, +2.2412]", mean[3], ""]
+    assert mean[3] == "-0.5000 [-0.5000, -0.5000]"
+    # 1.0 is reached halfway from epoch 2 to 3; so is 1.2.
+    assert mean[5:] == ["+0.5 [+0.5, +0.5]", "2"]
+    assert slow[5] == "reached by 0 of 2 seeds"
+    assert (tmp_path / "epochs.png").read_bytes().startswith(b"\x89PNG")
+    assert text.split("\n\n", 1)[1] in capsys.readouterr().out
+
+    verdict.main([*arguments, "--pairs", "slow/mean"])
+    assert "| vit | slow over mean |" in (tmp_path / "epochs.md").read_text()
+    for given, message in ((["--pairs", "slow"], "must be VARIANT/BASE"), (["--metric", "x"], "x")):
+        with pytest.raises(SystemExit):
+            verdict.main([*arguments, *given])
+        assert message in capsys.readouterr().err
+
+
+def test_epochs_to_reach():
+    assert by_epoch.epochs_to_reach([1, 2, 4], 3, rises=True) == 2.5
+    assert by_epoch.epochs_to_reach([4, 2, 1], 3, rises=False) == 1.5
+    assert by_epoch.epochs_to_reach([4, 2], 5, rises=False) == 1
+    assert np.isnan(by_epoch.epochs_to_reach([1, 2], 3, rises=True))
 
 
 def test_seeds_needed():

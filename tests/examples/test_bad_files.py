@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from common import data, folders, options, report
+from common import data, folders, options, pictures
 from imagenet import sources as imagenet_sources
 
 GOOD = {
@@ -186,7 +186,7 @@ def test_titles_are_no_formulas(tmp_path):
     pytest.importorskip("matplotlib")
     runs = folders.Runs(tmp_path, {"a": 1})
     runs.add(ROW)
-    assert report.curves(runs, {"vit": {"all": (0.002, [0])}}, r"$\frac{$.npz: 3 images").exists()
+    assert pictures.curves(runs, {"vit": {"all": (0.002, [0])}}, r"$\frac{$.npz: 3 images").exists()
 
 
 @pytest.mark.parametrize("text", ["-1", str(2**32), "1.5", "x", ""])

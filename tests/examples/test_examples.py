@@ -15,6 +15,7 @@ import scripts
 import cifar10
 import keras_mimetic
 from common import data, environment, folders, models, options, report, training
+from common.paired import difference
 
 
 def small_npz(path, count=40, shape=(32, 32, 3)):
@@ -473,7 +474,13 @@ def test_contrasts_are_paired_and_only_of_what_was_run(tmp_path):
     assert "spatial over control" not in report.table(*arguments)
 
 
-def test_a_run_of_one_seed_has_no_interval():
-    mean, half = report.paired_interval([0.5])
-    assert mean == 0.5
-    assert np.isnan(half)
+def test_differences_are_paired():
+    # By hand: 2, 3, 1; mean 2, std 1, t = 2 sqrt(3) with two degrees of freedom.
+    seen = difference([3, 5, 4], [1, 2, 3])
+    assert seen.text() == "+2.00 [-0.48, +4.48]"
+    assert seen.p == pytest.approx(0.0742, abs=1e-4)
+    one = difference([0.5], [0.25])
+    assert (one.text(), one.has_interval) == ("+0.25", False)
+    same = difference([0.5, 0.75], [0.25, 0.5])
+    assert same.text() == "+0.25 [+0.25, +0.25]"
+    assert np.isnan(same.p)
