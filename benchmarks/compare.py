@@ -1,9 +1,9 @@
-"""Compares initial weights on equal work: paired seeds, the best rate of each row.
+"""Compares initial weights on equal work: paired seeds, the best rate of each variant.
 
     python benchmarks/compare.py --dataset cifar10 --train-size 10000 --epochs 5 --group baselines
-    python benchmarks/compare.py --model vit --row default control spatial all --processes 2
+    python benchmarks/compare.py --model vit --variant default control spatial all --processes 2
 
-Rows are those of rows.py. Every run is a line of runs.csv in the output folder, and a
+Variants are those of variants.py. Every run is a line of runs.csv in the output folder, and a
 second call goes on where the first was interrupted. Runs share nothing, so that
 several processes may work at once; each gets its part of the cores.
 """
@@ -19,16 +19,13 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
 
-import data
 import keras
-import options
-import processes
-import report
-import script
 import verdict
-from rows import GROUPS, ROWS
-from starts import VARIANTS, applies, start
-from training import compile_model, evaluate, start_again, train
+from build_variant import MODELS, applies, build_variant
+from variants import GROUPS, VARIANTS
+
+from common import comparison, data, folders, options, script
+from common.training import compile_model, evaluate, start_again, train
 
 
 def parse(argv=None):
@@ -37,15 +34,21 @@ def parse(argv=None):
     )
     add = functools.partial(parser.add_argument, metavar="")
     options.add_data(add, parser)
-    models = f"{', '.join(VARIANTS)} [vit]"
-    add("--model", nargs="+", choices=VARIANTS, default=["vit"], help=models)
-    add("--row", nargs="+", choices=ROWS, default=[], help="rows of rows.py, by name")
+    models = f"{', '.join(MODELS)} [vit]"
+    add("--model", nargs="+", choices=MODELS, default=["vit"], help=models)
+    named = "variants of variants.py, by name"
+    add("--variant", "--row", nargs="+", choices=VARIANTS, default=[], help=named)
     add("--group", nargs="+", choices=GROUPS, default=[], help=f"or all of {', '.join(GROUPS)}")
-    add("--base", choices=ROWS, default="default", help="the row to compare with [%(default)s]")
+    add(
+        "--base",
+        choices=VARIANTS,
+        default="default",
+        help="the variant to compare with [%(default)s]",
+    )
     add("--seeds", type=options.positive(int), default=3, help="paired seeds [%(default)s]")
     add("--first-seed", type=int, default=0, help="the first of them [%(default)s]")
     add("--learning-rate", nargs="+", type=options.positive(float), default=[2e-3, 4e-3])
-    rates = "seeds that try every rate; the others take a row's best of these [all]"
+    rates = "seeds that try every rate; the others take a variant's best of these [all]"
     add("--rate-seeds", type=options.positive(int), help=rates)
     options.add_training(add, epochs=5)
     add("--width", type=options.positive(int), help="channels of the models [each one's own]")
@@ -55,8 +58,8 @@ def parse(argv=None):
     add("--processes", type=options.positive(int), default=1, help="at once [%(default)s]")
     add("--output", help="folder for the results [results/compare-DATASET-BACKEND]")
     args = parser.parse_args(argv)
-    named = [*args.row, *(name for group in args.group for name in GROUPS[group])]
-    args.row = list(dict.fromkeys([args.base, *named]))
+    named = [*args.variant, *(name for group in args.group for name in GROUPS[group])]
+    args.variant = list(dict.fromkeys([args.base, *named]))
     for name in ("model", "learning_rate"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))
     options.resolve(args)
@@ -65,47 +68,36 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
-    images = _load(args)
+    images = data.from_options(args)
     output = args.output or f"results/compare-{images.name}-{keras.backend.backend()}"
     settings = {
         **options.settings(args, images),
         **{name: getattr(args, name) for name in ("width", "validate")},
     }
-    runs = report.Runs(output, settings, columns=("loss_curve", "validation_loss_curve", "commit"))
+    runs = folders.Runs(output, settings, columns=("loss_curve", "validation_loss_curve", "commit"))
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     trial = seeds[: args.rate_seeds]
-    rows = [(m, r) for m, r in itertools.product(args.model, args.row) if applies(m, ROWS[r])]
-    every = [(*row, rate) for row, rate in itertools.product(rows, args.learning_rate)]
-    _run_missing([(*row, rate, seed) for seed in trial for *row, rate in every], runs, args)
-    best = [(*row, verdict.best_rate(runs, *row)) for row in rows]
+    pairs = [
+        (m, v) for m, v in itertools.product(args.model, args.variant) if applies(m, VARIANTS[v])
+    ]
+    every = [(*pair, rate) for pair, rate in itertools.product(pairs, args.learning_rate)]
+    _run_missing([(*pair, rate, seed) for seed in trial for *pair, rate in every], runs, args)
+    best = [(*pair, verdict.best_rate(runs, *pair)) for pair in pairs]
     if rest := seeds[len(trial) :]:
-        _run_missing([(*row, rate, seed) for seed in rest for *row, rate in best], runs, args)
+        _run_missing([(*pair, rate, seed) for seed in rest for *pair, rate in best], runs, args)
     table = verdict.table(runs, verdict.judge(runs, [args.base]))
-    report.write(runs.folder / "table.md", table)
+    folders.write(runs.folder / "table.md", table)
     print("\n" + table)
 
 
 def _run_missing(keys, runs, args):
-    """Runs what was not run before: all rows of a seed before those of the next."""
-    keys = [dict(zip(report.KEY, key, strict=True)) for key in keys]
-    missing = [key for key in keys if not runs.find(**key)]
-    print(f"{len(keys)} runs, {len(keys) - len(missing)} done before, {len(missing)} to do")
-    commit = _commit()
-    results_of = processes.run_all(_run, missing, args.processes, _start_process, (args,))
-    for done, (key, results) in enumerate(results_of, start=1):
-        runs.add({**key, **results, **report.environment(), "commit": commit})
-        print(
-            f"[{done}/{len(missing)}] {key['model']}, {key['init']}, rate "
-            f"{key['learning_rate']:g}, seed {key['seed']}: "
-            f"{100 * results['test_accuracy']:.2f} %, {results['seconds']:.0f} s",
-            flush=True,
-        )
+    """Run all variants of a seed before those of the next."""
+    more = {"start": _start_process, "score": _score, "commit": _commit()}
+    comparison.run_missing(keys, runs, _run, args, **more)
 
 
-def _load(args):
-    return data.load(
-        args.dataset, data_dir=args.data_dir, download=args.download, train_size=args.train_size
-    )
+def _score(results):
+    return f"{100 * results['test_accuracy']:.2f} %"
 
 
 _STATE = {}
@@ -113,18 +105,18 @@ _STATE = {}
 
 def _start_process(args):
     options.set_precision(args)
-    _STATE.update(args=args, images=_load(args), compiled={})
+    _STATE.update(args=args, images=data.from_options(args), compiled={})
 
 
 def _run(key):
-    """One run: the results' columns of its row."""
+    """Return the results of one run, by column of runs.csv."""
     args, images = _STATE["args"], _STATE["images"]
-    row, seed = ROWS[key["init"]], key["seed"]
+    variant, seed = VARIANTS[key["init"]], key["seed"]
     keras.utils.set_random_seed(seed)
-    model = start(key["model"], row, seed, images, width=args.width)
-    epochs = max(1, round(args.epochs * row.schedule))
+    model = build_variant(key["model"], variant, seed, images, width=args.width)
+    epochs = max(1, round(args.epochs * variant.schedule))
     changed = argparse.Namespace(**{**vars(args), "epochs": epochs, "verbose": 0})
-    model = _compiled(model, key, row, images, changed)
+    model = _compiled(model, key, variant, images, changed)
     begin = time.perf_counter()
     every = 1 if args.validate == "every" else epochs
     history = train(model, images, changed, seed=seed, validation_freq=every)
@@ -133,24 +125,20 @@ def _run(key):
         "validation_accuracy": history["val_accuracy"][-1],
         "test_accuracy": evaluate(model, images),
         "seconds": round(seconds, 2),
-        "curve": _curve(history["val_accuracy"]),
+        "curve": comparison.curve(history["val_accuracy"]),
         # Means over the augmented images of each epoch while it goes on.
-        "loss_curve": _curve(history["loss"]),
-        "validation_loss_curve": _curve(history["val_loss"]),
+        "loss_curve": comparison.curve(history["loss"]),
+        "validation_loss_curve": comparison.curve(history["val_loss"]),
     }
 
 
-def _curve(values):
-    return " ".join(f"{value:.4f}" for value in values)
-
-
-def _compiled(model, key, row, images, args):
+def _compiled(model, key, variant, images, args):
     """A compiled model with the weights of `model`, and an optimizer that has taken no step.
 
     Runs that differ only in their weights share one, since tracing or compiling
     a model takes as long as training it for many steps.
     """
-    kind = (key["model"], row.shared_bias, key["learning_rate"], args.epochs)
+    kind = (key["model"], variant.shared_bias, key["learning_rate"], args.epochs)
     kept = _STATE["compiled"].get(kind)
     if kept is None:
         compile_model(model, images, args, rate=key["learning_rate"])

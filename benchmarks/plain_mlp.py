@@ -3,7 +3,8 @@
 import functools
 
 import keras
-from models import glorot, head, sub_streams
+
+from common.models import glorot, head, sub_streams
 
 
 def plain_mlp(

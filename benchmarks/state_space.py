@@ -37,8 +37,6 @@ from keras import ops
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
-from options import positive
-from report import environment, write_rows
 from speed import wait
 from state_space_layers import (
     FORWARD,
@@ -51,6 +49,10 @@ from state_space_layers import (
     layers,
 )
 from timing import header, median_interval, rounds, seconds
+
+from common import environment
+from common.folders import write_rows
+from common.options import positive
 
 PARTS = TIME, MEMORY = ("time", "memory")
 # Below, what does not grow with the length hides what does.
@@ -143,7 +145,7 @@ class Result:
         # Of each round.
         row["all_seconds"] = " ".join(f"{value:.6g}" for value in self.seconds or ())
         row["all_seconds_of_ours"] = " ".join(f"{value:.6g}" for value in self.ours or ())
-        return {**row, **environment()}
+        return {**row, **environment.current()}
 
 
 def inputs(length, args):

@@ -1,16 +1,17 @@
 """What is compared with what: fair rounds on a noisy machine, and rows of one table."""
 
 import dataclasses
+import math
 import pathlib
 import statistics
 import sys
 import time
 
-from scipy.stats import binom
+from scipy.stats import quantile_test
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
-from report import environment
+from common import environment
 
 COLUMNS = (
     *("what", "ours", "beside", "takes", "ratio", "95 % interval"),
@@ -62,7 +63,7 @@ def table_head():
 
 def header(what):
     """What was measured, on what."""
-    where = environment()
+    where = environment.current()
     return f"{what}; {where['backend']}, {where['hardware']} ({where['versions']})\n"
 
 
@@ -87,10 +88,10 @@ def rounds(ours, theirs, repeats, *, clock=time.perf_counter, warm=1, pause=0.0)
 
 
 def median_interval(values):
-    """A distribution-free 95 % interval of the median; `None` for fewer than six values."""
-    ordered = sorted(values)
-    cut = int(binom.ppf(0.025, len(ordered), 0.5))
-    return (ordered[cut - 1], ordered[-cut]) if cut else None
+    """Return a distribution-free 95 % interval of the median; `None` for fewer than six values."""
+    interval = quantile_test(values, p=0.5).confidence_interval(0.95)
+    ends = float(interval.low), float(interval.high)
+    return None if any(map(math.isnan, ends)) else ends
 
 
 def verdict(value, aim, required=None):

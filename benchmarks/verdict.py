@@ -1,40 +1,45 @@
 """Table and picture of a comparison: paired differences, intervals, corrected p values.
 
     python benchmarks/verdict.py benchmarks/results/screen-mlp --base spatial default
+    python benchmarks/verdict.py benchmarks/results/claim --epochs 1 2 5 --metric loss accuracy
 
-They are of all runs in the folder, whichever calls of compare.py made them. A row's
-learning rate is the best one on the validation images, over the seeds that tried all
-of the row's rates. `--plan POINTS` prints how many fresh seeds a confirmation of that
-difference would take, from the paired spread seen here.
+They cover all runs in the folder, whichever calls of compare.py made them. The learning rate of
+a variant is the best one on the validation images, over the seeds that tried all of its rates.
+`--epochs` compares at these epochs, by accuracy or loss, and says how many epochs are saved on
+the way to the final value of the base. `--plan POINTS` prints how many new seeds it takes to
+confirm that difference, from the paired spread seen here.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import statistics
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
-import options
-import report
+import by_epoch
+from by_epoch import METRICS
+
+from common import environment, folders, options, pictures
+from common.paired import Difference, difference
 
 
 @dataclasses.dataclass
 class Line:
-    """One row of one model.
+    """One variant of one model.
 
     Attributes:
         model: Name of the model.
-        row: Name of the row.
+        row: Name of the variant.
         rate: Its best learning rate.
         accuracies: Test accuracy in percent, by seed.
-        base: The row that it is compared with; `None` if it is that row.
+        base: The variant that it is compared with; `None` if it is that variant.
         differences: To the base, in points, for the seeds that both have.
-        tested: Whether there are enough of them for a test.
-        p: Of a paired t test.
-        p_holm: Corrected by Holm's method for all rows of the table that were tested.
+        seen: Their mean, its interval and its p value; `None` without differences.
+        p_holm: The p value corrected by Holm's method for all variants of the table.
     """
 
     model: str
@@ -43,44 +48,87 @@ class Line:
     accuracies: dict[int, float]
     base: str | None = None
     differences: list[float] = dataclasses.field(default_factory=list)
-    tested: bool = False
-    p: float = 1.0
+    seen: Difference | None = None
     p_holm: float = 1.0
 
+    @property
+    def tested(self):
+        """Whether there is a p value."""
+        return self.seen is not None and not math.isnan(self.seen.p)
 
-def main(argv=None):
+
+def parse(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=pathlib.Path, help="with runs.csv and args.json")
-    bases = "the row to compare with; of several the first that a model has"
+    bases = "the variant to compare with; of several the first that a model has"
     parser.add_argument("--base", nargs="+", default=["default"], help=bases)
-    only = "print the table of these rows and the base alone, and write nothing"
-    parser.add_argument("--row", nargs="+", default=[], help=only)
-    rows = "also draw the curves of these rows, for the models that have them"
-    parser.add_argument("--curves", nargs="+", default=[], metavar="ROW", help=rows)
+    only = "print the table of these variants and the base alone, and write nothing"
+    parser.add_argument("--variant", "--row", nargs="+", default=[], help=only)
+    names = "also draw the curves of these variants, for the models that have them"
+    parser.add_argument("--curves", nargs="+", default=[], metavar="VARIANT", help=names)
+    whole = options.positive(int)
+    at = "also compare at these epochs, in epochs.md, and draw differences by epoch"
+    parser.add_argument("--epochs", nargs="+", type=whole, default=[], metavar="N", help=at)
+    metrics = f"what to compare at epochs: {', '.join(METRICS)} [%(default)s]"
+    parser.add_argument("--metric", nargs="+", choices=METRICS, default=["accuracy"], help=metrics)
+    pairs = "pairs VARIANT/BASE to compare at epochs [each variant with its base]"
+    parser.add_argument("--pairs", nargs="+", default=[], metavar="PAIR", help=pairs)
     parser.add_argument("--plan", type=options.positive(float), metavar="POINTS")
     args = parser.parse_args(argv)
     if not (args.folder / "runs.csv").is_file():
         parser.error(f"There is no {args.folder / 'runs.csv'}.")
-    runs = report.Runs(args.folder)
-    lines = judge(runs, args.base, args.row)
+    if wrong := [pair for pair in args.pairs if pair.count("/") != 1]:
+        parser.error(f"argument --pairs: must be VARIANT/BASE. Received: {wrong[0]}")
+    return parser, args
+
+
+def main(argv=None):
+    parser, args = parse(argv)
+    runs = folders.Runs(args.folder)
+    lines = judge(runs, args.base, args.variant)
     if not any(line.base for line in lines):
         parser.error(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
     print(table(runs, lines))
-    if args.row:
+    if args.epochs:
+        pairs = _pairs(lines, args.pairs)
+        if not pairs:
+            parser.error(f"argument --pairs: {args.folder} has none of {', '.join(args.pairs)}.")
+        text = by_epoch.table(runs, pairs, args.epochs, args.metric)
+        print(text)
+    if args.variant:
         return
-    report.write(runs.folder / "table.md", table(runs, lines))
+    folders.write(runs.folder / "table.md", table(runs, lines))
     print(f"Picture: {picture(runs, lines)}")
+    if args.epochs:
+        folders.write(runs.folder / "epochs.md", f"{headline(runs)}\n\n{text}")
+        drawn = by_epoch.picture(runs, pairs, METRICS[args.metric[0]], headline(runs))
+        print(f"By epoch: {runs.folder / 'epochs.md'}, {drawn}")
     if args.curves:
         chosen = {}
         for name in args.curves:
             for line in lines:
                 if line.row == name:
                     chosen.setdefault(line.model, {})[name] = (line.rate, line.accuracies)
-        print(f"Curves: {report.curves(runs, chosen, headline(runs))}")
+        print(f"Curves: {pictures.curves(runs, chosen, headline(runs))}")
     if args.plan:
         print(plan(lines, args.plan))
+
+
+def _pairs(lines, named):
+    """Return the lines of each pair VARIANT/BASE, model by model; all with their bases if none."""
+    by_name = {(line.model, line.row): line for line in lines}
+    if not named:
+        return [(line, by_name[line.model, line.base]) for line in lines if line.base]
+    models = dict.fromkeys(line.model for line in lines)
+    found = []
+    for model in models:
+        for pair in named:
+            lines_of = [by_name.get((model, name)) for name in pair.split("/")]
+            if None not in lines_of:
+                found.append(tuple(lines_of))
+    return found
 
 
 def judge(runs, bases, only=()):
@@ -103,7 +151,7 @@ def judge(runs, bases, only=()):
         # The base first.
         lines += sorted(of_model, key=lambda line: line is not base)
     compared = [line for line in lines if line.tested]
-    for line, p in zip(compared, holm([line.p for line in compared]), strict=True):
+    for line, p in zip(compared, holm([line.seen.p for line in compared]), strict=True):
         line.p_holm = p
     return lines
 
@@ -130,12 +178,8 @@ def _compare(line, base):
     common = [seed for seed in line.accuracies if seed in base.accuracies]
     line.base = base.row
     line.differences = [line.accuracies[seed] - base.accuracies[seed] for seed in common]
-    # Differences that are all the same, as a coarse accuracy gives, have no spread to test with.
-    line.tested = len(common) > 1 and statistics.stdev(line.differences) > 1e-9
-    if line.tested:
-        from scipy import stats
-
-        line.p = float(stats.ttest_1samp(line.differences, 0).pvalue)
+    if common:
+        line.seen = difference(line.differences, [0.0] * len(common))
 
 
 def holm(p_values):
@@ -154,7 +198,7 @@ def table(runs, lines):
     text = [
         headline(runs),
         "",
-        "| model | row | rate | test accuracy %, mean ± SD | compared with "
+        "| model | variant | rate | test accuracy %, mean ± SD | compared with "
         "| difference, points, 95 % t interval | p, paired t | p, Holm | n |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -163,9 +207,8 @@ def table(runs, lines):
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         cells = [line.model, line.row, f"{line.rate:g}", f"{statistics.fmean(values):.2f}{spread}"]
         if line.differences:
-            difference = report.difference(line.differences, [0.0] * len(line.differences))
-            p_values = [f"{p:.2g}" if line.tested else "" for p in (line.p, line.p_holm)]
-            cells += [line.base, difference, *p_values]
+            p_values = [f"{p:.2g}" if line.tested else "" for p in (line.seen.p, line.p_holm)]
+            cells += [line.base, line.seen.text(), *p_values]
         else:
             cells += [line.base or "", "", "", ""]
         text.append(f"| {' | '.join(cells)} | {len(line.differences or values)} |")
@@ -179,44 +222,26 @@ def headline(runs):
     return (
         f"{pathlib.Path(settings['dataset']).stem}: {settings['train_size']} training images, "
         f"{options.schedule(settings)}, width {settings['width'] or 'of each model'}; "
-        f"{report.where(runs.rows)}; commit {commits or 'not known'}"
+        f"{environment.summary(runs.rows)}; commit {commits or 'not known'}"
     )
 
 
 def picture(runs, lines):
-    """Differences with their intervals, a panel a model; a dot a seed."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    models = list(dict.fromkeys(line.model for line in lines))
-    by_model = {m: [line for line in lines if line.model == m and line.differences] for m in models}
-    by_model = {model: found for model, found in by_model.items() if found}
-    tallest = max(map(len, by_model.values()))
-    size = (4.2 * len(by_model), 1.2 + 0.26 * tallest)
-    figure, axes = plt.subplots(1, len(by_model), figsize=size, squeeze=False)
-    for axis, (model, found) in zip(axes[0], by_model.items(), strict=True):
-        for place, line in enumerate(found):
-            mean, half = report.paired_interval(line.differences)
-            axis.plot(line.differences, [place] * len(line.differences), ".", color="0.6")
-            axis.errorbar(mean, place, xerr=0 if half != half else half, fmt="o", color="C0")
-        axis.axvline(0, color="0.3", linewidth=0.8)
-        axis.set_yticks(range(len(found)), [line.row for line in found], fontsize=8)
-        axis.set_ylim(len(found) - 0.5, -0.5)
-        # An interval of two seeds must not hide the others.
-        values = [value for line in found for value in line.differences]
-        low, high = min([*values, 0.0]), max([*values, 0.0])
-        margin = 0.35 * (high - low or 1.0)
-        axis.set_xlim(low - margin, high + margin)
-        axis.set(title=model, xlabel=f"points over {found[0].base}, 95 % interval")
-        axis.title.set_fontsize(10)
-        axis.grid(axis="x", alpha=0.3)
-    figure.tight_layout()
-    path = runs.folder / "differences.png"
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
+    """Draw differences with their intervals, a panel a model; a dot a seed."""
+    by_model = {}
+    for line in lines:
+        if line.differences:
+            by_model.setdefault(line.model, {})[line.row] = line.differences
+    bases = {line.model: line.base for line in lines if line.base}
+    height = 1.4 + 0.26 * max(map(len, by_model.values()))
+    figure, axes = pictures.panels(len(by_model), 4.6, height)
+    for axis, (model, found) in zip(axes, by_model.items(), strict=True):
+        pictures.draw_differences(axis, found)
+        above, below = pictures.above_and_below(found)
+        title = f"{model}: of {len(found)}, {above} above {bases[model]}, {below} below it"
+        axis.set_title(title, fontsize=8)
+        axis.set_xlabel(f"points over {bases[model]}, 95 % t interval", fontsize=8)
+    return pictures.save(figure, runs.folder / "differences.png")
 
 
 def plan(lines, points):

@@ -16,10 +16,8 @@ from matplotlib.figure import Figure
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-import models
-import report
-
 import keras_mimetic
+from common import folders, models
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Pixels of the value-output product of layer 1 in that picture: rows, columns.
@@ -68,7 +66,7 @@ def initialized_product():
 
 def draw_curves(axis):
     """Validation accuracy by epoch, mean of three seeds and each of them."""
-    runs = report.Runs(RESULTS / "compare-cifar10")
+    runs = folders.Runs(RESULTS / "compare-cifar10")
     for init, label in CURVES.items():
         rows = runs.find(model="vit", init=init, learning_rate=RATES[init])
         curves = [[100 * float(x) for x in row["curve"].split()] for row in rows]

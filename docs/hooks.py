@@ -15,7 +15,7 @@ import make_notebook
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")
-PAGES += ("examples/README.md",)
+PAGES += ("examples/README.md", "examples/imagenet/README.md")
 RESULTS = ("*.md", "*.png", "*.txt", "*.csv")
 
 

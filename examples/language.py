@@ -11,7 +11,7 @@ structure. Comparisons are paired: for one seed all have the same batches and ev
 they do not replace. Each is judged at its best learning rate, chosen on validation text.
 """
 
-import script
+from common import script
 
 if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
@@ -21,10 +21,9 @@ import itertools
 import json
 import math
 import statistics
-import textwrap
 import time
 
-import options
+from common import options
 
 
 def _row(mean=0.0, hidden_bias=None, value_output=None, query_key=None, control=False):
@@ -120,18 +119,16 @@ if __name__ == "__main__":
     parse()
 
 import keras
-import language_text
 import numpy as np
-import processes
-import report
-from blocks import LearnedPositions
-from models import glorot, head, mlp, sub_streams
-from training import adamw, start_again
 
 import keras_mimetic
+from common import comparison, environment, folders, language_text, pictures, report
+from common.blocks import LearnedPositions
+from common.models import attention, glorot, head, mlp, sub_streams
+from common.paired import difference
+from common.training import adamw, start_again
 from keras_mimetic._numerics import random
 from keras_mimetic._numerics.random import fold_in
-from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
 
 
 def main(argv=None):
@@ -141,7 +138,7 @@ def main(argv=None):
     settings = {name: getattr(args, name) for name in SETTINGS}
     settings |= {"text": text.name, "digest": text.digest, "backend": backend}
     output = args.output or f"results/language-{backend}"
-    runs = report.Runs(output, settings, columns=("samples",), results=RESULTS)
+    runs = folders.Runs(output, settings, columns=("samples",), results=RESULTS)
     trial, rest = np.split(np.arange(args.seeds), [args.rate_seeds or args.seeds])
     # All rows of a seed before those of the next.
     _run_missing(itertools.product(args.init, args.learning_rate, trial.tolist()), runs, args)
@@ -151,7 +148,7 @@ def main(argv=None):
         f"{text.name}, {len(text.train)} characters for training, {len(text.characters)} symbols; "
         f"{args.epochs * args.steps} steps of {args.batch_size} x {args.context}, width "
         f"{args.width}, depth {args.depth}, {options.PRECISION[args.mixed_precision]}; "
-        f"{report.where(runs.rows)}"
+        f"{environment.summary(runs.rows)}"
     )
     print("\n" + table(runs, args, title))
     print(samples(runs, args))
@@ -159,23 +156,12 @@ def main(argv=None):
 
 
 def _run_missing(keys, runs, args):
-    keys = sorted(keys, key=lambda key: key[-1])
-    keys = [dict(zip(report.KEY, ("gpt", *key), strict=True)) for key in keys]
-    missing = [key for key in keys if not runs.find(**key)]
-    print(f"{len(keys)} runs, {len(keys) - len(missing)} done before, {len(missing)} to do")
-    if args.processes == 1:
-        if missing:
-            _start_process(args)
-        results_of = ((key, _run(key)) for key in missing)
-    else:
-        results_of = processes.run_all(_run, missing, args.processes, _start_process, (args,))
-    for done, (key, results) in enumerate(results_of, start=1):
-        runs.add({**key, **results, **report.environment()})
-        print(
-            f"[{done}/{len(missing)}] init {key['init']}, rate {key['learning_rate']:g}, seed "
-            f"{key['seed']}: {results['test_loss']:.4f} nats, {results['seconds']:.0f} s",
-            flush=True,
-        )
+    keys = [("gpt", *key) for key in sorted(keys, key=lambda key: key[-1])]
+    comparison.run_missing(keys, runs, _run, args, start=_start_process, score=_score)
+
+
+def _score(results):
+    return f"{results['test_loss']:.4f} nats"
 
 
 _STATE = {}
@@ -219,17 +205,9 @@ def build(characters, init, seed, args):
     x = LearnedPositions(_embeddings(next(seeds)))(x)
     for _ in range(args.depth):
         y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-        # Keras's layer, with a random stream for each projection.
-        y = MimeticMultiHeadAttention(
-            args.heads,
-            args.width // args.heads,
-            query_key=None,
-            value_output=None,
-            kernel_initializer=glorot(),
-            seed=next(seeds),
-        )(y, y, use_causal_mask=True)
-        x = keras.layers.Add()([x, y])
-        x = keras.layers.Add()([x, mlp(x, 4 * args.width, glorot, seeds, MimeticMLPBlock)])
+        attend = attention(args.heads, args.width // args.heads, seed=next(seeds))
+        x = keras.layers.Add()([x, attend(y, y, use_causal_mask=True)])
+        x = keras.layers.Add()([x, mlp(x, 4 * args.width, glorot, seeds)])
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     model = keras.Model(tokens, head(x, characters, glorot(seed=next(seeds))), name="gpt")
     keras_mimetic.initialize(model, seed=fold_in(seed, 1), **INITS[init])
@@ -274,7 +252,7 @@ def train(model, seed, text, args):
         "validation_loss": curve[-1],
         "test_loss": model.evaluate(*test, **judge),
         "seconds": round(seconds, 2),
-        "curve": " ".join(f"{loss:.4f}" for loss in curve),
+        "curve": comparison.curve(curve),
         # Of one seed, which is enough to look at.
         "samples": "" if seed else json.dumps(sample(model, text, args)),
     }
@@ -324,17 +302,17 @@ def table(runs, args, title):
         rate, rows = _best(runs, init, args)
         values = losses[init] = [row["test_loss"] for row in rows]
         spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-        change = "" if init == first else report.difference(values, losses[first], digits=3)
+        change = "" if init == first else difference(values, losses[first]).text(digits=3)
         mean = f"{statistics.fmean(values):.3f}{spread}"
         lines.append(f"| {init} | {rate:g} | {mean} | {change} | {len(values)} |")
     pairs = [pair for pair in CONTRASTS if {*pair} <= {*args.init} and pair[1] != first]
     if pairs:
         lines += ["", "| difference | nats, 95 % t interval over seeds | n |", "|---|---|---|"]
     for init, base in pairs:
-        change = report.difference(losses[init], losses[base], digits=3)
+        change = difference(losses[init], losses[base]).text(digits=3)
         lines.append(f"| {init} over {base} | {change} | {args.seeds} |")
     text = "\n".join(lines) + "\n"
-    report.write(runs.folder / "table.md", text)
+    folders.write(runs.folder / "table.md", text)
     return text
 
 
@@ -350,38 +328,32 @@ def samples(runs, args):
 
 
 def picture(runs, args, title):
-    """Validation loss by step, each init at its best rate, and differences of the test loss."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    """Draw validation loss by step, each init at its best rate, and differences in test loss."""
+    figure, (left, right) = pictures.panels(2, 5.5, 4.8)
     steps = [args.steps * (epoch + 1) for epoch in range(args.epochs)]
     found = {init: _best(runs, init, args) for init in args.init}
-    base = [row["test_loss"] for row in found[args.init[0]][1]]
+    first = args.init[0]
+    base = [row["test_loss"] for row in found[first][1]]
+    differences, colors = {}, {}
     for number, (init, (rate, rows)) in enumerate(found.items()):
         curves = [[float(loss) for loss in row["curve"].split()] for row in rows]
-        mean = [statistics.fmean(losses) for losses in zip(*curves, strict=True)]
-        left.plot(steps, mean, "o-", markersize=3, color=f"C{number}", label=f"{init}, {rate:g}")
-        differences = [row["test_loss"] - b for row, b in zip(rows, base, strict=True)]
-        middle, half = report.paired_interval(differences)
-        right.plot(differences, [number] * len(differences), ".", color="0.6")
-        interval = 0 if math.isnan(half) else half
-        right.errorbar(middle, number, xerr=interval, fmt="o", color=f"C{number}")
+        colors[init] = f"C{number}"
+        label = f"{init}, {rate:g}"
+        pictures.draw_curves(left, curves, color=colors[init], label=label, x=steps)
+        if init != first:
+            pairs = zip(rows, base, strict=True)
+            differences[init] = [row["test_loss"] - loss for row, loss in pairs]
     left.set(xlabel="steps", ylabel="validation loss, nats per character")
+    left.set_title(f"n = {args.seeds}", fontsize=9)
     left.legend(title="init, rate", frameon=False, fontsize=7)
-    right.axvline(0, color="0.3", linewidth=0.8)
-    right.set_yticks(range(len(found)), list(found))
-    right.invert_yaxis()
-    right.set(xlabel=f"test loss over {args.init[0]}, nats, 95 % interval")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    figure.suptitle(textwrap.fill(title, 130), fontsize=8, parse_math=False)
-    path = runs.folder / "losses.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    left.grid(alpha=0.3)
+    if differences:
+        pictures.draw_differences(right, differences, colors)
+        worse, better = pictures.above_and_below(differences)
+        title_of = f"{better} of {len(differences)} inits below {first}, {worse} above it"
+        right.set_title(title_of, fontsize=9)
+    right.set(xlabel=f"test loss minus that of {first}, nats, 95 % t interval")
+    return pictures.save(figure, runs.folder / "losses.png", title)
 
 
 if __name__ == "__main__":

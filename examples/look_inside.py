@@ -12,7 +12,7 @@ model the tables, the picture, all figures as CSV, and the trained model as a
 .keras file, which a second call does not train again.
 """
 
-import script
+from common import script
 
 if __name__ == "__main__":
     script.catch_signals("the same command trains what is not trained yet")
@@ -22,7 +22,7 @@ import importlib.util
 import pathlib
 import re
 
-import options
+from common import options
 
 
 def parse(argv=None):
@@ -64,12 +64,11 @@ if __name__ == "__main__":
     # Before Keras, whose import takes seconds: --help and wrong options are answered at once.
     parse()
 
-import data
 import keras
-import report
-from training import build, evaluate, fit
 
 import keras_mimetic
+from common import data, environment, folders
+from common.training import build, evaluate, fit
 
 
 class ModelError(script.Stop):
@@ -87,17 +86,12 @@ def main(argv=None):
     if args.weights or args.preset:
         given(args)
         return
-    images = data.load(
-        args.dataset,
-        data_dir=args.data_dir,
-        download=args.download,
-        train_size=args.train_size,
-    )
+    images = data.from_options(args)
     folder = output_of(args, images.name)
     own = {name: getattr(args, name) for name in ("init", "seed", "learning_rate")}
-    report.keep_settings(folder, {**options.settings(args, images), **own})
+    folders.keep_settings(folder, {**options.settings(args, images), **own})
     options.set_precision(args)
-    where = report.where([report.environment()])
+    where = environment.summary([environment.current()])
     # A rule that is wrong says so before anything is trained.
     before = {name: fresh(name, images, args) for name in args.model}
     rules = rules_for(before, args.rule)
@@ -120,9 +114,9 @@ def given(args):
     before, model = from_file(source) if args.weights else from_preset(source)
     folder = output_of(args, name)
     # Another file of the same name does not mix into the same folder.
-    report.keep_settings(folder, {"source": str(source), "backend": keras.backend.backend()})
+    folders.keep_settings(folder, {"source": str(source), "backend": keras.backend.backend()})
     rules = rules_for({model.name: model}, args.rule)[model.name]
-    title = f"{source} (before: fresh weights); {report.where([report.environment()])}"
+    title = f"{source} (before: fresh weights); {environment.summary([environment.current()])}"
     show(name, title, measure(before, rules), measure(model, rules), folder)
 
 
@@ -169,13 +163,13 @@ def show(name, title, before, after, folder):
         ]
     )
     print(f"\n{text}\n")
-    report.write(folder / f"{name}.txt", text + "\n")
+    folders.write(folder / f"{name}.txt", text + "\n")
     pair = {"before": before, "after": after}
     rows = [{"when": when, **row} for when, seen in pair.items() for row in seen.to_dicts()]
     if not rows:
         print(f"There is nothing to draw. The tables: {folder / name}.txt")
         return
-    report.write_rows(folder / f"{name}.csv", rows)
+    folders.write_rows(folder / f"{name}.csv", rows)
     after.plot(before=before, title=title).savefig(folder / f"{name}.png", dpi=100)
     print(f"Table, figures and picture: {folder / name}.txt, .csv and .png")
 

@@ -11,7 +11,7 @@ one, chosen on validation sequences. Comparisons are paired: for one seed all ha
 sequences and every weight that they do not replace.
 """
 
-import script
+from common import script
 
 if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
@@ -22,7 +22,7 @@ import itertools
 import statistics
 import time
 
-import options
+from common import options
 
 # The names of `INITS`, whose values come with Keras.
 STARTS = ("mamba2", "decay", "correlation", "convolution", "mimetic", "recipe")
@@ -76,10 +76,10 @@ if __name__ == "__main__":
     parse()
 
 import keras
-import processes
-import report
-from recall_tasks import TASKS, Training, make
 
+from common import comparison, environment, folders, pictures, report
+from common.paired import difference
+from common.recall_tasks import TASKS, Training, make
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, STEP
 from keras_mimetic.layers import MimeticStateSpace
@@ -105,28 +105,27 @@ def main(argv=None):
     settings = {name: getattr(args, name) for name in (*SETTINGS, "mixed_precision", "jit")}
     settings["backend"] = keras.backend.backend()
     output = args.output or f"results/recall-{settings['backend']}"
-    runs = report.Runs(output, settings, columns=("twice_accuracy",))
-    missing = runs.missing(args.task, args.init, args.learning_rate, args.seeds)
+    runs = folders.Runs(output, settings, columns=("twice_accuracy",))
+    keys = itertools.product(args.task, range(args.seeds), args.learning_rate, args.init)
+    keys = [(task, init, rate, seed) for task, seed, rate, init in keys]
     run = functools.partial(_run, args)
-    if args.processes == 1:
-        results_of = ((item, run(item)) for item in missing)
-    else:
-        results_of = processes.run_all(run, missing, args.processes)
-    for (label, key), results in results_of:
-        runs.add({**key, **results, **report.environment()})
-        print(f"{label}: {100 * results['test_accuracy']:.1f} %", flush=True)
+    comparison.run_missing(keys, runs, run, args, score=_score)
     title = (
         f"trained on lengths to {args.length}, {args.epochs * args.steps} steps of "
-        f"{args.batch_size}, width {args.width}, depth {args.depth}; {report.where(runs.rows)}"
+        f"{args.batch_size}, width {args.width}, depth {args.depth}; "
+        f"{environment.summary(runs.rows)}"
     )
     print("\n" + table(runs, args, title))
     print(f"Runs, table and settings: {runs.folder}/\nPicture: {picture(runs, args, title)}")
 
 
-def _run(args, item):
+def _run(args, key):
     options.set_precision(args)
-    _, key = item
     return train(*key.values(), args)
+
+
+def _score(results):
+    return f"{100 * results['test_accuracy']:.1f} %"
 
 
 def build(task, init, seed, args):
@@ -174,7 +173,7 @@ def train(task, init, rate, seed, args):
         "test_accuracy": accuracy,
         "twice_accuracy": twice,
         "seconds": round(seconds, 2),
-        "curve": " ".join(f"{value:.4f}" for value in history),
+        "curve": comparison.curve(history),
     }
 
 
@@ -215,25 +214,18 @@ def table(runs, args, title):
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             cells.append(f"{statistics.fmean(values):.1f}{spread}")
             others = accuracies(runs, task, first, base, seeds, column)
-            cells.append("" if init == first else report.difference(values, others))
+            cells.append("" if init == first else difference(values, others).text())
         lines.append(f"| {' | '.join((*cells, str(args.seeds)))} |")
     text = "\n".join(lines) + "\n"
-    report.write(runs.folder / "table.md", text)
+    folders.write(runs.folder / "table.md", text)
     return text
 
 
 def picture(runs, args, title):
-    """Accuracy by learning rate: dots for seeds, lines for their mean."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(args.task), figsize=(5 * len(args.task), 4.4), squeeze=False, layout="constrained"
-    )
+    """Draw accuracy by learning rate: dots for seeds, lines for their mean."""
+    figure, axes = pictures.panels(len(args.task), 5, 4.6)
     seeds, rates = range(args.seeds), sorted(args.learning_rate)
-    for axis, task in zip(axes[0], args.task, strict=True):
+    for axis, task in zip(axes, args.task, strict=True):
         for (number, init), (column, part) in itertools.product(
             enumerate(args.init), _LENGTHS.items()
         ):
@@ -244,18 +236,28 @@ def picture(runs, args, title):
             if part == 1:
                 for rate, of_rate in zip(rates, values, strict=True):
                     axis.plot([rate] * len(of_rate), of_rate, ".", color=f"C{number}", alpha=0.5)
-        axis.set(title=task, xscale="log", xlabel="learning rate", ylabel="accuracy %")
+        axis.set(xscale="log", xlabel="learning rate", ylabel="accuracy %")
+        axis.set_title(_finding(runs, args, task), fontsize=9)
         axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axis.set_xticks([], minor=True)
         axis.set_ylim(0, 102)
         axis.grid(alpha=0.3)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    figure.suptitle(title.replace("; ", "\n"), fontsize=8, parse_math=False)
-    path = runs.folder / "rates.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    return pictures.save(figure, runs.folder / "rates.png", title)
+
+
+def _finding(runs, args, task):
+    """Return a title: the best init, each at its best rate, over the first one."""
+    seeds, best = range(args.seeds), {}
+    for init in args.init:
+        rate = report.best_rate(runs, task, init, args.learning_rate, seeds)
+        best[init] = statistics.fmean(accuracies(runs, task, init, rate, seeds, "test_accuracy"))
+    first, top = args.init[0], max(best, key=best.__getitem__)
+    title = f"{task}, n = {args.seeds}: "
+    if top == first:
+        return f"{title}{first} is best"
+    return f"{title}{top} is {best[top] - best[first]:.0f} points above {first}"
 
 
 if __name__ == "__main__":

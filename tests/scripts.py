@@ -14,8 +14,9 @@ import traceback
 import warnings
 
 import keras
-import lock
-import script as runner
+
+from common import lock
+from common import script as runner
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -38,6 +39,12 @@ def run(script, *arguments, in_process=True):
     )
 
 
+def _module(script):
+    """Return the module with the script's `main`; that of a folder is its `train`."""
+    path = ROOT / script
+    return f"{path.name}.train" if path.is_dir() else path.stem
+
+
 def _here(script, arguments):
     out, err = io.StringIO(), io.StringIO()
     argv, path, policy = sys.argv, list(sys.path), keras.config.dtype_policy()
@@ -54,7 +61,7 @@ def _here(script, arguments):
         ):
             warnings.simplefilter("ignore")
             # As its last lines do, but for the handling of signals, which is a process's.
-            runner.run(importlib.import_module(pathlib.Path(script).stem).main)
+            runner.run(importlib.import_module(_module(script)).main)
     except SystemExit as stop:
         code = stop.code or 0
         if isinstance(code, str):

@@ -105,10 +105,12 @@ def test_readme_is_short():
 
 @every_page
 def test_commands_name_files_and_options_that_exist(page):
-    shared = (ROOT / "examples" / "options.py").read_text()
+    shared = (ROOT / "examples" / "common" / "options.py").read_text()
     text = "\n".join(blocks(page, "bash")).replace("\\\n", "")
-    for folder, script, arguments in re.findall(r"(examples|benchmarks)/(\w+\.py)(.*)", text):
-        options = (ROOT / folder / script).read_text() + shared
+    for script, arguments in re.findall(r"((?:examples|benchmarks)/[\w.]+)(.*)", text):
+        path = ROOT / script
+        sources = path.glob("*.py") if path.is_dir() else [path]
+        options = "".join(source.read_text() for source in sources) + shared
         for option in re.findall(r"--[a-z-]+", arguments):
             assert f'"{option}"' in options, (script, option)
 

@@ -1,0 +1,145 @@
+"""Build a model with the initial weights of a variant."""
+
+import dataclasses
+import functools
+import math
+
+import keras
+import numpy as np
+from lsuv import unit_variance
+from plain_mlp import PLAIN_MLPS
+from variants import KERNELS, Variant
+
+import keras_mimetic
+from common import models
+from keras_mimetic._find import find_sites
+from keras_mimetic._numerics.mlp import shifted_to_mean
+from keras_mimetic._numerics.random import fold_in, sample
+from keras_mimetic.layers import MimeticMLPBlock
+
+# Enough for the variance of a layer's outputs, which are many for each image.
+_LSUV_IMAGES = 256
+
+# Models by name: how they are made, and what `initialize` must be told of them.
+MODELS = {
+    **{name: (make, {}) for name, make in models.MODELS.items()},
+    # It has no MLP; its 1x1 convolutions stand in for one.
+    "convmixer": (models.MODELS["convmixer"], {r"pointwise_\d+/": "mlp"}),
+    "convnext_batch_norm": (functools.partial(models.MODELS["convnext"], norm="batch_norm"), {}),
+    "convnext_no_norm": (functools.partial(models.MODELS["convnext"], norm=None), {}),
+    # The structure of MLPs in those over the patches alone.
+    "mixer_tokens": (models.MODELS["mixer"], {r"channel_mlp_\d+/": None}),
+    **{name: (make, {r"hidden_\d+/": "mlp"}) for name, make in PLAIN_MLPS.items()},
+}
+
+
+def applies(model_name, variant):
+    """Return whether a variant changes anything in a model, besides what another one changes."""
+    if variant.shared_bias and model_name == "convmixer":
+        return False  # It has no blocks.
+    has = {"attention": model_name == "vit", "depthwise": model_name.startswith("conv")}
+    given = [name for name in has if getattr(variant, name) is not None]
+    in_mlps = variant.mlp != Variant().mlp or variant.per_input or variant.shift
+    return not given or any(has[name] for name in given) or in_mlps
+
+
+def build_variant(model_name, variant, seed, images, width=None):
+    """Build a model of `MODELS` for these images, with the initial weights of a variant."""
+    if variant.shared_bias:
+        return _with_shared_bias(model_name, variant, seed, images, width)
+    _, rules = MODELS[model_name]
+    kernels = {"kernel_initializer": KERNELS[variant.kernel], "seed": fold_in(seed, 0)}
+    model = _make(model_name, images, width, **kernels)
+    seed_of = {"seed": fold_in(seed, 1), "rules": rules}
+    if variant.kernel != "glorot":
+        _redraw_first_matrices(model, KERNELS[variant.kernel], seed)
+    _shift_first_matrices(model, rules, variant.shift)
+    # Never a control: the control of a mean is function-matched, a variant of its own.
+    keras_mimetic.initialize(model, structures={"mlp": variant.mlp}, **seed_of)
+    spatial = {"attention": variant.attention, "depthwise": variant.depthwise}
+    spatial = {name: given for name, given in spatial.items() if given is not None}
+    if spatial:
+        keras_mimetic.initialize(model, structures=spatial, control=variant.control, **seed_of)
+    if variant.per_input:
+        _add_means_per_input(model, rules, variant.per_input, seed)
+    if variant.unit_variance:
+        unit_variance(model, images.train[0][:_LSUV_IMAGES])
+    return model
+
+
+def _make(model_name, images, width, **arguments):
+    make, _ = MODELS[model_name]
+    patch = 4 if min(images.shape[:2]) >= 32 else 2
+    if width is not None:
+        arguments["width"] = width
+    return make(images.shape, images.classes, patch=patch, **arguments)
+
+
+def _with_shared_bias(model_name, variant, seed, images, width):
+    """Build the same weights in a model of `SharedBiasBlock`, which `initialize` does not know."""
+    plain = dataclasses.replace(variant, shared_bias=0.0)
+    weights = build_variant(model_name, plain, seed, images, width).get_weights()
+    block = functools.partial(SharedBiasBlock, shared_mean=variant.shared_bias)
+    model = _make(model_name, images, width, block=block)
+    own = [weight for weight in model.weights if not weight.path.endswith("/shared_bias")]
+    for weight, values in zip(own, weights, strict=True):
+        weight.assign(values)
+    return model
+
+
+def _redraw_first_matrices(model, initializer, seed):
+    """Those that `MimeticMLPBlock` drew by itself."""
+    for number, layer in enumerate(_blocks(model)):
+        kernel = layer.fc1.kernel
+        drawn = initializer(seed=fold_in(seed, 2, number))(kernel.shape, kernel.dtype)
+        kernel.assign(drawn)
+
+
+def _blocks(model):
+    return [layer for layer in model.layers if isinstance(layer, MimeticMLPBlock)]
+
+
+def _shift_first_matrices(model, rules, shift):
+    for kernel, values, _ in _first_matrices(model, rules) if shift else ():
+        kernel.assign(shifted_to_mean(values, shift / math.sqrt(values.shape[-2])))
+
+
+def _add_means_per_input(model, rules, spread, seed):
+    for number, (kernel, values, _) in enumerate(_first_matrices(model, rules)):
+        random = sample("untruncated_normal", (kernel.shape[-2], 1), fold_in(seed, 3, number))
+        kernel.assign(values + np.float32(spread * values.std()) * random)
+
+
+def _first_matrices(model, rules):
+    """Of each MLP the first kernel, its values and the bias after it."""
+    for site in find_sites(model, ("mlp",), rules or None).sites:
+        if not site.skip_reason:
+            kernel = site.weights["kernel"]
+            yield kernel, keras.ops.convert_to_numpy(kernel), site.bias
+
+
+class SharedBiasBlock(MimeticMLPBlock):
+    """An MLP block with one trainable number added to all hidden units.
+
+    Directly after a LayerNorm a mean of m standard deviations s moves all hidden
+    units by m s (beta_1 + ... + beta_d) + ..., and Adam moves each beta by its
+    rate. Here the number is scaled by m s d, so that it moves them as fast.
+    """
+
+    def __init__(self, hidden_dim, shared_mean, **kwargs):
+        super().__init__(hidden_dim, **kwargs)
+        self._shared_mean = shared_mean
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        kernel = self.fc1.kernel
+        deviation = math.sqrt(2 / sum(kernel.shape))
+        self._shared_scale = self._shared_mean * deviation * kernel.shape[0]
+        # Named as what takes no weight decay.
+        self.shared = self.add_weight(shape=(), initializer="zeros", name="shared_bias")
+
+    def call(self, inputs, training=None):
+        x = inputs if self.norm is None else self.norm(inputs)
+        x = keras.ops.matmul(x, self.fc1.kernel) + self.fc1.bias + self._shared_scale * self.shared
+        x = self.fc2(self.activation(x))
+        return keras.ops.add(inputs, x) if self.residual else x

@@ -1,0 +1,167 @@
+"""Differences at chosen epochs, and epochs saved, from the curves in runs.csv."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from common import pictures
+from common.paired import difference
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A quantity that runs.csv holds by epoch.
+
+    Attributes:
+        column: Of runs.csv.
+        label: For tables and pictures.
+        unit: Of differences.
+        scale: From the values of the column to this unit.
+        rises: Whether more is better.
+    """
+
+    column: str
+    label: str
+    unit: str
+    scale: float
+    rises: bool
+
+    @property
+    def digits(self):
+        """Digits after the point that mean something."""
+        return 2 if self.scale == 100 else 4
+
+
+METRICS = {
+    "accuracy": Metric("curve", "validation accuracy", "points", 100.0, True),
+    "loss": Metric("loss_curve", "training loss", "nats", 1.0, False),
+    "validation_loss": Metric("validation_loss_curve", "validation loss", "nats", 1.0, False),
+}
+
+
+def curves(runs, line, metric):
+    """Return the values by epoch of a `verdict.Line`, by seed."""
+    rows = runs.find(model=line.model, init=line.row, learning_rate=line.rate)
+    texts = {row["seed"]: row.get(metric.column) or "" for row in rows}
+    found = {seed: [metric.scale * float(v) for v in text.split()] for seed, text in texts.items()}
+    return {seed: values for seed, values in sorted(found.items()) if values}
+
+
+def paired_curves(runs, line, base, metric):
+    """Return two arrays (seeds, epochs): of a variant, and of its base for the same seeds."""
+    ours, theirs = curves(runs, line, metric), curves(runs, base, metric)
+    common = [seed for seed in ours if seed in theirs]
+    return tuple(np.array([found[seed] for seed in common]) for found in (ours, theirs))
+
+
+def epochs_to_reach(curve, target, rises):
+    """Return the epoch at which a curve first reaches a value, interpolated; NaN if never.
+
+    Args:
+        curve: Values after epochs 1, 2, ...
+        target: The value.
+        rises: Whether the curve has to be at least the target, or at most.
+    """
+    curve = np.asarray(curve, float)
+    reached = np.flatnonzero(curve >= target if rises else curve <= target)
+    if not len(reached):
+        return math.nan
+    last = int(reached[0])
+    if last == 0:
+        return 1.0
+    before, after = curve[last - 1], curve[last]
+    return last + float((target - before) / (after - before))
+
+
+def saved(ours, theirs, rises):
+    """Return the epochs by which each seed is sooner at the final value of its base."""
+    epochs = theirs.shape[1]
+    pairs = zip(ours, theirs, strict=True)
+    return np.array([epochs - epochs_to_reach(one, other[-1], rises) for one, other in pairs])
+
+
+def saved_text(ours, theirs, rises):
+    """Return the mean of `saved` and its interval, as text.
+
+    Where a seed never reaches the value there is no mean, and the text says how many do.
+    """
+    epochs = saved(ours, theirs, rises)
+    reached = int(np.isfinite(epochs).sum())
+    if reached < len(epochs):
+        return f"reached by {reached} of {len(epochs)} seeds"
+    return difference(epochs, np.zeros(len(epochs))).text(digits=1)
+
+
+def table(runs, pairs, epochs, names):
+    """Return Markdown tables, one for each metric: differences at the epochs, and epochs saved.
+
+    Args:
+        runs: A `folders.Runs`.
+        pairs: Of `verdict.Line`s, each a variant and its base.
+        epochs: Numbers of epochs, from 1.
+        names: Keys of `METRICS`.
+    """
+    text = []
+    for name in names:
+        metric, lines = METRICS[name], []
+        for line, base in pairs:
+            ours, theirs = paired_curves(runs, line, base, metric)
+            if not len(ours) or ours.shape != theirs.shape:
+                continue
+            cells = [line.model, f"{line.row} over {base.row}"]
+            for epoch in epochs:
+                inside = epoch <= ours.shape[1]
+                seen = difference(ours[:, epoch - 1], theirs[:, epoch - 1]) if inside else None
+                cells.append(seen.text(metric.digits) if inside else "")
+            cells += [saved_text(ours, theirs, metric.rises), str(len(ours))]
+            lines.append(f"| {' | '.join(cells)} |")
+        if lines:
+            heads = [f"epoch {epoch}" for epoch in epochs]
+            text += [
+                f"Difference in {metric.label}, {metric.unit} [paired 95 % t interval]; epochs "
+                f"saved to the final {metric.label} of the base:",
+                "",
+                f"| model | difference | {' | '.join(heads)} | epochs saved | n |",
+                "|---" * (len(heads) + 4) + "|",
+                *lines,
+                "",
+            ]
+    return "\n".join(text)
+
+
+def picture(runs, pairs, metric, settings):
+    """Draw the differences by epoch, a panel a model, with their intervals as bands."""
+    models = dict.fromkeys(line.model for line, _ in pairs)
+    figure, axes = pictures.panels(len(models), 4.8, 4.2)
+    for axis, model in zip(axes, models, strict=True):
+        found = {}
+        for line, base in pairs:
+            ours, theirs = paired_curves(runs, line, base, metric)
+            if line.model == model and len(ours) and ours.shape == theirs.shape:
+                found[f"{line.row} over {base.row}"] = (ours, theirs)
+        title = model
+        for number, (name, (ours, theirs)) in enumerate(found.items()):
+            seen = _draw(axis, ours, theirs, name, f"C{number}")
+            if number == 0:
+                title = f"{model}: {name} {seen.text(metric.digits)} {metric.unit} at the end"
+        axis.axhline(0, color="0.3", linewidth=0.8)
+        axis.set(xlabel="epoch", ylabel=f"difference in {metric.label}, {metric.unit}")
+        axis.set_title(title, fontsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, fontsize=7)
+    return pictures.save(figure, runs.folder / "epochs.png", settings)
+
+
+def _draw(axis, ours, theirs, name, color):
+    """Draw one line with its band; return the difference at the last epoch."""
+    seen = [difference(ours[:, e], theirs[:, e]) for e in range(ours.shape[1])]
+    x, means = range(1, len(seen) + 1), [s.mean for s in seen]
+    label = f"{name}, n = {len(ours)}"
+    face = "white" if len(ours) == 1 else color
+    axis.plot(x, means, "o-", markersize=3.5, color=color, markerfacecolor=face, label=label)
+    if len(ours) > 1:
+        low, high = [s.low for s in seen], [s.high for s in seen]
+        axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    return seen[-1]

@@ -1,0 +1,124 @@
+"""Pictures of comparisons: curves by epoch, and differences with their intervals."""
+
+import statistics
+import textwrap
+
+from common.paired import difference
+
+DPI = 200
+
+
+def panels(count, width, height):
+    """Return a figure and its `count` axes side by side, without a display.
+
+    Args:
+        width: Of a panel, in inches.
+        height: Of the figure, in inches.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    size = (max(6.0, width * count), height)
+    figure, axes = plt.subplots(1, count, figsize=size, squeeze=False, layout="constrained")
+    return figure, axes[0]
+
+
+def save(figure, path, settings=None):
+    """Write a figure as a PNG file, with the settings of its runs in small print above it."""
+    from matplotlib import pyplot as plt
+
+    if settings:
+        # Names of files may have dollar signs, which would begin a formula.
+        text = textwrap.fill(settings, int(20 * figure.get_figwidth()))
+        figure.suptitle(text, fontsize=6, color="0.4", parse_math=False)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+    return path
+
+
+def curves(runs, chosen, settings):
+    """Draw validation accuracy by epoch, a panel a model: thin for a seed, thick for the mean.
+
+    Args:
+        chosen: By model and init the rate and the seeds whose runs are drawn.
+    """
+    figure, axes = panels(len(chosen), 4.5, 4.4)
+    for axis, (model, inits) in zip(axes, chosen.items(), strict=True):
+        ends = {}
+        for number, (init, (rate, seeds)) in enumerate(inits.items()):
+            rows = runs.find(model=model, init=init, learning_rate=rate)
+            found = {row["seed"]: row["curve"] for row in rows if row["seed"] in seeds}
+            by_seed = [[100 * float(value) for value in text.split()] for text in found.values()]
+            label = f"{init}, rate {rate:g}, n = {len(by_seed)}"
+            draw_curves(axis, by_seed, color=f"C{number}", label=label)
+            ends[init] = dict(zip(found, (curve[-1] for curve in by_seed), strict=True))
+        axis.set(xlabel="epoch", ylabel="validation accuracy %")
+        axis.set_title(_finding(model, ends), fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, fontsize=7)
+    return save(figure, runs.folder / "curves.png", settings)
+
+
+def draw_curves(axis, by_seed, *, color, label, x=None):
+    """Draw a thin line for each seed and a thick one for their mean; dashed for a single seed."""
+    x = x or range(1, len(by_seed[0]) + 1)
+    for curve in by_seed:
+        axis.plot(x, curve, color=color, alpha=0.3, linewidth=0.8)
+    mean = [statistics.fmean(point) for point in zip(*by_seed, strict=True)]
+    style = {"markersize": 3.5, "color": color, "label": label}
+    if len(by_seed) == 1:
+        axis.plot(x, mean, "o--", markerfacecolor="white", **style)
+    else:
+        axis.plot(x, mean, "o-", **style)
+
+
+def _finding(model, ends):
+    """Return a title that says which init ends highest, over the seeds that it shares."""
+    first, *others = ends
+    gains = {}
+    for init in others:
+        if common := [seed for seed in ends[init] if seed in ends[first]]:
+            gains[init] = statistics.fmean(ends[init][s] - ends[first][s] for s in common)
+    best = max(gains, key=gains.__getitem__, default=None)
+    if best is None:
+        return model
+    if gains[best] <= 0:
+        return f"{model}: {first} ends highest"
+    return f"{model}: {best} ends {gains[best]:.1f} points above {first}"
+
+
+def draw_differences(axis, values, colors=None):
+    """Draw paired differences, one line per name: a dot a seed, the mean and its 95 % interval.
+
+    A mean without an interval, as of one seed, is hollow.
+
+    Args:
+        values: By name the differences, seed by seed.
+        colors: By name; all in one color if `None`.
+    """
+    for position, (name, found) in enumerate(values.items()):
+        color = colors[name] if colors else "C0"
+        seen = difference(found, [0.0] * len(found))
+        axis.plot(found, [position] * len(found), ".", color="0.7", markersize=4, zorder=1)
+        face = color if seen.has_interval else "white"
+        axis.plot(seen.mean, position, "o", color=color, markerfacecolor=face, markersize=5)
+        if seen.has_interval:
+            axis.plot([seen.low, seen.high], [position] * 2, color=color)
+    names = [f"{name} (n = {len(found)})" for name, found in values.items()]
+    axis.set_yticks(range(len(values)), names, fontsize=8)
+    axis.set_ylim(len(values) - 0.5, -0.5)
+    axis.axvline(0, color="0.3", linewidth=0.8)
+    axis.grid(axis="x", alpha=0.3)
+    # An interval of two seeds must not hide the others.
+    every = [*(value for found in values.values() for value in found), 0.0]
+    margin = 0.35 * (max(every) - min(every) or 1.0)
+    axis.set_xlim(min(every) - margin, max(every) + margin)
+
+
+def above_and_below(values):
+    """Return how many of the differences have an interval above, and below, zero."""
+    seen = [difference(found, [0.0] * len(found)) for found in values.values()]
+    return sum(s.low > 0 for s in seen), sum(s.high < 0 for s in seen)

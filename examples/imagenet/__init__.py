@@ -1,0 +1,1 @@
+"""Training on ImageNet; `python examples/imagenet` starts it."""
