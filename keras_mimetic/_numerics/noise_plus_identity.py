@@ -9,14 +9,16 @@ import dataclasses
 import functools
 import math
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from keras_mimetic._cache import BoundedCache
 from keras_mimetic._numerics.random import fold_in, in_threads, sample
 from keras_mimetic._numerics.random_frame import random_frame
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 # Products narrower than this are decomposed one by one: it costs little, and there
 # a spectrum shared by all of them would show.
@@ -37,9 +39,10 @@ def one_blas_thread() -> AbstractContextManager:
 
 
 @functools.cache
-def _libraries() -> ThreadpoolController:
+def _libraries() -> "ThreadpoolController":
     """To look for NumPy's and SciPy's BLAS takes milliseconds, and they stay loaded."""
     import scipy.linalg  # noqa: F401  (loads SciPy's)
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
