@@ -3,13 +3,15 @@
     KERAS_BACKEND=jax python benchmarks/speed.py
     KERAS_BACKEND=jax python benchmarks/speed.py --part draws import --repeats 6
 
-Prints a Markdown table for this backend. Times are medians, of the wall clock where a
-row does not say otherwise; `ratio` is the median of ours / beside over rounds that
-alternate between the two. What a large allocation costs varies much from one round to the
-next, so `fastest rounds` compares the fastest of each. Let nothing else use the machine.
+Prints a Markdown table for this backend. Times are medians, of the processor's time summed over
+threads where a row does not say "wall clock"; `ratio` is the median of ours / beside over rounds
+that alternate between the two. What a large allocation costs varies much from one round to the
+next, so `fastest rounds` compares the fastest of each. The wall clock means little on a busy
+machine: the table's head has its load.
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import subprocess
@@ -39,7 +41,10 @@ def main():
     add("--shape", nargs="+", default=[4096, 16384], help="of the weight drawn %(default)s")
     for name, default in (("width", 768), ("heads", 12), ("depth", 12)):
         add(f"--{name}", default=default, help="of the ViT and its attention [%(default)s]")
-    add("--widths", nargs="+", default=[256, 512, 1024, 2048], help="of growing layers %(default)s")
+    widths = [256, 512, 1024, 2048, 4096]
+    add("--widths", nargs="+", default=widths, help="of growing layers %(default)s")
+    add("--decoder", nargs=3, default=[32, 4096, 32], help="layers, width, heads %(default)s")
+    add("--busy", default=1, help="busy processes beside the second half of draws [%(default)s]")
     sizes = "width, depth, tokens and batch of the MLP blocks %(default)s"
     add("--block", nargs=4, default=[256, 4, 64, 32], help=sizes)
     args = parser.parse_args()
@@ -55,19 +60,48 @@ def main():
 def draws(args, repeats):
     shape = tuple(args.shape)
     normal = keras.initializers.RandomNormal(seed=0)
-    for distribution in DISTRIBUTIONS:
-        ours = MimeticMean(distribution=distribution, seed=0)
-        times = rounds(lambda i=ours: wait(i(shape)), lambda: wait(normal(shape)), repeats)
-        what = f"`MimeticMean`, {distribution}, {shape}"
-        yield row(what, "`RandomNormal`", times, aim=1.0)
+    for busy in sorted({0, args.busy}):
+        with busy_processes(busy):
+            for distribution in DISTRIBUTIONS:
+                ours = MimeticMean(distribution=distribution, seed=0)
+                both = rounds(
+                    lambda i=ours: wait(i(shape)),
+                    lambda: wait(normal(shape)),
+                    repeats,
+                    clock=clocks,
+                )
+                what = f"`MimeticMean`, {distribution}, {shape}"
+                beside = "`RandomNormal`"
+                if busy:
+                    beside += f", {busy} busy process beside both"
+                for number, clock in enumerate(("", ", wall clock")):
+                    times = [[pair[number] for pair in pairs] for pairs in both]
+                    yield row(what + clock, beside, times, aim=1.0)
+
+
+def clocks():
+    """Seconds of processor time and of the wall clock."""
+    return np.array([time.process_time(), time.perf_counter()])
+
+
+@contextlib.contextmanager
+def busy_processes(count):
+    """Let so many other processes compute meanwhile."""
+    script = "import numpy as np\nx = np.ones((512, 512))\nwhile True: x @ x"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def attention(args, repeats):
     shape = (args.width, args.width, args.heads, args.width // args.heads)
-
-    def ours():
-        query_key(*shape, noise=0.7, identity=0.7, seed=0)
-        value_output(*shape, noise=0.4, identity=-0.4, seed=0)
 
     def default_threads():
         full_decompositions(args.width, args.heads)
@@ -76,41 +110,81 @@ def attention(args, repeats):
         with threadpool_limits(1, user_api="blas"):
             default_threads()
 
-    what = f"attention weights, width {args.width}, {args.heads} heads, processor time"
+    what = f"attention weights, width {args.width}, {args.heads} heads"
     for beside, theirs in (
         ("full SVD a head, one BLAS thread", one_thread),
         ("full SVD a head, NumPy's default threads", default_threads),
     ):
-        times = rounds(ours, theirs, repeats, clock=time.process_time, pause=0.5)
+        times = rounds(
+            lambda: one_layer(*shape), theirs, repeats, clock=time.process_time, pause=0.5
+        )
         yield row(what, beside, times, aim=0.03)
-    yield growth(args.widths, args.width // args.heads, repeats)
+    head_dim = args.width // args.heads
+    layers_of_width = {width: (width, width, width // head_dim, head_dim) for width in args.widths}
+    yield growth("width", layers_of_width, f"heads of {head_dim}", repeats)
+    widest = max(args.widths)
+    heads = {count: (widest, widest, count, widest // count) for count in (8, 16, 32)}
+    yield growth("heads", heads, f"width {widest}", repeats, aim=5.0)
 
 
-def growth(widths, head_dim, repeats):
-    """What the attention weights of the widest layer take, and how that grows with width."""
+def one_layer(*shape, seed=0):
+    """Draw all attention weights of a layer."""
+    query_key(*shape, noise=0.7, identity=0.7, seed=seed)
+    value_output(*shape, noise=0.4, identity=-0.4, seed=seed)
+
+
+def growth(name, shapes, rest, repeats, aim=None):
+    """What the attention weights of the last layer take, and how that grows with a size."""
     medians = []
-    for width in widths:
-        shape = (width, width, width // head_dim, head_dim)
+    for shape in shapes.values():
         times = []
-        for seed in range(repeats + 1):
+        for seed in range(min(repeats, 3) + 1):
             start = time.process_time()
-            query_key(*shape, noise=0.7, identity=0.7, seed=seed)
-            value_output(*shape, noise=0.4, identity=-0.4, seed=seed)
+            one_layer(*shape, seed=seed)
             times.append(time.process_time() - start)
         # The first has the decomposition that all share.
         medians.append(np.median(times[1:]))
-    exponent = np.polyfit(np.log(widths), np.log(medians), 1)[0]
+    smallest, *_, largest = shapes
     what = (
-        f"attention weights, width {widths[-1]}, heads of {head_dim}, processor time; "
-        f"grows as width^{exponent:.1f} from {widths[0]}, first layer {seconds(times[0])}"
+        f"attention weights, {name} {largest}, {rest}; grows as "
+        f"{name}^{exponent(shapes, medians)} from {smallest}, first layer {seconds(times[0])}"
     )
-    return Row(what, times[1:])
+    return Row(what, times[1:], aim=aim)
+
+
+def exponent(sizes, medians):
+    """Return the slope of a line through the logarithms, for a table."""
+    return f"{np.polyfit(np.log(list(sizes)), np.log(medians), 1)[0]:.1f}"
+
+
+def decoder(args, repeats):
+    """Draw all attention weights of a large decoder, one layer at a time."""
+    depth, width, heads = args.decoder
+    before = peak_memory()
+    start = clocks()
+    for layer in range(depth):
+        one_layer(width, width, heads, width // heads, seed=layer)
+    processor, wall = clocks() - start
+    # Query, key, value and output of one layer, float32.
+    besides = peak_memory() - before - 4 * 4 * width**2
+    what = f"attention weights of {depth} layers of width {width} with {heads} heads"
+    yield Row(f"{what}; memory besides one layer {besides / 2**30:.2f} GiB", [processor])
+    yield Row(f"{what}, wall clock", [wall], aim=240.0)
+
+
+def peak_memory():
+    """Return the most bytes that this process has had in memory."""
+    import resource
+
+    # Linux counts kibibytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def initialize(args, repeats):
     for name, make, aim in (
-        (f"ViT, width {args.width}, depth {args.depth}", functools.partial(vit, args), 2.0),
-        ("ConvNeXtTiny", lambda: keras.applications.ConvNeXtTiny(weights=None), 1.0),
+        (f"ViT, width {args.width}, depth {args.depth}", functools.partial(vit, args), (1.5, 2.0)),
+        ("ConvNeXtTiny", lambda: keras.applications.ConvNeXtTiny(weights=None), (1.0, 1.0)),
     ):
         built = []
 
@@ -120,15 +194,30 @@ def initialize(args, repeats):
         def ours(built=built):
             keras_mimetic.initialize(*built, seed=0)
 
-        yield row(f"`initialize`, {name}", "building the model", rounds(ours, build, repeats))
+        both = rounds(ours, build, repeats, clock=clocks)
+        for number, clock in enumerate(("", ", wall clock")):
+            times = [[pair[number] for pair in pairs] for pairs in both]
+            yield row(f"`initialize`, {name}{clock}", "building the model", times, aim=aim[0])
         times = []
         for _ in range(repeats + 1):
             start = time.process_time()
             keras_mimetic.measure(*built)
             times.append(time.process_time() - start)
         # The first keeps what it drew for the next.
-        what = f"`measure`, {name}, processor time; first call {seconds(times[0])}"
-        yield Row(what, times[1:], aim=aim)
+        what = f"`measure`, {name}; first call {seconds(times[0])}"
+        yield Row(what, times[1:], aim=aim[1])
+    depths = sorted({max(1, args.depth // part) for part in (4, 2, 1)})
+    medians = []
+    for depth in depths:
+        model = vit(args, depth)
+        times = []
+        for seed in range(3):
+            start = time.process_time()
+            keras_mimetic.initialize(model, seed=seed, force=True)
+            times.append(time.process_time() - start)
+        medians.append(np.median(times))
+    grows = f"; grows as depth^{exponent(depths, medians)} from {depths[0]}" if depths[1:] else ""
+    yield Row(f"`initialize`, ViT, width {args.width}, depth {depths[-1]}, again{grows}", times)
 
 
 def block(args, repeats):
@@ -157,13 +246,14 @@ def block(args, repeats):
     ):
         both = (functools.partial(step, model) for model in (ours, hand))
         what = f"`MimeticMLPBlock`, {name}, {depth} of width {width}, {batch} x {tokens} tokens"
-        yield row(what, "layers by hand", rounds(*both, repeats, warm=3), aim=1.02)
+        times = rounds(*both, repeats, warm=3, clock=time.process_time)
+        yield row(what, "layers by hand", times, aim=1.02)
 
 
 def imports(args, repeats):
     script = (
-        "import keras, time; start = time.perf_counter(); import keras_mimetic; "
-        "print(time.perf_counter() - start)"
+        "import keras, time; start = time.process_time(); import keras_mimetic; "
+        "print(time.process_time() - start)"
     )
 
     # As an installed package is imported: from bytecode, which the first time writes.
@@ -176,13 +266,14 @@ def imports(args, repeats):
 
     once()
     what = "`import keras_mimetic` after `import keras`"
-    yield Row(what, [once() for _ in range(repeats)], aim=0.05)
+    yield Row(what, [once() for _ in range(repeats)], aim=0.03)
 
 
 # What gives a part's rows, and how many rounds it needs.
 PARTS = {
     "draws": (draws, 15),
     "attention": (attention, 7),
+    "decoder": (decoder, 1),
     "initialize": (initialize, 7),
     "block": (block, 40),
     "import": (imports, 11),
@@ -214,13 +305,13 @@ def full_decompositions(width, heads):
         _ = u[:, :rank] * root, root[:, None] * vt[:rank]
 
 
-def vit(args):
+def vit(args, depth=None):
     """A ViT with patches of 16 pixels, of Keras's own layers; by default ViT-B/16."""
     width = args.width
     inputs = keras.Input((224, 224, 3))
     x = layers.Conv2D(width, 16, strides=16)(inputs)
     x = layers.Reshape((-1, width))(x)
-    for _ in range(args.depth):
+    for _ in range(depth or args.depth):
         y = layers.LayerNormalization()(x)
         x = layers.Add()([x, layers.MultiHeadAttention(args.heads, width // args.heads)(y, y)])
         y = layers.Dense(4 * width, activation="gelu")(layers.LayerNormalization()(x))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import os
 import pathlib
+import re
 import statistics
 import sys
 import time
@@ -62,9 +64,25 @@ def table_head():
 
 
 def header(what):
-    """What was measured, on what."""
+    """What was measured, on what, and how busy that was."""
     where = environment.current()
-    return f"{what}; {where['backend']}, {where['hardware']} ({where['versions']})\n"
+    load = ""
+    if hasattr(os, "getloadavg"):
+        load = f"; load {os.getloadavg()[0]:.1f} at the start"
+    hardware = f"{where['hardware']}{processor()}"
+    return f"{what}; {where['backend']}, {hardware} ({where['versions']}){load}\n"
+
+
+def processor():
+    """Return what distinguishes processors of one name, on Linux: family, model, AVX-512."""
+    path = pathlib.Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    info = dict(re.findall(r"^(cpu family|model|flags)\s*:\s*(.*)$", path.read_text(), re.M))
+    if "model" not in info:
+        return ""
+    avx512 = "AVX-512" if "avx512f" in info.get("flags", "") else "no AVX-512"
+    return f", family {info.get('cpu family', '?')} model {info['model']}, {avx512}"
 
 
 def rounds(ours, theirs, repeats, *, clock=time.perf_counter, warm=1, pause=0.0):

@@ -1,5 +1,8 @@
 """Mimetic initialization for Keras 3: initial weights with the structure of trained ones."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 try:
     import keras  # noqa: F401
 except ModuleNotFoundError as error:
@@ -14,13 +17,16 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from keras_mimetic import callbacks, initializers, layers
-from keras_mimetic._initialize import initialize
-from keras_mimetic._measure import measure
-from keras_mimetic._measurements import Measurements
-from keras_mimetic._mimic import mimic
-from keras_mimetic._report import Report
-from keras_mimetic._reset import reset
+from keras_mimetic import initializers, layers
+
+if TYPE_CHECKING:
+    from keras_mimetic import callbacks
+    from keras_mimetic._initialize import initialize
+    from keras_mimetic._measure import measure
+    from keras_mimetic._measurements import Measurements
+    from keras_mimetic._mimic import mimic
+    from keras_mimetic._report import Report
+    from keras_mimetic._reset import reset
 
 __version__ = "0.1.0"
 
@@ -36,3 +42,28 @@ __all__ = [
     "mimic",
     "reset",
 ]
+
+# Layers and initializers are imported with the package, since Keras loads models with them by
+# name. The rest follows models through and is imported when it is first asked for.
+_MODULES = {
+    "Measurements": "_measurements",
+    "Report": "_report",
+    "callbacks": "callbacks",
+    "initialize": "_initialize",
+    "measure": "_measure",
+    "mimic": "_mimic",
+    "reset": "_reset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    value = module if name == _MODULES[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

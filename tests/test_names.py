@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_mimetic
 from keras_mimetic.initializers import MimeticMean
 
 
@@ -31,6 +32,48 @@ def test_a_layer_with_a_name_is_saved_as_with_the_class(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded.layers[0].kernel_initializer) is MimeticMean
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded.layers[0].kernel), first)
+
+
+PUBLIC = "import keras_mimetic; print(*dir(keras_mimetic)); keras_mimetic.no_such_name"
+IMPORTED = """
+import sys
+import keras
+before = set(sys.modules)
+import keras_mimetic
+print(*set(sys.modules) - before)
+from keras_mimetic import initialize
+print(*set(sys.modules) - before)
+"""
+
+
+def run(script, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True
+    )
+
+
+def test_the_import_brings_what_loading_a_model_needs_and_calls_bring_the_rest():
+    finished = run(IMPORTED)
+    assert finished.returncode == 0, finished.stderr
+    first, then = (set(line.split()) for line in finished.stdout.splitlines())
+    assert {"keras_mimetic.layers.state_space", "keras_mimetic.initializers.mean"} <= first
+    others = {name for name in first if not name.startswith("keras_mimetic")}
+    # Neither SciPy's decompositions, nor matplotlib, nor threadpoolctl: what Keras and NumPy
+    # have not imported is a few modules of the standard library.
+    assert others <= {*sys.stdlib_module_names, "concurrent.futures.thread"}
+    for folder in ("_tracing", "_patterns", "_structures", "_initialize", "_measure", "callbacks"):
+        assert not any(name.startswith(f"keras_mimetic.{folder}") for name in first)
+    assert {"keras_mimetic._initialize", "keras_mimetic._tracing.trace"} <= then
+
+
+def test_public_names_are_listed_and_others_are_none():
+    finished = run(PUBLIC)
+    assert set(keras_mimetic.__all__) <= set(finished.stdout.split())
+    error = "AttributeError: module 'keras_mimetic' has no attribute 'no_such_name'"
+    assert finished.stderr.strip().splitlines()[-1] == error
+    for name in keras_mimetic.__all__:
+        assert getattr(keras_mimetic, name) is not None
+    assert callable(keras_mimetic.initialize)
 
 
 IMPORT = "import sys; sys.modules[sys.argv[1]] = None; import keras_mimetic"

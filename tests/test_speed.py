@@ -10,6 +10,7 @@ import timing
 SMALL = (
     *("--shape", 64, 64, "--width", 32, "--heads", 2, "--depth", 1),
     *("--block", 8, 1, 4, 2, "--widths", 32, 64, "--repeats", 2),
+    *("--decoder", 2, 32, 2),
 )
 
 
@@ -26,21 +27,27 @@ def run(*arguments):
 
 def test_the_table_has_a_row_for_each_comparison():
     whats = run(*SMALL)
-    assert len(set(whats)) == len(whats) - 1  # attention is beside two
+    # Attention is beside two, and draws with and without a busy process.
+    assert len(set(whats)) == len(whats) - 7
     for part, rows in {
-        "MimeticMean": 3,
-        "attention weights": 3,
-        "`initialize`": 2,
+        "MimeticMean": 12,
+        "attention weights, width": 3,
+        "attention weights, heads": 1,
+        "attention weights of 2 layers": 2,
+        "grows as width^": 1,
+        "grows as heads^": 1,
+        "memory besides one layer": 1,
+        "`initialize`": 5,
         "`measure`": 2,
         "MimeticMLPBlock": 2,
         "import keras_mimetic": 1,
     }.items():
         assert sum(part in what for what in whats) == rows
-    assert len(whats) == 13
+    assert len(whats) == 28
 
 
 def test_parts_can_be_chosen():
-    assert len(run("--part", "draws", *SMALL)) == 3
+    assert len(run("--part", "draws", "--busy", 0, *SMALL)) == 6
 
 
 def test_verdicts_follow_from_the_numbers():

@@ -9,14 +9,16 @@ import dataclasses
 import functools
 import math
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from keras_mimetic._cache import BoundedCache
 from keras_mimetic._numerics.random import fold_in, in_threads, sample
 from keras_mimetic._numerics.random_frame import random_frame
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 # Narrower products are decomposed one by one: this is cheap, and their singular values vary.
 SHARED_FROM = 256
@@ -36,9 +38,10 @@ def one_blas_thread() -> AbstractContextManager:
 
 
 @functools.cache
-def _libraries() -> ThreadpoolController:
+def _libraries() -> "ThreadpoolController":
     """Find the BLAS libraries. The result is cached: finding them takes milliseconds."""
     import scipy.linalg  # noqa: F401  (loads the BLAS of SciPy)
+    from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
 
