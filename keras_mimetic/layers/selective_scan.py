@@ -1,9 +1,12 @@
-"""The recurrence of a selective state space, all places at once or one by one.
+"""The recurrence of a selective state space, all positions at once or one by one.
 
-    H_t = exp(decay step_t) H_(t-1) + step_t x_t b_t^T        y_t = H_t c_t
+    H_t = exp(A dt_t) H_(t-1) + dt_t x_t B_t^T        y_t = H_t C_t
 
-for each head, H a matrix (head_dim, state_dim), `decay` < 0. Heads come in groups
-that share b and c. Arguments of both functions are all float32, or all float64.
+for each head, H a matrix (head_dim, state_dim), A < 0. Heads come in groups that share
+B and C. Arguments of both functions are all float32, or all float64.
+
+Axes: b batch, c chunk (z both as one axis: mobile runtimes take at most five), l and s
+positions of a chunk, s the earlier, g group, h head of a group, p head_dim, n state_dim.
 
 Reference:
 
@@ -14,161 +17,190 @@ from typing import Any
 
 from keras import ops
 
-
-def scan_in_chunks(
-    x: Any, step: Any, decay: Any, b: Any, c: Any, state: Any, chunk: int
-) -> tuple[Any, Any]:
-    """All places at once, in time and memory linear in the length.
-
-    Within a chunk it is a product with a matrix (chunk, chunk), as in attention;
-    from chunk to chunk the state is handed on.
-
-    Args:
-        x: Of shape (batch, length, heads, head_dim).
-        step: (batch, length, heads), >= 0; where it is 0, the state stays as it is.
-        decay: (heads,), < 0.
-        b: (batch, length, groups, state_dim).
-        c: The same.
-        state: H before the first place, (batch, heads, head_dim, state_dim).
-        chunk: Places a chunk.
-
-    Returns:
-        y, of the shape of x, and H after the last place.
-    """
-    batch, length, heads, head_dim = ops.shape(x)
-    groups, state_dim = b.shape[-2:]
-    in_group = heads // groups
-    # Rounded up by adding first: exported graphs divide integers toward zero.
-    count = (length + chunk - 1) // chunk
-    if isinstance(length, int):
-        # One, if there is no place at all; and none longer than the sequence.
-        count, chunk = max(1, count), min(chunk, max(1, length))
-    # What fills up the last chunk has steps of 0, which change no state.
-    missing = count * chunk - length
-
-    def chunked(values: Any, *shape: int) -> Any:
-        # Batch and chunks are one axis: mobile runtimes take no more than five.
-        return ops.reshape(_filled(values, missing), (batch * count, chunk, groups, *shape))
-
-    # (batch count, groups, in_group, chunk, head_dim): what each place writes.
-    writes = chunked(x * ops.expand_dims(step, -1), in_group, head_dim)
-    writes = ops.transpose(writes, (0, 2, 3, 1, 4))
-    b, c = (ops.transpose(chunked(z, state_dim), (0, 2, 1, 3)) for z in (b, c))
-    # (batch count, groups, in_group, chunk): the logarithm of what each place keeps of the
-    # state, and of what is left of it since the chunk's beginning.
-    log_kept = ops.transpose(chunked(step * decay, in_group), (0, 2, 3, 1))
-    log_left, decays = _decays(log_kept)
-
-    # Within chunks: (..., in_group, chunk, chunk) weights of places for later ones.
-    alike = ops.matmul(c, ops.swapaxes(b, -1, -2))
-    within = ops.matmul(ops.expand_dims(alike, 2) * decays, writes)
-
-    # What each chunk adds to the state, (batch, count, heads, head_dim state_dim).
-    kept = ops.swapaxes(writes * ops.expand_dims(decays[..., -1, :], -1), -1, -2)
-    kept = ops.reshape(kept, (batch * count, groups, in_group * head_dim, chunk))
-    adds = ops.reshape(ops.matmul(kept, b), (batch, count, heads, head_dim * state_dim))
-    log_kept = ops.reshape(log_left[..., -1], (batch, count, heads, 1))
-    flat = ops.reshape(state, (batch, heads, head_dim * state_dim))
-    before, flat = _hand_on(adds, log_kept, flat)
-
-    # What the state before a chunk gives to its places.
-    before = ops.reshape(before, (batch * count, groups, in_group * head_dim, state_dim))
-    across = ops.matmul(c, ops.swapaxes(before, -1, -2))
-    across = ops.reshape(across, (batch * count, groups, chunk, in_group, head_dim))
-    across = ops.transpose(across, (0, 1, 3, 2, 4)) * ops.expand_dims(ops.exp(log_left), -1)
-
-    y = ops.transpose(within + across, (0, 3, 1, 2, 4))
-    y = ops.reshape(y, (batch, count * chunk, heads, head_dim))
-    return y[:, :length], ops.reshape(flat, (batch, heads, head_dim, state_dim))
-
-
-def _hand_on(adds: Any, log_kept: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
-    """The state before each chunk, and after the last: by halves, pairs of chunks as one.
-
-    Not by Keras's scans: on torch the gradient of `scan` takes a time that grows with the
-    square of the number of chunks, and on TensorFlow XLA does not compile all of either.
-
-    Args:
-        adds: What each chunk adds, (batch, count, heads, head_dim state_dim).
-        log_kept: Logarithm of what each keeps of it, (batch, count, heads, 1).
-        state: Before the first.
-        halvings: Done before.
-    """
-    batch, count = ops.shape(adds)[:2]
-    heads = adds.shape[2]
-    if isinstance(count, int):
-        if count == 1:
-            return state[:, None], state * ops.exp(log_kept[:, 0]) + adds[:, 0]
-    elif halvings == _HALVINGS:
-        return _hand_on_at_once(adds, log_kept, state)
-    half = (count + 1) // 2
-    # One more, if their number is odd, that keeps all and adds nothing.
-    pairs = (
-        ops.reshape(_filled(z, 2 * half - count), (batch, half, 2, heads, z.shape[-1]))
-        for z in (adds, log_kept)
-    )
-    (add1, add2), (log1, log2) = (ops.unstack(z, 2, axis=2) for z in pairs)
-    added = add1 * ops.exp(log2) + add2
-    before, state = _hand_on(added, log1 + log2, state, halvings + 1)
-    between = before * ops.exp(log1) + add1
-    both = ops.stack((before, between), axis=2)
-    both = ops.reshape(both, (batch, 2 * half, heads, adds.shape[-1]))
-    return both[:, :count], state
-
-
-# Where their number is not known, as in TensorFlow's graphs, it cannot be halved to 1.
-# After so many halvings there are few enough, up to sequences of some 100,000 places.
+# exp of it is 0 in float32 and float64. Sums of larger numbers would no longer be exact.
+_LOG_ZERO = -1000.0
+# Chunks that are passed through one after the other: more in halves.
+_MAX_SEQUENTIAL = 8
+# In TensorFlow's graphs the number of chunks may be unknown, and cannot be halved down to that.
+# After so many halvings few are left, for up to some 100,000 positions.
 _HALVINGS = 4
 
 
-def _hand_on_at_once(adds: Any, log_kept: Any, state: Any) -> tuple[Any, Any]:
-    """The same by a matrix (count + 1, count + 1)."""
-    # The state before the first is what one more adds, before which there is nothing.
-    adds = ops.concatenate((state[:, None], adds), axis=1)
-    log_kept = ops.pad(ops.transpose(log_kept[..., 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
-    _, decays = _decays(log_kept)
-    states = ops.matmul(decays, ops.transpose(adds, (0, 2, 1, 3)))
-    states = ops.transpose(states, (0, 2, 1, 3))
+def scan_in_chunks(
+    x: Any, dt: Any, a: Any, b: Any, c: Any, state: Any, chunk_size: int
+) -> tuple[Any, Any]:
+    """Compute all positions at once, in time and memory linear in the length.
+
+    Within a chunk it is a product with a matrix (chunk_size, chunk_size), as in attention;
+    from chunk to chunk the state is passed on.
+
+    Args:
+        x: Of shape (batch, length, num_heads, head_dim).
+        dt: (batch, length, num_heads), >= 0; where it is 0, the state stays as it is.
+        a: (num_heads,), < 0.
+        b: (batch, length, num_groups, state_dim).
+        c: The same.
+        state: H before the first position, (batch, num_heads, head_dim, state_dim).
+        chunk_size: Positions in a chunk.
+
+    Returns:
+        y, of the shape of x, and H after the last position.
+    """
+    batch, length, num_heads, head_dim = ops.shape(x)
+    num_groups, state_dim = b.shape[-2:]
+    heads_per_group = num_heads // num_groups
+    # Rounded up by adding first: exported graphs divide integers toward zero.
+    num_chunks = (length + chunk_size - 1) // chunk_size
+    if isinstance(length, int):
+        # At least one chunk, even for an empty sequence; none longer than the sequence.
+        num_chunks, chunk_size = max(1, num_chunks), min(chunk_size, max(1, length))
+    # Padding has dt = 0, which changes no state.
+    padding = num_chunks * chunk_size - length
+
+    def chunked(values: Any, *shape: int) -> Any:
+        shape = (batch * num_chunks, chunk_size, num_groups, *shape)
+        return reshape(_pad_end(values, padding), shape)
+
+    dt_x = chunked(x * dt[..., None], heads_per_group, head_dim)
+    b, c = chunked(b, state_dim), chunked(c, state_dim)
+    log_decay = ops.transpose(chunked(dt * a, heads_per_group), (0, 2, 3, 1))
+    log_since_start, decays = _exp_segsum(log_decay)
+
+    # 1. Outputs from the inputs of the same chunk.
+    scores = ops.einsum("zlgn,zsgn->zgls", c, b)
+    y_diag = ops.einsum("zghls,zsghp->zlghp", scores[:, :, None] * decays, dt_x)
+
+    # 2. What each chunk adds to the state.
+    decay_to_end = ops.transpose(decays[..., -1, :], (0, 3, 1, 2))
+    states = ops.einsum("zsghp,zsgn->zghpn", dt_x * decay_to_end[..., None], b)
+
+    # 3. The state before each chunk, and after the last.
+    shape = (batch, num_chunks, num_heads)
+    states, state = _state_passing(
+        reshape(states, (*shape, head_dim, state_dim)),
+        reshape(log_since_start[..., -1], (*shape, 1, 1)),
+        state,
+    )
+    states = reshape(states, (batch * num_chunks, num_groups, heads_per_group, head_dim, state_dim))
+
+    # 4. Outputs from the state before the chunk.
+    decay_from_start = ops.transpose(ops.exp(log_since_start), (0, 3, 1, 2))
+    y_off = ops.einsum("zlgn,zghpn->zlghp", c, states) * decay_from_start[..., None]
+
+    y = reshape(y_off + y_diag, (batch, num_chunks * chunk_size, num_heads, head_dim))
+    return y[:, :length], state
+
+
+def _state_passing(states: Any, log_decay: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
+    """Return the state before each chunk, and after the last.
+
+    Many chunks are halved, pairs of them taken as one. Keras's scans are no help: on torch the
+    gradient of `scan` takes time quadratic in the number of chunks, and on TensorFlow XLA does
+    not compile all of either.
+
+    Args:
+        states: What each chunk adds, (batch, num_chunks, num_heads, head_dim, state_dim).
+        log_decay: Logarithm of what it keeps of the state, (batch, num_chunks, num_heads, 1, 1).
+        state: Before the first chunk.
+        halvings: Done so far.
+    """
+    batch, num_chunks = ops.shape(states)[:2]
+    shape = states.shape[2:]
+    if isinstance(num_chunks, int):
+        if num_chunks <= _MAX_SEQUENTIAL:
+            return _state_passing_sequential(states, log_decay, state)
+    elif halvings == _HALVINGS:
+        return _state_passing_matrix(states, log_decay, state)
+    half = (num_chunks + 1) // 2
+    # One more, if their number is odd, that keeps all and adds nothing.
+    (added1, added2), (log1, log2) = (
+        ops.unstack(
+            reshape(_pad_end(z, 2 * half - num_chunks), (batch * half, 2, *z.shape[2:])), 2, axis=1
+        )
+        for z in (states, log_decay)
+    )
+    added = reshape(added1 * ops.exp(log2) + added2, (batch, half, *shape))
+    log_added = reshape(log1 + log2, (batch, half, shape[0], 1, 1))
+    before, state = _state_passing(added, log_added, state, halvings + 1)
+    before = reshape(before, (batch * half, *shape))
+    before = ops.stack((before, before * ops.exp(log1) + added1), axis=1)
+    return reshape(before, (batch, 2 * half, *shape))[:, :num_chunks], state
+
+
+def _state_passing_sequential(states: Any, log_decay: Any, state: Any) -> tuple[Any, Any]:
+    """Do the same chunk by chunk."""
+    num_chunks = states.shape[1]
+    before = []
+    for added, decay in zip(
+        ops.unstack(states, num_chunks, axis=1),
+        ops.unstack(ops.exp(log_decay), num_chunks, axis=1),
+        strict=True,
+    ):
+        before.append(state)
+        state = state * decay + added
+    return ops.stack(before, axis=1), state
+
+
+def _state_passing_matrix(states: Any, log_decay: Any, state: Any) -> tuple[Any, Any]:
+    """Do the same by a matrix (num_chunks + 1, num_chunks + 1)."""
+    # The initial state is the contribution of an extra leading chunk.
+    states = ops.concatenate((state[:, None], states), axis=1)
+    log_decay = ops.pad(ops.transpose(log_decay[..., 0, 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
+    _, decays = _exp_segsum(log_decay)
+    states = ops.einsum("bhzc,bchpn->bzhpn", decays, states)
     # From the end: JAX takes no symbolic size as an index.
     return states[:, :-1], states[:, -1]
 
 
-def _decays(log_kept: Any) -> tuple[Any, Any]:
-    """What is left, from place to place.
+def _exp_segsum(log_decay: Any) -> tuple[Any, Any]:
+    """Sum the logarithms of decays over segments, and exponentiate.
 
     Args:
-        log_kept: Logarithm of what each place keeps of the state, (..., length), <= 0.
+        log_decay: Of each position, (..., length), <= 0.
 
     Returns:
-        The logarithm of what is left since the beginning, (..., length), and what is left
-        at each place of what each wrote, (..., length, length), 0 for later ones.
+        The sum over all positions up to l, (..., length); and exp of the sum over those after s
+        up to l, (..., length, length), 0 for s > l.
     """
-    log_kept = ops.maximum(log_kept, _LOG_NOTHING)
-    # Differences of running sums would lose the digits of small ones after large ones.
-    # Those of whole numbers are exact; those of the rest stay small.
-    whole = ops.stop_gradient(ops.round(log_kept))
-    sums = [ops.cumsum(part, axis=-1) for part in (whole, log_kept - whole)]
-    between = sum(ops.expand_dims(part, -1) - ops.expand_dims(part, -2) for part in sums)
-    place = ops.arange(0, ops.shape(log_kept)[-1])
-    is_left = place[:, None] >= place[None, :]
-    return sum(sums), ops.exp(ops.where(is_left, between, -float("inf")))
+    log_decay = ops.maximum(log_decay, _LOG_ZERO)
+    # Differences of running sums would lose the digits of small terms after large ones.
+    # Those of integers are exact, and those of the remainders stay small.
+    integers = ops.stop_gradient(ops.round(log_decay))
+    remainders = ops.cumsum(log_decay - integers, axis=-1)
+    integers = ops.cumsum(integers, axis=-1)
+    position = ops.arange(0, ops.shape(log_decay)[-1], dtype=log_decay.dtype)
+    distance = position[:, None] - position[None, :]
+    # Sums for s > l are only kept from overflow, and their exp multiplied by 0: exp(-inf) takes
+    # three times as long. Remainders are at most 1/2.
+    segments = ops.minimum(
+        integers[..., None] - integers[..., None, :], 0.5 * ops.minimum(distance, 0.0)
+    )
+    segments = segments + (remainders[..., None] - remainders[..., None, :])
+    is_causal = ops.cast(distance >= 0, log_decay.dtype)
+    return integers + remainders, ops.exp(segments) * is_causal
 
 
-# The logarithm of what is 0 in float32 and float64. Sums of larger ones would be exact no more.
-_LOG_NOTHING = -1000.0
+def reshape(values: Any, shape: Any) -> Any:
+    """Reshape a tensor by its own method, if it has one.
+
+    `ops.reshape` looks for symbolic tensors in the shape, which on torch takes ten times as long
+    as all else: 0.2 ms in a call of the layer.
+    """
+    method = getattr(values, "reshape", None)
+    return ops.reshape(values, shape) if method is None else method(shape)
 
 
-def _filled(values: Any, missing: Any) -> Any:
-    """With so many zeros at the end of the second axis."""
-    if isinstance(missing, int) and not missing:
+def _pad_end(values: Any, size: Any) -> Any:
+    """Add so many zeros to the end of the second axis."""
+    if isinstance(size, int) and not size:
         return values
-    return ops.pad(values, [[0, missing if axis == 1 else 0] for axis in range(len(values.shape))])
+    return ops.pad(values, [[0, size if axis == 1 else 0] for axis in range(len(values.shape))])
 
 
-def scan_one(x: Any, step: Any, decay: Any, b: Any, c: Any, state: Any) -> tuple[Any, Any]:
-    """The next place: arguments of `scan_in_chunks` without their axis of length."""
-    in_group = x.shape[-2] // b.shape[-2]
-    b, c = (ops.repeat(z, in_group, axis=-2)[..., None, :] for z in (b, c))
-    keeps = ops.exp(step * decay)[..., None, None]
-    state = state * keeps + (x * step[..., None])[..., None] * b
+def scan_one(x: Any, dt: Any, a: Any, b: Any, c: Any, state: Any) -> tuple[Any, Any]:
+    """Compute the next position: arguments of `scan_in_chunks` without their axis of length."""
+    heads_per_group = x.shape[-2] // b.shape[-2]
+    b, c = (ops.repeat(z, heads_per_group, axis=-2)[..., None, :] for z in (b, c))
+    decay = ops.exp(dt * a)[..., None, None]
+    state = state * decay + (x * dt[..., None])[..., None] * b
     return ops.sum(state * c, axis=-1), state

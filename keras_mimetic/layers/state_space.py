@@ -15,7 +15,7 @@ from keras_mimetic.initializers.state_space import (
     check_correlation,
     check_strength,
 )
-from keras_mimetic.layers.selective_scan import scan_in_chunks, scan_one
+from keras_mimetic.layers.selective_scan import reshape, scan_in_chunks, scan_one
 from keras_mimetic.layers.sublayers import Changes, check_float_policy
 
 # Of the reference implementation.
@@ -259,9 +259,9 @@ class MimeticStateSpace(keras.layers.Layer):
         else:
             window = seen[:, -before:]
         kernel = ops.cast(self.conv_kernel, seen.dtype)
-        convolved = sum(
-            kernel[tap] * seen[:, tap : (tap - before) or None] for tap in range(self.conv_width)
-        )
+        convolved = kernel[0] * seen[:, : -before or None]
+        for tap in range(1, self.conv_width):
+            convolved += kernel[tap] * seen[:, tap : (tap - before) or None]
         x, b, c, steps = self._parts(convolved, steps)
         if mask is not None:
             steps = ops.where(mask, steps, 0.0)
@@ -389,8 +389,8 @@ class MimeticStateSpace(keras.layers.Layer):
         inner, shared = self._sizes[0], self.num_groups * self.state_dim
         x, b, c = _parted(convolved, inner, inner + shared)
         leading = ops.shape(convolved)[:-1]
-        x = ops.reshape(x, (*leading, self.num_heads, self.head_dim))
-        b, c = (ops.reshape(z, (*leading, self.num_groups, self.state_dim)) for z in (b, c))
+        x = reshape(x, (*leading, self.num_heads, self.head_dim))
+        b, c = (reshape(z, (*leading, self.num_groups, self.state_dim)) for z in (b, c))
         return x, b, c, ops.softplus(steps + ops.cast(self.step_bias, steps.dtype))
 
     def _decay(self) -> Any:
@@ -399,12 +399,12 @@ class MimeticStateSpace(keras.layers.Layer):
     def _finish(self, y: Any, x: Any, gate: Any) -> Any:
         y = y + x * ops.cast(self.skip, y.dtype)[:, None]
         leading, inner = ops.shape(gate)[:-1], self._sizes[0]
-        y = ops.reshape(y, (*leading, inner)) * ops.silu(ops.cast(gate, y.dtype))
-        by_group = ops.reshape(y, (*leading, self.num_groups, inner // self.num_groups))
+        y = reshape(y, (*leading, inner)) * ops.silu(ops.cast(gate, y.dtype))
+        by_group = reshape(y, (*leading, self.num_groups, inner // self.num_groups))
         # Not `ops.rms_normalization`, which cannot be exported to ONNX on torch.
         square = ops.mean(ops.square(by_group), axis=-1, keepdims=True)
         y = by_group * ops.rsqrt(square + _NORM_EPSILON)
-        y = ops.reshape(y, (*leading, inner)) * ops.cast(self.norm_scale, y.dtype)
+        y = reshape(y, (*leading, inner)) * ops.cast(self.norm_scale, y.dtype)
         return self.out_projection(ops.cast(y, self.compute_dtype))
 
     def _state_shapes(self, batch: Any) -> tuple[Any, Any]:
