@@ -159,8 +159,8 @@ def test_no_mlps(middle):
         (lambda x: layers.Dense(16)(layers.Dense(16, "gelu")(x)), ""),
         (lambda x: layers.Dense(8)(layers.Dense(4, "gelu")(x)), "narrower than its input"),
         (lambda x: layers.Dense(32)(layers.Dense(16, "gelu")(x)), "wider than its hidden"),
-        (between(layers.BatchNormalization(), layers.ReLU()), "normalization stands between"),
-        (between(layers.LayerNormalization(), keras.ops.gelu), "normalization stands between"),
+        (between(layers.BatchNormalization(), layers.ReLU()), "normalization between"),
+        (between(layers.LayerNormalization(), keras.ops.gelu), "normalization between"),
         (between(layers.DepthwiseConv1D(3, padding="same"), ops.gelu), "depthwise convolution"),
         (
             between(
