@@ -13,14 +13,14 @@ from keras_mimetic.initializers.base import NumPyInitializer
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticDepthwise(NumPyInitializer):
-    """Smooth, centered filters for depthwise convolutions, as trained ones are.
+    """Smooth, centered filters for depthwise convolutions, as in trained networks.
 
-    Draws every filter independently from a normal distribution over its pixels,
+    Each filter is sampled independently from a normal distribution over its pixels,
     whose covariance has a closed form with one parameter, `sigma` (see
-    `keras_mimetic._numerics.depthwise.covariance`). Near 0 a filter is one pixel, its
-    center; above, it is a smooth bump of either sign about it. In trained
-    networks sigma grows with depth: `sigma_at_depth` gives it for a place
-    in the network.
+    `keras_mimetic._numerics.depthwise.covariance`). With `sigma` near 0, a filter is
+    nonzero only at its central pixel. With a larger `sigma`, it is a smooth bump of either
+    sign around the center. In trained networks, sigma grows with depth:
+    `sigma_at_depth` returns it for a layer of a given depth.
 
     Examples:
 
@@ -35,37 +35,37 @@ class MimeticDepthwise(NumPyInitializer):
     ... )
 
     Args:
-        sigma: Spread in squared pixels, a number > 0: a variance, filters reach some
+        sigma: Width in squared pixels, a number > 0. It is a variance: filters reach about
             sqrt(sigma) pixels.
-        gain: Scale of the weight. `"keras"` has the root mean square entry of
-            Keras's default (Glorot), whose fan-in counts channels that a
-            depthwise filter does not see: it is small, 0.010 for a 7 x 7 kernel
-            with 384 channels. `"fan_in"` has 1 / sqrt(kh kw), from the inputs
-            that an output really sees: 0.143 there. A number g
-            has g / sqrt(kh kw): g is the norm of a filter, in the root mean
-            square over filters.
-        seed: An integer >= 0 gives the same weight at every call; `None` takes
-            one from Python's `random`, which `keras.utils.set_random_seed`
-            sets; a `keras.random.SeedGenerator` gives a new weight at each
-            call. Equal seeds give weights equal on every backend; between
-            machines they may differ by rounding, about 1e-7 of their size.
+        gain: Scale of the weight. `"keras"` is the root mean square of the entries in
+            Keras's default (Glorot). It is small, since its fan-in counts channels that a
+            depthwise filter does not see: 0.010 for a 7 x 7 kernel with 384 channels.
+            `"fan_in"` is 1 / sqrt(kh kw), from the actual number of inputs per output:
+            0.143 for that kernel. A number g gives g / sqrt(kh kw), so g is the root mean
+            square norm of the filters.
+        seed: An integer >= 0 gives the same weight at every call. `None` takes a seed from
+            Python's `random`, which `keras.utils.set_random_seed` sets. A
+            `keras.random.SeedGenerator` gives a new weight at each call. Equal seeds give
+            equal weights on every backend. Between machines, weights may differ by
+            rounding, about 1e-7 of their size.
 
-    It takes kernels of `DepthwiseConv1D` and `2D` and of `SeparableConv*D`, of
-    shape `(*kernel_size, channels, multiplier)`, and of grouped `Conv*D`, of
-    shape `(*kernel_size, channels / groups, filters)`, and rounds to `dtype` at
-    the end. A dense convolution's kernel cannot be told from these by its
-    shape: each of its input and output channels gets a filter then.
+    The weight is a kernel of `DepthwiseConv1D`, `DepthwiseConv2D` or `SeparableConv*D`,
+    of shape `(*kernel_size, channels, multiplier)`, or of a grouped `Conv*D`, of shape
+    `(*kernel_size, channels / groups, filters)`. The kernel of a dense convolution has the
+    same form; each pair of input and output channels then gets a filter. Values are
+    rounded to `dtype` at the end.
 
     Raises:
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; at the call, for a shape of
-            rank below 3 or a dtype that is not floating.
+            rank below 3, a dtype that is not floating or that can't hold the values, or a
+            `SeedGenerator` inside a trace.
 
     Reference:
 
     - Trockman, Willmott and Kolter, 2023, "Understanding the Covariance
       Structure of Convolutional Filters" (arXiv:2210.03651): the idea. The form
-      of the covariance and its constants are a reconstruction, the scale is
+      of the covariance and its constants are a reconstruction; the scale is
       ours.
     """
 
@@ -79,7 +79,7 @@ class MimeticDepthwise(NumPyInitializer):
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         if len(shape) < 3 or 0 in shape[:-2]:
             raise ValueError(
-                "Argument `shape` must be that of a convolution kernel, "
+                "Argument `shape` must be the shape of a convolution kernel, "
                 f"(*kernel_size, channels, filters). Received: shape={shape}"
             )
         filters = depthwise_filters(
@@ -103,7 +103,7 @@ class MimeticDepthwise(NumPyInitializer):
 
 
 def check_gain(name: str, gain: Any, more: tuple[str, ...] = ()) -> float | str:
-    """Return `gain` if it is one of `GAINS`, of `more`, or a finite number > 0; else raise."""
+    """Return `gain` if it is in `GAINS` or `more`, or a finite number > 0; otherwise raise."""
     choices = (*more, *GAINS)
     allowed = f"{', '.join(map(repr, choices))} or a finite number > 0"
     if isinstance(gain, str):

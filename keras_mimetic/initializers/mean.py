@@ -24,28 +24,27 @@ from keras_mimetic.initializers.base import NumPyInitializer
 class MimeticMean(NumPyInitializer):
     """Variance scaling with a nonzero mean, for the first matrix of an MLP.
 
-    Which `mean` to use where, in standard deviations of the weight:
+    Choose `mean` by the input of the layer, in standard deviations of the weight:
 
     - `"auto"`, the default, is safe for any input. It is `-0.5 / sqrt(fan_in)` and
-      shifts a pre-activation by half of its own spread at most.
-    - `-1` is for a layer directly after a `LayerNormalization` over the channels, and for
-      that place alone. The normalization's output sums to zero, so the mean changes
-      nothing at first. It acts as a hidden bias that all units share and that learns
-      quickly.
+      shifts a pre-activation by at most half its standard deviation.
+    - `-1` is only for a layer directly after a `LayerNormalization` over the channels.
+      The output of the normalization sums to zero, so the mean has no effect at first. It
+      acts as a hidden bias that all units share and that learns quickly.
     - Any other number shifts the outputs of `x @ W` by
-      `mean * sqrt(fan_in) * average(x) / rms(x)` of their spreads. With inputs uniform
-      on (0, 1), `fan_in=3072` and `mean=-0.1` that is -4.8 spreads, and a ReLU layer is
-      dead for good.
+      `mean * sqrt(fan_in) * average(x) / rms(x)` standard deviations. With inputs uniform
+      on (0, 1), `fan_in=3072` and `mean=-0.1`, the shift is -4.8 standard deviations, and
+      the units of a ReLU layer are dead.
 
-    Draws `W = s * (Z + mean)` with `Z` of mean 0 and variance 1, and
-    `s = sqrt(scale / fan)`: `keras.initializers.VarianceScaling`, moved off
-    zero by `mean` standard deviations. With `mean=0` and the other defaults it
-    is the distribution of Keras's `GlorotUniform`.
+    The weight is `W = s * (Z + mean)`, where `Z` has mean 0 and variance 1, and
+    `s = sqrt(scale / fan)`. This is `keras.initializers.VarianceScaling`, shifted by
+    `mean` standard deviations. With `mean=0` and the other defaults, it has the
+    distribution of Keras's `GlorotUniform`.
 
-    What it is worth in short training (`benchmarks/README.md`, "The mean of an MLP"): after
-    a LayerNormalization, -1 adds to the spatial structures +1.4 points of accuracy in a
-    ConvNeXt-like network ([0.8, 2.0], n = 5) and +0.6 in a ViT ([0.4, 0.8]); beside a
-    hidden bias that starts below zero it adds +0.3 ([0.2, 0.5]) and +0.1 ([-0.2, 0.4]).
+    Gains in short training runs (`benchmarks/README.md`, "The mean of an MLP"): after a
+    LayerNormalization, a mean of -1 adds +1.4 points of accuracy to the spatial structures
+    in a ConvNeXt-like network ([0.8, 2.0], n = 5) and +0.6 in a ViT ([0.4, 0.8]). In
+    addition to a negative hidden bias, it adds +0.3 ([0.2, 0.5]) and +0.1 ([-0.2, 0.4]).
     In MLPs on raw and on standardized pixels, `"auto"` was within 0.8 points of mean 0 in
     every interval (n = 5): we measured neither a gain nor a loss.
 
@@ -54,7 +53,7 @@ class MimeticMean(NumPyInitializer):
     >>> # In any layer:
     >>> layer = keras.layers.Dense(256, "relu", kernel_initializer=MimeticMean())
 
-    >>> # By its name, once `keras_mimetic` is imported:
+    >>> # By its name, after importing `keras_mimetic`:
     >>> layer = keras.layers.Dense(256, "relu", kernel_initializer="mimetic_mean")
 
     >>> # Directly after a LayerNormalization:
@@ -78,34 +77,32 @@ class MimeticMean(NumPyInitializer):
 
     Args:
         mean: Mean of the weight in units of its standard deviation `s`: `"auto"`, which
-            follows the fan-in of the shape or of `input_axes`, or any finite number.
-            The paper gives the first matrix a nonzero mean; its sign and size here are
-            ours.
-        scale: Variance of the weight times the fan; a positive number.
-        mode: The fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
-        distribution: `"uniform"`, `"truncated_normal"` (which Keras also calls
-            `"normal"`), cut at two standard deviations, or
-            `"untruncated_normal"`. All have standard deviation `s`.
-        seed: An integer >= 0 gives the same weight at every call, and on every
-            backend the same, bit for bit. `None` takes a seed from Python's
-            `random`, which `keras.utils.set_random_seed` sets. A
-            `keras.random.SeedGenerator` gives a new weight at each call.
-            One instance with an integer seed or `None`, used for two layers,
-            draws the same weight twice where shapes agree.
-        input_axes: Axes of the weight that are contracted with the input, if
-            they are not those of a `Dense` or convolution kernel.
-        output_axes: Axes of the weight that the output keeps; required with
+            depends on the fan-in, or a finite number. The paper gives the first matrix a
+            nonzero mean; its sign and size here are ours.
+        scale: Variance of the weight times the fan; a number > 0.
+        mode: The fan: `"fan_in"`, `"fan_out"`, or `"fan_avg"` for their average.
+        distribution: `"uniform"`, `"untruncated_normal"`, or `"truncated_normal"` (also
+            called `"normal"`, as in Keras), which is cut at two standard deviations. All
+            have standard deviation `s`.
+        seed: An integer >= 0 gives the same weight at every call, bit for bit equal on
+            every backend. `None` takes a seed from Python's `random`, which
+            `keras.utils.set_random_seed` sets. A `keras.random.SeedGenerator` gives a new
+            weight at each call. An instance with an integer seed or `None` that is shared
+            by two layers gives both the same weight if their shapes agree.
+        input_axes: Axes of the weight that are contracted with the input, for weights
+            that are not the kernel of a `Dense` layer or a convolution.
+        output_axes: Axes of the weight that remain in the output; required with
             `input_axes`.
 
-    Calling it with `shape` and a floating `dtype` gives a tensor of that shape,
-    computed in float32 and rounded to `dtype` at the end.
+    The initializer returns a tensor of the given `shape` and floating `dtype`, computed
+    in float32 and rounded to `dtype` at the end.
 
     Raises:
         TypeError: for an argument of the wrong type.
         ValueError: for a value that is not allowed; at the call, for a dtype
-            that is not floating, axes that the shape does not have, a
-            `SeedGenerator` inside a trace, or a shape without inputs (a fan-in of 0)
-            with `mean="auto"`.
+            that is not floating or that can't hold the values, axes that the shape does
+            not have, a `SeedGenerator` inside a trace, or a shape without inputs (a fan-in
+            of 0) with `mean="auto"`.
 
     Reference:
 
@@ -169,7 +166,7 @@ class MimeticMean(NumPyInitializer):
         fan_in, _ = fans(shape, self.input_axes, self.output_axes)
         if fan_in < 1 or not shape:
             raise ValueError(
-                "Argument `mean` must be a number for a weight without inputs: 'auto' is "
+                "Argument `mean` must be a number for a weight without inputs, since 'auto' is "
                 f"-0.5 / sqrt(fan_in). Received: mean='auto', shape={shape}"
             )
         return safe_mean(fan_in)
@@ -187,12 +184,12 @@ class MimeticMean(NumPyInitializer):
 
 
 def _check_distribution(distribution: Any) -> str:
-    """Keras's names: case is ignored, and "normal" is the truncated one."""
+    """Return the name of a distribution; as in Keras, case is ignored and "normal" is truncated."""
     name = distribution.lower() if isinstance(distribution, str) else distribution
     if name == "normal":
         return "truncated_normal"
     if name not in DISTRIBUTIONS:
-        # The check's own words, with the name that Keras allows besides.
+        # Raise the error of the check, which also lists Keras's "normal".
         check_choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))
     return name
 
@@ -204,5 +201,5 @@ def _check_axes(name: str, axes: Any) -> tuple[int, ...] | None:
         raise TypeError(
             f"Argument `{name}` must be None or a tuple of axes. Received: {name}={axes!r}"
         )
-    # Negative axes count from the end, as everywhere in NumPy and Keras.
+    # Negative axes count from the end.
     return tuple(check_integer(name, axis, minimum=-64) for axis in axes)
