@@ -19,24 +19,24 @@ from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import with_seed
 from keras_mimetic.layers.sublayers import Changes
 
-# What is random in a layer: its projections, and the gate that newer versions of Keras have.
+# Random parts of a layer: its projections, and the gate of newer versions of Keras.
 _STREAMS = (*ROLES, "gate")
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
-    """Keras's `MultiHeadAttention`, its projections paired as in trained networks.
+    """Keras's `MultiHeadAttention`, with projections paired as in trained networks.
 
-    In every head the product of query and key weights W_Q W_K^T starts near a
-    positive multiple of the identity (a token attends to tokens like it), and
-    the product over all heads of value and output weights W_V W_O near a
-    negative one. Only the initial weights differ from Keras's layer: arguments,
-    sublayers and call are its own, and weights move freely between the two.
+    In every head, the initial product of query and key weights W_Q W_K^T is near a
+    positive multiple of the identity, so a token attends to similar tokens. Over all
+    heads, the product of value and output weights W_V W_O is near a negative multiple.
+    Only the initial weights differ from Keras's layer. Arguments, sublayers and call are
+    the same, and weights can be copied between the two layers.
 
-    The identity goes only where it has a meaning: where query, key and value
-    are one tensor. A layer that is first called otherwise (cross-attention), or
-    built for inputs of different widths, gets the noise alone; one that is built
-    by `build(...)` with equal shapes counts as self-attention.
+    The identity is used only in self-attention, where query, key and value are one tensor.
+    A layer that is first called with different tensors (cross-attention), or built for
+    inputs of different widths, gets the noise alone. A layer that is built by `build(...)`
+    with equal shapes counts as self-attention.
 
     Examples:
 
@@ -46,50 +46,53 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
     (2, 10, 64)
 
     Args:
-        num_heads: As in `keras.layers.MultiHeadAttention`, like all that is not
-            listed here; what follows `attention_axes` there is by keyword only.
+        num_heads: Number of heads. This and other arguments that are not listed here are
+            those of `keras.layers.MultiHeadAttention`. Arguments after `attention_axes`
+            are keyword-only.
         key_dim: Channels of each head for queries and keys.
-        query_key: `(noise, identity)` of each head's product of query and key
-            weights, absolute: the product is the matrix of rank `key_dim`
-            nearest to `noise Z + identity I`, the entries of Z independent
-            normals of variance 1 / width (from a width of 256 on, with the same
-            singular values in all heads and layers; see
-            `keras_mimetic._numerics.attention.query_key`). `None` leaves both projections to
-            `kernel_initializer`. `"auto"` is (0.7, 0.7), the numbers that accounts
-            of the paper's recipe give, and `None` with `causal=True`. In our image
-            models it decided little (`all_no_qk` in `benchmarks/README.md`).
-        value_output: The same for the product of value and output weights, over
-            all heads together (of rank `num_heads * value_dim` if that is less
-            than the width). `"auto"` is (0.4, -0.4), from the same accounts, which
-            has all of the gain in our image models (row `value_output`). Needs an
+        query_key: `(noise, identity)` of the product of query and key weights in each
+            head, absolute. The product is the matrix of rank `key_dim` nearest to
+            `noise Z + identity I`, where the entries of Z are independent normals of
+            variance 1 / width. From a width of 256 on, the singular values are the same in
+            all heads and layers (see `keras_mimetic._numerics.attention.query_key`). With
+            `None`, `kernel_initializer` initializes both projections. `"auto"` is
+            (0.7, 0.7), from accounts of the paper's recipe, and `None` with `causal=True`.
+            It had little effect in our image models (`all_no_qk` in
+            `benchmarks/README.md`).
+        value_output: `(noise, identity)` of the product of value and output weights, over
+            all heads together, of rank `num_heads * value_dim` if that is less
+            than the width. `"auto"` is (0.4, -0.4), from the same accounts. It accounts
+            for all of the gain in our image models (row `value_output`). It requires an
             `output_shape` of one axis.
         causal: Whether the layer will be called with a causal mask, as in a language
-            model. It chooses initial weights alone: a layer is built before it sees a
-            mask, and the mask stays an argument of the call (`use_causal_mask=True`).
+            model. It affects only the initial weights: a layer is built before it sees a
+            mask, and the mask remains an argument of the call (`use_causal_mask=True`).
             With `True`, `"auto"` leaves query and key to `kernel_initializer`, since
             their structure raises the loss of a causal language model (ours; rows `qk`
             and `vo-` of `benchmarks/README.md`, "Language models").
-        kernel_initializer: For projections that are not paired: those of a pair
-            that is `None`, and a gate's. One without a seed of its own draws
-            from `seed`, each projection differently, and equally on every
-            backend if it is of Keras's variance-scaling family. Without effect
-            where both pairs have structure and there is no gate.
-        bias_initializer: For all biases, as in Keras's layer.
-        seed: An integer >= 0 for the kernels and the dropout (not for a random
-            `bias_initializer`; dropout masks differ between backends); `None`
-            takes one from Python's `random`, which `keras.utils.set_random_seed` sets.
-            The weights are equal on every backend; between machines they may
-            differ by rounding: in the products by about 1e-6 of their size,
-            in single factors, where singular values nearly coincide, by more.
+        kernel_initializer: Initializer of projections without structure: those of a pair
+            that is `None`, and the gate. An initializer without a seed takes one from
+            `seed`, which differs by projection. Variance-scaling initializers of Keras
+            then give equal weights on every backend. It has no effect if both pairs have
+            structure and there is no gate.
+        bias_initializer: Initializer of all biases, as in Keras's layer.
+        seed: An integer >= 0 for the kernels and the dropout, but not for a random
+            `bias_initializer`. `None` takes one from Python's `random`, which
+            `keras.utils.set_random_seed` sets. The weights are equal on every backend;
+            dropout masks are not. Between machines, weights may differ by rounding: by
+            about 1e-6 of their size in the products, and by more in single factors whose
+            singular values nearly coincide.
         **kwargs: As in Keras's layer.
+
+    Input and output shapes:
+        As in Keras's layer.
 
     Raises:
         TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed, as in Keras's layer, and for
+        ValueError: for a value that is not allowed, as in Keras's layer, or for
             an `output_shape` of more than one axis with `value_output`.
 
-    Input and output shapes are those of Keras's layer. Grouped-query attention
-    is another layer of Keras's, which this one does not replace.
+    This layer does not replace `keras.layers.GroupQueryAttention`.
 
     Reference:
 
@@ -117,8 +120,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         seed = None if seed is None else check_seed(seed)
         if seed is not None and seed >= 2**31 and dropout:
             raise ValueError(
-                "Argument `seed` must be below 2**31 where `dropout` is not 0: Keras's "
-                f"generators take no more. Received: seed={seed}"
+                "Argument `seed` must be below 2**31 if `dropout` is not 0: the limit of "
+                f"Keras's generators. Received: seed={seed}"
             )
         num_heads = check_integer("num_heads", num_heads, minimum=1)
         key_dim = check_integer("key_dim", key_dim, minimum=1)
@@ -132,7 +135,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         value_output = check_strengths("value_output", value_output)
         check_flag("causal", causal)
         self._seeds = split_seed(resolve_seed(seed), _STREAMS)
-        # Checks it, before Keras's layer does with another error.
+        # Check the initializer before Keras's layer does, for a clearer error.
         with_seed("kernel_initializer", kernel_initializer, self._seeds["query"])
         super().__init__(
             num_heads,
@@ -151,8 +154,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         self.causal = causal
         if value_output and self._output_shape and len(self._output_shape) > 1:
             raise ValueError(
-                "Argument `output_shape` must have one axis, or `value_output` be None: the "
-                "structure is that of a matrix. "
+                "Argument `output_shape` must have one axis unless `value_output` is None: the "
+                "structure is for matrices. "
                 f"Received: output_shape={self._output_shape}, value_output={value_output}"
             )
         self._is_self_attention = True
@@ -161,7 +164,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
 
     def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
-            # `build` sees shapes alone, which do not tell one tensor from two.
+            # `build` gets only shapes, which do not show whether the tensors are the same.
             key = args[0] if args else kwargs.get("key")
             self._is_self_attention = query is value and (key is None or key is value)
         return super().__call__(query, value, *args, **kwargs)
@@ -170,7 +173,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         key_shape = value_shape if key_shape is None else key_shape
         roles = ("query", "key", *(("gate",) if self._has_gate() else ()), "value", "output")
         initializers = self._initializers(query_shape[-1], value_shape[-1], key_shape[-1])
-        # Keras's `build` asks for them in this order, one for each projection.
+        # Keras's `build` requests one initializer per projection, in this order.
         self._projections = iter([initializers[role] for role in roles])
         super().build(query_shape, value_shape, key_shape)
         self._projections = None
@@ -178,7 +181,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             if getattr(self, f"{role}_dense").kernel_initializer is not initializers[role]:
                 raise RuntimeError(
                     "This version of Keras builds the projections of `MultiHeadAttention` in an "
-                    "order that keras_mimetic does not know. Please report it."
+                    "order that keras_mimetic does not support. Please report it."
                 )
 
         for name in self._changes.names:
@@ -189,11 +192,11 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         return {**arguments, "kernel_initializer": next(self._projections)}
 
     def _has_gate(self) -> bool:
-        # An argument that older versions of Keras do not have.
+        # The argument is absent in older versions of Keras.
         return getattr(self, "_use_gate", False)
 
     def _initializers(self, query_dim: int, value_dim: int, key_dim: int) -> dict[str, Any]:
-        """The kernels' initializers by role."""
+        """Return the initializers of the kernels by role."""
         output_dim = math.prod(self._output_shape) if self._output_shape else query_dim
         is_self = self._is_self_attention and query_dim == value_dim == key_dim
         initializers = {role: self._unpaired(role, seed) for role, seed in self._seeds.items()}
@@ -215,7 +218,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         initializer = with_seed("kernel_initializer", self._kernel_initializer, seed)
         if not isinstance(initializer, MimeticMean) or initializer.input_axes is not None:
             return initializer
-        # The fans of a kernel of rank 3, which it cannot see.
+        # The initializer cannot infer the fans of a kernel of rank 3.
         axes = ((0, 1), (2,)) if role == "output" else ((0,), (1, 2))
         config = {**initializer.get_config(), "input_axes": axes[0], "output_axes": axes[1]}
         return MimeticMean.from_config(config)
@@ -226,7 +229,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             "query_key": _serialize(self.query_key),
             "value_output": _serialize(self.value_output),
             "causal": self.causal,
-            # Keras's layer says itself which of its policies are quantized.
+            # The config of Keras's layer has the policies of quantized sublayers.
             **self._changes.config(self, quantized=False),
         }
 
@@ -243,7 +246,7 @@ def _serialize(strengths: Any) -> Any:
 
 
 def _check_axes(name: str, value: Any, minimum: int) -> Any:
-    """`value`, if it is `None`, an integer, or some of them."""
+    """Return `value` if it is `None`, an integer or a sequence of integers; otherwise raise."""
     if value is None or isinstance(value, (list, tuple)):
         return value and tuple(check_integer(name, size, minimum) for size in value)
     return check_integer(name, value, minimum)

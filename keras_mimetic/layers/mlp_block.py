@@ -25,24 +25,24 @@ from keras_mimetic.layers.arguments import get, serialize_initializer
 from keras_mimetic.layers.onnx import layer_normalization
 from keras_mimetic.layers.sublayers import Changes, check_float_policy
 
-# As in Vision Transformers; Keras's own default, 1e-3, is large for them.
+# As in Vision Transformers. Keras's default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
-# What is random in a block. Each has a seed of its own.
+# Random parts of a block, each with its own seed.
 _STREAMS = ("fc1_kernel", "fc2_kernel", "dropout1", "dropout2", "fc1_bias", "fc2_bias")
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticMLPBlock(keras.layers.Layer):
-    """The MLP of Transformers and ConvNeXts, with a mimetic start.
+    """The MLP of Transformers and ConvNeXts, with mimetic initialization.
 
-    The kernel of `fc1` has a nonzero mean, and after a LayerNormalization the bias of
-    `fc1` starts below zero. Computes `fc2(activation(fc1(x)))` on the last axis of `x`,
-    if asked with `norm` first and `x` added last:
+    The kernel of `fc1` has a nonzero mean, and after a LayerNormalization the initial bias
+    of `fc1` is negative. The block computes `fc2(activation(fc1(x)))` on the last axis of
+    `x`, optionally with a norm and a residual connection:
 
         x + fc2(activation(fc1(norm(x))))
 
-    Its sublayers are plain Keras layers under the public names `norm`, `fc1`
-    and `fc2`; weight files, sharding and fine-tuning address them by these.
+    The sublayers are plain Keras layers with the public names `norm`, `fc1` and `fc2`. Use
+    these names in weight files, sharding layouts and fine-tuning.
 
     Examples:
 
@@ -51,48 +51,50 @@ class MimeticMLPBlock(keras.layers.Layer):
     (2, 10, 64)
 
     Args:
-        hidden_dim: Units between the two matrices, an integer >= 1.
-        output_dim: Units of the output; by default as many as the input has.
-        activation: Name of an activation or a callable, one that keeps the
-            number of units; `None` is linear.
-        mean: Mean of `fc1`'s kernel in units of its standard deviation (see
+        hidden_dim: Number of hidden units, an integer >= 1.
+        output_dim: Number of output channels, an integer >= 1. The default is the number
+            of input channels.
+        activation: Name of an activation, or a callable that preserves the number of
+            units; `None` is linear.
+        mean: Mean of the kernel of `fc1` in units of its standard deviation (see
             `MimeticMean`). `"auto"` is -1 after a LayerNormalization (see `norm`) and
-            `-0.5 / sqrt(fan_in)` elsewhere, which no input can turn into a large shift.
-            The nonzero mean is the paper's; its sign and size are ours (rows `mean-1` and
-            `shift-0.5` of `benchmarks/README.md`).
-        hidden_bias: Where `fc1`'s bias starts, in standard deviations of the
-            pre-activation for inputs of unit variance: the bias is
-            `hidden_bias * s * sqrt(fan_in)` with `s` the standard deviation
-            of `fc1`'s kernel, times `sqrt(1 + mean**2)` where no LayerNormalization
-            stands before. The hidden bias is ours, in addition to the paper's mean.
-            `"auto"` is -0.5 after a LayerNormalization, on the side on which trained
-            networks have it (`keras_mimetic.measure` shows it; rows `bias-0.5` and
-            `mean-1_bias-0.5`). It is 0 elsewhere, where -0.5 cost accuracy on raw inputs
-            (row `shift-0.5_bias-0.5`), and where the bias is not free
-            (`use_bias=False`, or `bias_initializer` other than zeros).
-            `mean=0, hidden_bias=0` is the start of Keras's own layers.
-        norm: What normalizes the input over the channels: `"layer_norm"` for a
-            `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one that
-            stands directly before the block, which the block cannot see, or `None`.
+            `-0.5 / sqrt(fan_in)` elsewhere, which is safe for any input. The nonzero mean
+            is from the paper; its sign and size are ours (rows `mean-1` and `shift-0.5` of
+            `benchmarks/README.md`).
+        hidden_bias: Initial bias of `fc1`, in standard deviations of the
+            pre-activation for inputs of unit variance. The bias is
+            `hidden_bias * s * sqrt(fan_in)`, where `s` is the standard deviation
+            of the kernel of `fc1`; without a LayerNormalization it is multiplied by
+            `sqrt(1 + mean**2)`. The hidden bias is ours, in addition to the paper's mean.
+            `"auto"` is -0.5 after a LayerNormalization; trained networks have the same
+            sign, as `keras_mimetic.measure` shows (rows `bias-0.5` and `mean-1_bias-0.5`).
+            Elsewhere it is 0, since -0.5 reduced the accuracy on raw inputs (row
+            `shift-0.5_bias-0.5`). It is also 0 with `use_bias=False` or with a
+            `bias_initializer` other than zeros. `mean=0, hidden_bias=0` initializes like
+            Keras's own layers.
+        norm: Normalization of the input over the channels: `"layer_norm"` for a
+            `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` if a
+            `LayerNormalization` directly precedes the block, which the block cannot see,
+            or `None`.
         residual: Whether to add the input to the output.
-        dropout: Part of the units dropped after the activation and after
+        dropout: Fraction of the units to drop after the activation and after
             `fc2`, in [0, 1).
         use_bias: Whether `fc1` and `fc2` have biases.
-        fc2_initializer: For `fc2`'s kernel: a name, an initializer or a callable.
-            One without a seed of its own draws from `seed`.
-        bias_initializer: The same for both biases; `"zeros"` where
+        fc2_initializer: Initializer of the kernel of `fc2`: a name, an initializer or a
+            callable. An initializer without a seed takes one from `seed`.
+        bias_initializer: Initializer of both biases. It must be `"zeros"` if
             `hidden_bias` is a number other than 0.
-        kernel_regularizer: For both kernels.
-        bias_regularizer: For both biases.
-        kernel_constraint: For both kernels.
+        kernel_regularizer: Regularizer of both kernels.
+        bias_regularizer: Regularizer of both biases.
+        kernel_constraint: Constraint of both kernels.
         seed: An integer >= 0 for all weights and the dropout; `None` takes one
             from Python's `random`, which `keras.utils.set_random_seed` sets.
-            Equal weights on every backend, bit for bit, unless an initializer
-            is named that only Keras draws, such as `"orthogonal"`; dropout
-            masks differ between backends.
-        **kwargs: `name`, `dtype` and so on, as for every Keras layer. The dtype
-            policy may not be a quantized one; `Model.quantize` quantizes the
-            sublayers of a built block.
+            Weights are equal on every backend, bit for bit, except those of initializers
+            that only Keras provides, such as `"orthogonal"`. Dropout masks differ between
+            backends.
+        **kwargs: Arguments of every Keras layer, such as `name` and `dtype`. The dtype
+            policy must not be quantized; `Model.quantize` quantizes the sublayers of a
+            built block.
 
     Input shape:
         `(batch, ..., channels)`, of rank 2 or higher, with known channels.
@@ -102,9 +104,9 @@ class MimeticMLPBlock(keras.layers.Layer):
 
     Raises:
         TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; when the block is built,
-            for an input that is a scalar or vector, that has an unknown number
-            of channels, or whose width `residual` cannot add to the output's.
+        ValueError: for a value that is not allowed. When the block is built: for an input
+            of rank below 2 or with an unknown number of channels, or, with `residual`, for
+            an output of another width than the input.
 
     Reference:
 
@@ -171,13 +173,13 @@ class MimeticMLPBlock(keras.layers.Layer):
             return
         if not self.use_bias:
             raise ValueError(
-                "Argument `hidden_bias` must be 0 where `use_bias` is False: there is no bias "
-                f"to start from it. Received: hidden_bias={self.hidden_bias}"
+                "Argument `hidden_bias` must be 0 if `use_bias` is False, since there is no "
+                f"bias. Received: hidden_bias={self.hidden_bias}"
             )
         if not self._biases_start_at_zero():
             raise ValueError(
-                "Argument `bias_initializer` must be 'zeros' where `hidden_bias` is not 0: both "
-                "say where fc1's bias starts. "
+                "Argument `bias_initializer` must be 'zeros' if `hidden_bias` is not 0, since "
+                "both set the initial bias of fc1. "
                 f"Received: hidden_bias={self.hidden_bias}, "
                 f"bias_initializer={self.bias_initializer!r}"
             )
@@ -201,7 +203,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             self.hidden_dim,
             activation=self.activation,
             kernel_initializer=MimeticMean(mean, seed=self._seeds["fc1_kernel"]),
-            bias_initializer=self._start_of_bias(mean, hidden_bias, input_dim),
+            bias_initializer=self._initial_bias(mean, hidden_bias, input_dim),
             name="fc1",
             dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
@@ -276,7 +278,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         return layer
 
     def _strengths(self, input_dim: int) -> tuple[float, float]:
-        """The mean and the hidden bias of fc1."""
+        """Return the mean and the hidden bias of fc1."""
         mean, hidden_bias = self.mean, self.hidden_bias
         if isinstance(mean, str):
             mean = MEAN_AFTER_LAYER_NORM if self._is_normalized() else safe_mean(input_dim)
@@ -286,7 +288,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         return mean, hidden_bias
 
     def _is_normalized(self) -> bool:
-        """Whether a LayerNormalization stands directly before fc1."""
+        """Return whether a LayerNormalization directly precedes fc1."""
         return self._norm_name is not None
 
     def _biases_start_at_zero(self) -> bool:
@@ -295,18 +297,18 @@ class MimeticMLPBlock(keras.layers.Layer):
             return bool(np.all(np.asarray(initializer.value) == 0))
         return isinstance(initializer, keras.initializers.Zeros)
 
-    def _start_of_bias(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
+    def _initial_bias(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
         if not hidden_bias:
             return self._fc1_bias_initializer
-        # After a LayerNorm the mean moves nothing.
-        moving = 0.0 if self._is_normalized() else mean
+        # After a LayerNorm, the mean has no effect on the pre-activation.
+        effective_mean = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
-        start = bias_start(hidden_bias, std, input_dim, moving)
+        start = bias_start(hidden_bias, std, input_dim, effective_mean)
         check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
         return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
-        """Input and output width, or an error for a shape that has none."""
+        """Return the widths of input and output, or raise for an unsuitable shape."""
         shape = tuple(input_shape)
         if len(shape) < 2:
             raise ValueError(
@@ -322,7 +324,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         output_dim = input_dim if self.output_dim is None else self.output_dim
         if self.residual and output_dim != input_dim:
             raise ValueError(
-                "Argument `output_dim` must be None or the width of the input where `residual` "
+                "Argument `output_dim` must be None or the width of the input if `residual` "
                 f"is True. Received: output_dim={output_dim}, input_shape={shape}"
             )
         return input_dim, output_dim
