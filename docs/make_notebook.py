@@ -13,7 +13,7 @@ SOURCE = pathlib.Path(__file__).parent.parent / "examples" / "quickstart.py"
 
 
 def notebook(text):
-    """The notebook of a page, as a dict."""
+    """Return the notebook of a page, as a dict."""
     cells = []
     parts = re.split(r'^"""\n(.*?)^"""\n', text, flags=re.DOTALL | re.MULTILINE)
     for number, part in enumerate(parts):
@@ -37,7 +37,7 @@ def _header(text):
 
 
 def render(text):
-    """The notebook's file."""
+    """Return the text of the notebook file."""
     return json.dumps(notebook(text), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -13,7 +13,7 @@ from keras_mimetic._structures.base import FigureSpec
 
 
 class Measurements(Protocol):
-    """What is drawn of `keras_mimetic.Measurements`, whose method `plot` imports this file."""
+    """The interface of `keras_mimetic.Measurements`, whose method `plot` imports this module."""
 
     @property
     def images(self) -> Mapping[tuple[str, str, str], np.ndarray]: ...
