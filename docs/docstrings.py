@@ -4,7 +4,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Turns lines with Python's prompt into fenced blocks before docstrings are parsed."""
+    """A Griffe extension that fences lines with Python's prompt before docstrings are parsed."""
 
     def on_object(self, *, obj, loader, **kwargs):
         """Rewrite the docstring of a module, class, function or attribute."""
@@ -13,7 +13,7 @@ class Examples(griffe.Extension):
 
 
 def fenced(text):
-    """A docstring with its examples fenced, prompts removed and outputs as comments."""
+    """Return a docstring with its examples fenced, prompts removed and outputs as comments."""
     lines, inside = [], False
     for line in text.split("\n"):
         if not inside and line.startswith(">>> "):

@@ -57,7 +57,7 @@ def main():
 
 
 def initialized_product():
-    """The value-output product of layer 1 that `initialize` draws."""
+    """Return the value-output product of layer 1 after `initialize`."""
     model = models.vit((32, 32, 3), 10)
     keras_mimetic.initialize(model, seed=0)
     images = keras_mimetic.measure(model, "attention").images
@@ -65,7 +65,7 @@ def initialized_product():
 
 
 def draw_curves(axis):
-    """Validation accuracy by epoch, mean of three seeds and each of them."""
+    """Plot validation accuracy by epoch, for each of three seeds and their mean."""
     runs = folders.Runs(RESULTS / "compare-cifar10")
     for init, label in CURVES.items():
         rows = runs.find(model="vit", init=init, learning_rate=RATES[init])

@@ -1,4 +1,4 @@
-"""Writing into the variables of a model: all of them or none."""
+"""Atomic assignment to the variables of a model."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,13 +10,13 @@ from keras_mimetic._patterns.kernels import Part, values_of
 
 
 def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
-    """Write values into variables, or parts of them; if one fails, all are as they were.
+    """Write values to variables, or parts of them; if one fails, restore all.
 
     Args:
-        new: Variables, or `Part`s of them, and their new values.
+        new: Variables or `Part`s of variables, with their new values.
 
     Returns:
-        The whole variables and their values before, in their own precision.
+        The whole variables with their previous values, in their own precision.
     """
     old: list[tuple[Any, np.ndarray]] = []
     try:
@@ -31,7 +31,7 @@ def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndar
 
 
 def _whole(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
-    """Return values of whole variables, from those of parts of them."""
+    """Return the values of whole variables, from values of variables and parts."""
     whole: dict[int, tuple[Any, np.ndarray]] = {}
     for variable, values in new:
         if isinstance(variable, Part):

@@ -1,4 +1,4 @@
-"""A cache with bounds: what was used last, as much as there is room for."""
+"""A least-recently-used cache of bounded size."""
 
 import collections
 import threading
@@ -9,12 +9,11 @@ T = TypeVar("T")
 
 
 class BoundedCache(Generic[T]):
-    """Keeps values by key, and drops those that were used longest ago.
+    """A thread-safe cache that drops the least recently used values.
 
     Args:
-        limit: The sizes of all values come to no more than this. A value that is larger
-            alone is not kept.
-        size: Gives a value's size; by default all have 1.
+        limit: Maximum of the sum of the sizes of all values. A larger value is not kept.
+        size: Function that returns the size of a value; 1 by default.
     """
 
     def __init__(self, limit: int, size: Callable[[T], int] = lambda value: 1) -> None:
@@ -24,7 +23,7 @@ class BoundedCache(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of a key, made if it is not there, by one thread at a time."""
+        """Return the value of a key, or make it; one thread at a time."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -37,7 +36,7 @@ class BoundedCache(Generic[T]):
             return value
 
     def clear(self, larger_than: int = 0) -> None:
-        """Drops the values of a larger size."""
+        """Drop the values whose size is larger than `larger_than`."""
         with self._lock:
             for key in [k for k, v in self._values.items() if self._size(v) > larger_than]:
                 del self._values[key]

@@ -1,9 +1,8 @@
-"""Argument checks shared by every floor of the package.
+"""Argument checks shared by the whole package.
 
-Each check returns the value as a plain Python object (so that configs are
-JSON), or raises an error that names the argument, what is allowed and what
-was received: `TypeError` for the wrong kind of thing, `ValueError` for the
-wrong value.
+Each check returns the value as a plain Python object, so that configs can be saved as
+JSON, or raises an error that names the argument, the allowed values and the received
+value: a `TypeError` for a wrong type, a `ValueError` for a wrong value.
 """
 
 import math
@@ -12,18 +11,19 @@ import operator
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal
 
-# What leaves the choice of a number to the package.
+# The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
 
 
 def is_auto(value: Any) -> bool:
-    """Whether a value is `"auto"`; arrays and the like compare elementwise, and are not."""
+    """Return whether a value is the string `"auto"`."""
+    # Arrays compare elementwise, so check the type first.
     return isinstance(value, str) and value == AUTO
 
 
 def check_integer(name: str, value: Any, minimum: int) -> int:
-    """`value` as an `int`, if it is a whole number type of at least `minimum`."""
-    # `bool` is an `int` to Python; as a seed or a width it is always a slip.
+    """Return `value` as an `int` if it is an integer >= `minimum`, or raise."""
+    # In Python a `bool` is an `int`; as a seed or width it is always a mistake.
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise TypeError(
             f"Argument `{name}` must be an integer >= {minimum}. "
@@ -43,7 +43,7 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
 
 
 def check_number(name: str, value: Any, allowed: str = "a finite number") -> float:
-    """`value` as a `float`, if it is a finite real number."""
+    """Return `value` as a `float` if it is a finite real number, or raise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"Argument `{name}` must be {allowed}. "
@@ -51,7 +51,7 @@ def check_number(name: str, value: Any, allowed: str = "a finite number") -> flo
         )
     try:
         number = float(value)
-    except OverflowError:  # an integer past the range of floats
+    except OverflowError:  # an integer beyond the range of floats
         number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
@@ -59,7 +59,7 @@ def check_number(name: str, value: Any, allowed: str = "a finite number") -> flo
 
 
 def check_positive(name: str, value: Any, allowed: str = "a finite number > 0") -> float:
-    """`value` as a `float`, if it is a finite real number > 0."""
+    """Return `value` as a `float` if it is a finite real number > 0, or raise."""
     number = check_number(name, value, allowed)
     if number <= 0:
         raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
@@ -67,7 +67,7 @@ def check_positive(name: str, value: Any, allowed: str = "a finite number > 0") 
 
 
 def check_fraction(name: str, value: Any) -> float:
-    """`value` as a `float`, if it is a number in [0, 1)."""
+    """Return `value` as a `float` if it is a number in [0, 1), or raise."""
     allowed = "a number in [0, 1)"
     number = check_number(name, value, allowed)
     if not 0 <= number < 1:
@@ -76,14 +76,14 @@ def check_fraction(name: str, value: Any) -> float:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """`value`, if it is `True` or `False`."""
+    """Return `value` if it is `True` or `False`, or raise."""
     if not isinstance(value, bool):
         raise TypeError(f"Argument `{name}` must be True or False. Received: {name}={value!r}")
     return value
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
-    """`value`, if it is one of `choices`."""
+    """Return `value` if it is one of `choices`, or raise."""
     choices = tuple(choices)
     if not isinstance(value, (str, type(None))) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
@@ -92,8 +92,8 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
 
 
 def check_shape(shape: Any) -> tuple[int, ...]:
-    """`shape` as a tuple of `int`s >= 0."""
-    # A dict or set is iterable and has no order.
+    """Return `shape` as a tuple of `int`s >= 0, or raise."""
+    # Dicts and sets are iterable, but not sequences.
     if isinstance(shape, (str, bytes, Mapping, Set)) or not isinstance(shape, Iterable):
         raise TypeError(
             "Argument `shape` must be a sequence of integers >= 0, one per axis. "

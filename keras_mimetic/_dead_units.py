@@ -1,4 +1,4 @@
-"""Which hidden units of a model's MLPs are off for all of a batch of inputs."""
+"""Hidden units of MLPs that are off for all inputs of a batch."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -12,28 +12,28 @@ from keras_mimetic._patterns.mlp import MLPSite
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.operations import channel_axis, own_activation
 
-# A unit is off where its activation is less than this part of its pre-activation in size:
-# below 0 for ReLU, below -2.3 for GELU, below -4.6 for SiLU.
+# A unit is off if the ratio of its activation to its pre-activation is below this in absolute
+# value: below 0 for ReLU, below -2.3 for GELU, below -4.6 for SiLU.
 OFF = 0.01
 
 
 def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]:
-    """Run a model on a batch of inputs and find the hidden units that are off for all.
+    """Run a model on a batch and return the fraction of hidden units that are off for all inputs.
 
-    The model runs once as in inference, and its weights stay as they are.
+    The model runs once, in inference mode, and its weights do not change.
 
     Args:
         model: A built Keras model or layer.
-        sites: Sites of the model; those of "mlp" count.
-        data: A batch of inputs: an array or what else `model` takes as its first
-            argument, or a tuple of several arguments.
+        sites: Sites of the model; those of other structures than `"mlp"` are ignored.
+        data: A batch of inputs: the first argument of `model`, such as an array, or a tuple
+            of several arguments.
 
     Returns:
-        The fraction of dead units by `Site.layer_path`, for MLPs whose hidden activations
-        could be seen.
+        The fraction of dead units by `Site.layer_path`, for MLPs whose hidden units can be
+        observed.
 
     Raises:
-        ValueError: if the model does not run on `data`.
+        ValueError: if the model fails on `data`.
     """
     records = [_Record(site) for site in sites if isinstance(site, MLPSite) and site.activated_in]
     args = data if isinstance(data, tuple) else (data,)
@@ -45,7 +45,7 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
         except Exception as error:
             shapes = keras.tree.map_structure(lambda x: getattr(x, "shape", x), args)
             raise ValueError(
-                "Argument `data` must be a batch of inputs that the model takes, an array or a "
+                "Argument `data` must be a batch of inputs that the model accepts, an array or a "
                 f"tuple of arguments. Received: data of shapes {shapes}, for which the model "
                 f"raised {type(error).__name__}: {error}"
             ) from error
@@ -57,12 +57,12 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
 
 
 def _takes_training(model: Any) -> bool:
-    """Keras hands `training` on to a `call` that has it, and accepts it for every model."""
+    """Return whether `model(...)` accepts `training`, as every Keras model does."""
     return isinstance(model, keras.Model) or getattr(model, "_call_has_training_arg", False)
 
 
 class _Record:
-    """What the hidden units of one MLP do while its model runs."""
+    """The activity of the hidden units of one MLP while its model runs."""
 
     def __init__(self, site: MLPSite) -> None:
         self.site = site
@@ -71,17 +71,17 @@ class _Record:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen to the layers of the MLP, and leave them as they were."""
+        """Observe the layers of the MLP, and restore them at the end."""
         first, second = self.site.layer, self.site.second
         activation = own_activation(first)
         replaced: list[tuple[Any, str, Any]] = []
 
         def replace(layer: Any, name: str, new: Any) -> None:
-            # Past the layer's own bookkeeping of attributes.
+            # Bypass `__setattr__`, which tracks attributes.
             replaced.append((layer, name, vars(layer).get(name, _MISSING)))
             vars(layer)[name] = new
 
-        def hear_pre_activation(x: Any) -> Any:
+        def observe_pre_activation(x: Any) -> Any:
             self._before = x
             if activation is None:
                 return x
@@ -89,15 +89,15 @@ class _Record:
             self._add(activated)
             return activated
 
-        replace(first, "activation", hear_pre_activation)
+        replace(first, "activation", observe_pre_activation)
         if activation is None:
             call = second.call
 
-            def hear_hidden_units(x: Any, *args: Any, **kwargs: Any) -> Any:
+            def observe_hidden_units(x: Any, *args: Any, **kwargs: Any) -> Any:
                 self._add(x)
                 return call(x, *args, **kwargs)
 
-            replace(second, "call", hear_hidden_units)
+            replace(second, "call", observe_hidden_units)
         try:
             yield
         finally:
@@ -108,7 +108,7 @@ class _Record:
                     vars(layer)[name] = old
 
     def _add(self, activated: Any) -> None:
-        """Count the units that are on for at least one of the inputs."""
+        """Record the units that are on for at least one input."""
         before, after = values_of(self._before), values_of(activated)
         if before.shape != after.shape:
             return
@@ -122,7 +122,7 @@ _MISSING = object()
 
 
 def check_data(model: Any, data: Any) -> None:
-    """Raise unless `data` looks like a batch of inputs."""
+    """Raise a `TypeError` unless `data` contains arrays."""
     leaves = keras.tree.flatten(data)
     if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves if leaf is not None):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""A Matplotlib figure that notebooks show without pyplot."""
+"""A Matplotlib figure that notebooks display without pyplot."""
 
 import io
 
@@ -6,10 +6,10 @@ import matplotlib.figure
 
 
 class Figure(matplotlib.figure.Figure):
-    """`matplotlib.figure.Figure`; as the last line of a notebook's cell it is a picture.
+    """A `matplotlib.figure.Figure` that a notebook cell displays as a picture.
 
-    Notebooks know pictures of plain figures only once pyplot has chosen a backend, and pyplot
-    keeps every figure that it makes.
+    Notebooks display plain figures only once pyplot has chosen a backend, and pyplot keeps
+    every figure that it creates in memory.
     """
 
     def _repr_png_(self) -> bytes:

@@ -19,12 +19,12 @@ from keras_mimetic._tracing.trace import trace
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What was found in a model.
+    """The sites of a model.
 
     Attributes:
-        sites: The sites of all structures asked for.
-        opaque: Composite layers that could not be followed: layer, layer path, reason.
-        notes: What was taken for granted.
+        sites: Sites of all requested structures.
+        opaque: Composite layers that could not be traced: layer, layer path, reason.
+        notes: Assumptions about the model.
     """
 
     sites: list[Site]
@@ -115,7 +115,7 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
 
 
 def check_model(name: str, model: Any) -> None:
-    """Raises unless an argument is a Keras model (or layer) with weights of its own."""
+    """Raise unless an argument is a Keras model or layer with weights."""
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"Argument `{name}` must be a Keras model or layer. "
@@ -166,7 +166,7 @@ _CANDIDATE_LAYERS = (
 
 @dataclasses.dataclass(frozen=True)
 class _Named:
-    """What a rule says of a layer."""
+    """The effect of a rule on a layer."""
 
     pattern: str
     structure: str | None
@@ -176,7 +176,7 @@ class _Named:
 def _named_by_rules(
     layers: list[Any], rules: Any, layer_paths: dict[Any, str]
 ) -> dict[Any, _Named]:
-    """What the rules say of each layer that one names, by the layer's `id`."""
+    """Return the rule that applies to each layer with a matching weight."""
     if rules is None:
         return {}
     if not isinstance(rules, Mapping):

@@ -263,7 +263,7 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Wei
 
 
 def _with_change(row: WeightChange) -> WeightChange:
-    """The row with a word on its norm, where that changes by more than a factor of 2."""
+    """Add a note to a row if the norm of its weight changes by more than a factor of 2."""
     if not row.norm_before or row.norm_after is None:
         return row
     factor = row.norm_after / row.norm_before

@@ -185,14 +185,14 @@ def measure(
 
 
 def dead_figures(site: Site, dead: Mapping[str, float]) -> list[Figure]:
-    """The fraction of dead units as a figure of a site, if it was counted."""
+    """Return the fraction of dead units as a figure of a site, if it was counted."""
     if site.structure != "mlp" or site.layer_path not in dead:
         return []
     return [Figure("hidden_units", "dead", dead[site.layer_path])]
 
 
 def measure_site(site: Site) -> tuple[Measured, str]:
-    """The figures of a site, or why there are none."""
+    """Return the figures of a site, and the reason if there are none."""
     nothing = Measured()
     if site.by_rule or not site.weights:
         return nothing, site.skip_reason

@@ -1,4 +1,4 @@
-"""Gives a model the strengths of structures that a trained one has."""
+"""Initialization of a model with the strengths of the structures of a trained one."""
 
 from typing import Any
 

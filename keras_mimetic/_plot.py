@@ -1,4 +1,4 @@
-"""Draw measurements: images of the weights' structure, and figures by depth."""
+"""Plots of measurements: images of the structure of weights, and figures by layer."""
 
 import math
 import textwrap
@@ -13,7 +13,7 @@ from keras_mimetic._structures.base import FigureSpec
 
 
 class Measurements(Protocol):
-    """What is drawn of `keras_mimetic.Measurements`, whose method `plot` imports this file."""
+    """The interface of `keras_mimetic.Measurements`, whose method `plot` imports this module."""
 
     @property
     def images(self) -> Mapping[tuple[str, str, str], np.ndarray]: ...
@@ -23,7 +23,7 @@ class Measurements(Protocol):
 
 # Images show at most this many layers of a model, evenly spread.
 _IMAGES = 6
-# Panels per line; every structure starts a new line.
+# Panels per line. Each structure starts a new line.
 _PANELS = 3
 _WIDTH = 10.0
 # Clip colors at this multiple of an image's root mean square, so that noise stays visible
@@ -54,7 +54,7 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
     figure = new_figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
     if title:
-        # A file's name may have dollar signs, which would begin a formula.
+        # Dollar signs in file names would begin a formula.
         figure.suptitle(headline, fontsize=9, parse_math=False)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, strip in zip(parts, strips, strict=False):
@@ -65,7 +65,11 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
 
 
 def new_figure(**arguments: Any) -> Any:
-    """An empty figure that notebooks show, or an error without matplotlib."""
+    """Return an empty figure that notebooks display.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
     try:
         import matplotlib.figure  # noqa: F401 (the next import needs it)
     except ImportError as error:
@@ -76,7 +80,7 @@ def new_figure(**arguments: Any) -> Any:
 
 
 def _panels(shown: dict[str, Measurements]) -> dict[str, list[FigureSpec]]:
-    """Those for which there are figures, by structure."""
+    """Return the panels that have figures, by structure."""
     return {
         structure: [
             p
@@ -88,7 +92,7 @@ def _panels(shown: dict[str, Measurements]) -> dict[str, list[FigureSpec]]:
 
 
 def _numbers(shown: dict[str, Measurements], structure: str) -> dict[str, int]:
-    """Return the structure's layers, numbered from 1 in the order of the network."""
+    """Return the number of each layer of a structure, from 1 in the order of the network."""
     rows = [row for m in shown.values() for row in m.select(structure=structure)]
     return {
         layer_path: n
@@ -103,7 +107,7 @@ def _images(measured: Measurements, structure: str, part: str) -> dict[str, np.n
 
 
 def _chosen(shown: dict[str, Measurements], structure: str, part: str) -> list[str]:
-    """Return the layer paths whose images are shown."""
+    """Return the paths of the layers whose images are shown."""
     images = [_images(measured, structure, part) for measured in shown.values()]
     layer_paths = [
         layer_path
@@ -117,7 +121,7 @@ def _chosen(shown: dict[str, Measurements], structure: str, part: str) -> list[s
 
 
 def _strip_height(shown: dict[str, Measurements], structure: str, part: str, _: str) -> float:
-    """Return a height for square images, if there are enough of them."""
+    """Return the height of a strip of square images."""
     each = min(0.95 * _WIDTH / len(_chosen(shown, structure, part)), 2.4)
     # Small filters need less.
     return 0.4 + len(shown) * (each if part != "variance" else min(each, 1.4))
@@ -203,9 +207,9 @@ def _draw_panel(
         if panel.error_bars:
             others = measured.select(structure=structure, part=panel.part, figure=panel.error_bars)
             spread = [row.value for row in others]
-        middle = [mean_and_std(row.value for row in here)[0] for here in by_layer]
+        means = [mean_and_std(row.value for row in here)[0] for here in by_layer]
         style = {"color": color, "marker": "o", "markersize": 3}
-        handles[label] = axis.errorbar(positions, middle, spread, **style)
+        handles[label] = axis.errorbar(positions, means, spread, **style)
     axis.set_title(panel.panel, fontsize=9)
     axis.set_xlabel("layer", fontsize=8)
     axis.set_ylabel(panel.unit, fontsize=8)

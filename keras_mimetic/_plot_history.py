@@ -1,4 +1,4 @@
-"""Draws how structures grew in training."""
+"""Plots of the growth of structures during training."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Tables for notebooks, as HTML, and for terminals, by rich, which Keras uses for its own."""
+"""Tables as HTML for notebooks, and as rich renderables for terminals."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 def html_table(
     caption: str, lines: Sequence[Sequence[str]], notes: Iterable[str] = (), legend: str = ""
 ) -> str:
-    """Return an HTML table with its heading in the first line, under a caption.
+    """Return an HTML table with a caption.
 
     Args:
-        caption: A line above the table.
-        lines: Cells as plain text, the first line's as headings; without lines there is
-            no table.
+        caption: Line above the table.
+        lines: Cells as plain text; the first line has the headings. Without lines, there
+            is no table.
         notes: Paragraphs below the table.
-        legend: What the headings mean, above the table.
+        legend: Explanation of the headings, above the table.
     """
     parts = [_paragraph(caption, bold=True)]
     if legend:
@@ -31,14 +31,17 @@ def html_table(
 def rich_table(
     caption: str, lines: Sequence[Sequence[str]], notes: Iterable[str] = (), legend: str = ""
 ) -> Any:
-    """Return the same for a terminal: a rich renderable whose cells wrap to its width."""
-    # Keras has imported rich already, but not these modules.
+    """Return a rich renderable of a table for a terminal, whose cells wrap to its width.
+
+    Arguments are those of `html_table`.
+    """
+    # Imported here: Keras imports rich, but not these modules.
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    # As `Text`: brackets in cells are ranges, not rich's markup.
+    # `Text` prevents rich from reading brackets in cells as markup.
     parts: list[Any] = [Text(caption, style="bold")]
     if legend:
         parts.append(Text(legend, style="dim"))

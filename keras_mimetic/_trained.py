@@ -1,4 +1,4 @@
-"""Whether a model's weights show that it was trained."""
+"""Detection of trained models."""
 
 from typing import Any
 
@@ -8,45 +8,45 @@ import numpy as np
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._tracing.keras_internals import sublayers
 
-# Variables that layers start as a constant, each by its initializer's attribute.
+# Attributes of variables that layers initialize to a constant.
 _CONSTANT = ("gamma", "beta", "bias", "moving_mean", "moving_variance")
 _WRITTEN = "_keras_mimetic_written"
 
 
 def check_untrained(model: Any, force: bool) -> None:
-    """Raise if a model has LoRA enabled or, unless `force`, if it was trained."""
+    """Raise a `ValueError` if a model has LoRA enabled or, unless `force`, if it was trained."""
     for layer in sublayers(model):
         path = layer.path or layer.name
         if getattr(layer, "lora_enabled", False):
             raise ValueError(
                 "Argument `model` must not have LoRA enabled: its kernels are trained. "
-                f"Received: a model whose layer {path!r} has"
+                f"Received: a model with LoRA in layer {path!r}"
             )
         iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
         steps = 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
         if steps and not force:
             raise ValueError(
                 f"Argument `model` has been trained (the optimizer of {path!r} took {steps} "
-                "steps), and initializing it would lose that. Pass force=True if you mean it."
+                "steps). Initializing it would overwrite trained weights. Pass force=True to "
+                "do so."
             )
     found = None if force else trained_weight(model)
     if found is not None:
         raise ValueError(
-            f"Argument `model` has visibly been trained: the values of {found[0].path!r} differ, "
-            f"where its initializer makes all of them {found[1]:g}. Initializing the model would "
-            "lose that. Pass force=True if you mean it."
+            f"Argument `model` appears to be trained: the values of {found[0].path!r} differ, "
+            f"although its initializer sets all of them to {found[1]:g}. Initializing the model "
+            "would overwrite trained weights. Pass force=True to do so."
         )
 
 
 def trained_weight(model: Any) -> tuple[Any, float] | None:
-    """A variable that its layer starts as a constant and that is one no more.
+    """Find a variable that its layer initializes to a constant and that is not constant.
 
-    Biases that `initialize` starts are constant vectors, and so is what a user sets to
-    one number: a variable counts only if its values differ from one another, and are
-    not those that `remember` knows.
+    Only variables with different values count, since `initialize` and users may set a
+    bias to another constant. Values that `remember` has marked do not count.
 
     Returns:
-        The first such variable with the constant that its initializer gives, or `None`.
+        The first such variable and the constant of its initializer, or `None`.
     """
     for layer in sublayers(model):
         for name in _CONSTANT:
@@ -61,7 +61,7 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
 
 
 def remember(variable: Any) -> None:
-    """Marks values that `initialize` wrote, so that they are no sign of training."""
+    """Mark values that `initialize` wrote, so that they do not count as trained."""
     setattr(variable, _WRITTEN, hash(values_of(variable).tobytes()))
 
 

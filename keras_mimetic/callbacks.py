@@ -132,7 +132,7 @@ class StructureLogger(keras.callbacks.Callback):
         self.history.append(row)
 
     def _names(self, by_name: Mapping[str, Any]) -> list[str]:
-        """The names that are logged, in order."""
+        """Return the names of the logged figures, in order."""
         if self.figures is None:
             return [name for name in by_name if name in _DEFAULT]
         unknown = [name for name in self.figures if name not in by_name]

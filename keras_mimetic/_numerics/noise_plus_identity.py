@@ -134,8 +134,8 @@ def _check(rows: int, columns: int, noise: float, identity: float) -> None:
     if not in_range(noise, identity):
         name, value = max(("noise", noise), ("identity", identity), key=lambda pair: abs(pair[1]))
         raise ValueError(
-            f"Argument `{name}` must have an absolute value between {SMALLEST:g} and "
-            f"{LARGEST:g}, so that float32 can hold the product. Received: {name}={value}"
+            f"Argument `{name}` must be between {SMALLEST:g} and {LARGEST:g} in absolute value, "
+            f"so that float32 can hold the product. Received: {name}={value}"
         )
 
 

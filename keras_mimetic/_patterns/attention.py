@@ -1,4 +1,4 @@
-"""Attention in a graph: layers of Keras's, or what is written in operations."""
+"""Attention in a graph: Keras layers, or operations that compute attention."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -39,9 +39,8 @@ class AttentionSite(Site):
         pairs: Whether both weights of a pair (`"query_key"`, `"value_output"`) work on one
             stream of channels, so that their product can be near an identity.
         skipped_pairs: Pairs that are not written, with the reason.
-        is_causal: Whether one of its calls hides later positions (as far as the mask can
-            be traced).
-        has_tokens: Whether what flows into it began as integer tokens.
+        is_causal: Whether one of its calls hides later positions, if the mask can be traced.
+        has_tokens: Whether its inputs depend on embedded tokens.
     """
 
     structure: ClassVar[str] = "attention"
@@ -67,7 +66,7 @@ class AttentionSite(Site):
 
     @property
     def known_pairs(self) -> tuple[str, ...]:
-        """Pairs whose weights by head are known, so that they can be multiplied."""
+        """Pairs whose products can be computed, since their weights are known by head."""
         is_layer = isinstance(self.layer, keras.layers.MultiHeadAttention)
         return tuple(
             pair
@@ -81,10 +80,9 @@ def find_attention(
 ) -> list[AttentionSite]:
     """Find each attention, in the order of the network.
 
-    Attention is a `MultiHeadAttention`, or what has its parts: projections, a
-    product, a softmax, a product, a projection. Each pair of weights is judged by itself:
-    query and key by whether they read one stream of channels, value and output by whether
-    values and queries do.
+    Attention is a `MultiHeadAttention` layer, or its parts: projections, a product, a
+    softmax, a product, a projection. Each pair of weights is considered separately. Query
+    and key must read one stream of channels; for value and output, values and queries must.
     """
     context = _Context(graph, layer_paths)
     order: dict[Any, int] = {}
@@ -95,7 +93,7 @@ def find_attention(
 
 
 class _Context:
-    """What the finder looks up in a graph."""
+    """Properties of a graph that the search for attention needs."""
 
     def __init__(self, graph: Graph, layer_paths: dict[Any, str]) -> None:
         self.layer_paths = layer_paths
@@ -103,9 +101,9 @@ class _Context:
         self.tokens = values_of_tokens(graph)
 
     def why_apart(self, pair: str, queries: Any, others: Any) -> str:
-        """Return why a pair does not work on one stream, or "" where it does.
+        """Return why a pair does not work on one stream, or "" if it does.
 
-        `others` are the keys of the pair `"query_key"`, the values of `"value_output"`.
+        `others` are the keys for `"query_key"`, and the values for `"value_output"`.
         """
         if strip_passthrough(queries) is strip_passthrough(others):
             return ""
@@ -117,7 +115,7 @@ class _Context:
 
 
 def _apart(pair: str, own: list[Call], other: list[Call]) -> str:
-    """Return the reason where matrices stand between one stream and the two of a pair."""
+    """Return the skip reason for matrices between a common stream and a pair."""
     what = "keys" if pair == "query_key" else "values"
     if own and other:
         return f"queries and {what} are of one stream, each after a matrix of its own"
@@ -212,7 +210,7 @@ def attention_site(
 
 
 def _judged(site: AttentionSite) -> AttentionSite:
-    """Skip pairs whose product is not square, and the site where each of its pairs is."""
+    """Skip pairs whose product is not square, and the site if both pairs are skipped."""
     skipped, skip_reason = dict(site.skipped_pairs), site.skip_reason
     for name, (first, second) in PAIRS.items():
         if name in skipped or skip_reason or not {first, second} <= set(site.weights):
@@ -243,7 +241,7 @@ def _apart_by_pair(call: Call, context: _Context) -> dict[str, str]:
 
 
 def _in_operations(graph: Graph, context: _Context) -> list[AttentionSite]:
-    """Attention whose projections are layers of their own, or parts of one."""
+    """Find attention whose projections are separate layers, or parts of one layer."""
     by_layer: dict[Any, list[Attention]] = {}
     for found in attentions(graph):
         sources = [found.query_source, found.key_source, found.value_source, found.output]
@@ -345,7 +343,7 @@ def _same(a: Attention, b: Attention, pair: str) -> bool:
 
 
 def _part(projection: Any, index: Any, role: str) -> Any:
-    """The weights of a role: part of a kernel, or the whole where it is not known which."""
+    """Return the weights of a role: a part of a kernel, or all of it if the part is unknown."""
     kernel = projection.call.operation.kernel
     if index is None or projection.matrix is None:
         return kernel

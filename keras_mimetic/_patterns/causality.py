@@ -1,4 +1,4 @@
-"""What an attention layer may see: only what came before, and whether that is text."""
+"""Causal masks of attention layers, and tokens that flow into them."""
 
 import inspect
 from typing import Any
@@ -11,18 +11,19 @@ from keras_mimetic._tracing.operations import name_of
 from keras_mimetic._tracing.symbol import Value
 
 _TRIANGLES = {"Tril", "Triu"}
-# A mask is made in a few steps; one of more entries is looked at in its first.
+# Maximum number of operations that are followed back from a mask, and maximum number of
+# rows and columns of a mask that are inspected.
 _STEPS, _ENTRIES = 64, 64
 
 
 def bound(call: Call) -> dict[str, Any]:
-    """The arguments of a layer's call by name."""
+    """Return the arguments of a call by name."""
     signature = inspect.signature(call.operation.call)
     return dict(signature.bind_partial(*call.args, **call.kwargs).arguments)
 
 
 def is_causal(call: Call) -> bool:
-    """Whether a call of an attention layer hides from each place what comes after it."""
+    """Return whether a call of an attention layer hides later positions."""
     arguments = bound(call)
     if arguments.get("use_causal_mask") is True:
         return True
@@ -31,7 +32,7 @@ def is_causal(call: Call) -> bool:
 
 
 def is_causal_mask(mask: Any) -> bool:
-    """Whether a mask is triangular, or made with one that is."""
+    """Return whether a mask is triangular, or computed from a triangular one."""
     waiting, seen = [mask], 0
     known = set()
     while waiting and seen < _STEPS:
@@ -52,7 +53,7 @@ def is_causal_mask(mask: Any) -> bool:
 
 
 def is_triangular(x: Any) -> bool:
-    """Whether an array says one thing of all places up to each, another of those after it."""
+    """Return whether an array has one value for all past positions and another for later ones."""
     shape = getattr(x, "shape", None)
     if shape is None or len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2:
         return False
@@ -64,7 +65,7 @@ def is_triangular(x: Any) -> bool:
 
 
 def values_of_tokens(graph: Graph) -> set[int]:
-    """The `id` of each value that integer tokens flow into through an `Embedding`."""
+    """Return the `id` of each value that depends on tokens, which an `Embedding` embeds."""
     found: set[int] = set()
     for call in graph.calls:
         embeds = isinstance(call.operation, keras.layers.Embedding) and any(

@@ -1,4 +1,4 @@
-"""How deep in the network layers are."""
+"""The depth of layers in a network."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from keras_mimetic._tracing.symbol import Value
 def depths(layers: list[Any], graph: Graph) -> dict[Any, float]:
     """Return the depth of each layer among `layers`, from 0 to 1.
 
-    A layer's rank is the number of others on the longest path that leads to its
-    first call, so that parallel branches are side by side; the last ranks have
-    depth 1. Layers without any call are put after all others, in their own order.
+    The rank of a layer is the number of other layers on the longest path to its first
+    call, so parallel branches have equal ranks. The highest rank has depth 1. Layers
+    without a call follow all others, in the given order.
     """
     wanted = set(layers)
     ranks: dict[Any, int] = {}

@@ -1,4 +1,4 @@
-"""Projections as matrices, and parts of them as weights of their own."""
+"""Projections as matrices, and parts of kernels as separate weights."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ from keras_mimetic._tracing.operations import CONVOLUTIONS, channel_axis
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """A kernel as a matrix (inputs, outputs), and where these are in tensors.
+    """A kernel as a matrix (inputs, outputs), and its axes in the layer's tensors.
 
     Attributes:
-        order: The kernel's axes, those of inputs before those of outputs.
-        inputs: How many of them are of inputs.
-        shape: The kernel's shape in that order.
-        in_axes: The axes of the layer's input that are contracted, in that order.
-        out_axes: The axes of its output that come from the kernel, in that order.
+        order: Axes of the kernel, input axes before output axes.
+        inputs: Number of input axes.
+        shape: Shape of the kernel in that order.
+        in_axes: Axes of the layer's input that are contracted, in that order.
+        out_axes: Axes of the layer's output that come from the kernel, in that order.
     """
 
     order: tuple[int, ...]
@@ -38,7 +38,7 @@ class Matrix:
 
 
 def matrix_of(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
-    """The matrix that a built layer multiplies each place with, or `None`."""
+    """Return the matrix by which a built layer multiplies each position, or `None`."""
     if isinstance(layer, keras.layers.Dense):
         shape = tuple(layer.kernel.shape)
         return Matrix((0, 1), 1, shape, (rank_in - 1,), (rank_out - 1,))
@@ -62,7 +62,7 @@ def _of_equation(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
     ins = [letter for letter in given if letter in kernel and letter not in output]
     outs = [letter for letter in output if letter in kernel and letter not in given]
     if len(ins) + len(outs) != len(kernel):
-        return None  # a matrix for each place, or a sum over weights
+        return None  # one matrix per position, or a sum over weights
     order = tuple(kernel.index(letter) for letter in (*ins, *outs))
     return Matrix(
         order,
@@ -75,18 +75,17 @@ def _of_equation(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
 
 def _letters(term: str, rank: int) -> str | None:
     if "..." in term:
-        # Letters that no equation has.
+        # An ellipsis is the first axes in all terms here. Use letters that no equation has.
         dots = "".join(chr(0x1000 + n) for n in range(rank - len(term) + 3))
-        # An ellipsis stands for the first axes in all terms here.
         term = term.replace("...", dots)
     return term if len(term) == rank and len(set(term)) == rank else None
 
 
 class Part:
-    """Some columns (or rows) of a kernel, as a weight of a shape of its own.
+    """Some columns or rows of a kernel, as a weight with its own shape.
 
-    It has what is asked of a variable here; `take` and `put` go between the
-    whole variable's values and its own.
+    It has the attributes of a variable that this package uses. `take` and `put` convert
+    between the values of the whole variable and those of the part.
     """
 
     def __init__(self, variable: Any, matrix: Matrix, index: np.ndarray, axis: int) -> None:
@@ -101,15 +100,15 @@ class Part:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the variable is in it."""
+        """Whether the part is the whole variable."""
         return math.prod(self.shape) == math.prod(self.variable.shape)
 
     def take(self, values: np.ndarray) -> np.ndarray:
-        """The values of the part, from the variable's."""
+        """Return the values of the part, from those of the variable."""
         return np.take(self._as_matrix(values), self.index, axis=self.axis)
 
     def put(self, values: np.ndarray, part: np.ndarray) -> np.ndarray:
-        """The variable's values with this part new."""
+        """Return the values of the variable with this part replaced."""
         matrix = self._as_matrix(values).copy()
         flat = self.index.ravel()
         if self.axis == 1:
@@ -126,10 +125,7 @@ class Part:
 
 
 def values_of(variable: Any) -> np.ndarray:
-    """Values of a variable, part of one or tensor, in float32.
-
-    Every backend can turn that into an array.
-    """
+    """Return the values of a variable, a `Part` or a tensor as a float32 array."""
     if isinstance(variable, Part):
         return variable.take(values_of(variable.variable))
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

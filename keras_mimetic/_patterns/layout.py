@@ -1,9 +1,8 @@
-"""Follows single channels through operations that only move entries about.
+"""Channels followed through operations that only move entries.
 
-An array of numbers has the shape of a tensor, and says of each entry which
-channel it is. Along axes on which the channel does not depend it has stride 0,
-so that it takes no memory; what looks at entries, or copies them, leaves these
-axes out.
+An array of channel numbers has the shape of a tensor, and gives the channel of each
+entry. Along axes on which the channel does not depend, the array has stride 0 and takes
+no memory. Functions that read or copy entries skip these axes.
 """
 
 import math
@@ -17,7 +16,7 @@ from keras_mimetic._tracing.operations import name_of
 
 
 def spread(numbers: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """`numbers`, whose axes are those `axes` of a tensor of this shape, over all of it."""
+    """Broadcast `numbers`, whose axes are `axes` of a tensor, to the shape of the tensor."""
     full = [1] * len(shape)
     for axis, size in zip(axes, numbers.shape, strict=True):
         full[axis] = size
@@ -26,7 +25,7 @@ def spread(numbers: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -
 
 
 def constant_along(array: np.ndarray, axis: int) -> bool:
-    """Whether the channel does not depend on the place on an axis."""
+    """Return whether the channel is constant along an axis."""
     array = _without_repeats(array)
     if array.shape[axis] == 1:
         return True
@@ -35,7 +34,7 @@ def constant_along(array: np.ndarray, axis: int) -> bool:
 
 
 def equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays have the same channels in the same places."""
+    """Return whether two arrays have the same shape and channels."""
     if a.shape != b.shape:
         return False
     kept = tuple(
@@ -46,11 +45,11 @@ def equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def moved(call: Call, array: np.ndarray) -> list[np.ndarray] | None:
-    """The channels of a call's outputs; `None` if it does more than to move them.
+    """Return the channels of each output of a call, or `None` if it does not only move entries.
 
     Args:
         call: A call with one input.
-        array: The channels of that input.
+        array: Channels of that input.
     """
     shapes = [value.shape for value in call.outputs]
     if any(size is None for shape in shapes for size in shape):
@@ -99,7 +98,7 @@ def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | N
 
 
 def _thin(x: np.ndarray) -> np.ndarray:
-    """Without the memory that a copy took on axes that tell nothing."""
+    """Free the memory that a copy took for axes along which the channel is constant."""
     kept = _without_repeats(x)
     for axis in range(x.ndim):
         if kept.shape[axis] > 1 and constant_along(kept, axis):
@@ -108,12 +107,12 @@ def _thin(x: np.ndarray) -> np.ndarray:
 
 
 def _without_repeats(x: np.ndarray) -> np.ndarray:
-    """A view with one entry on each axis that has stride 0."""
+    """Return a view with one entry on each axis of stride 0."""
     return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides)]
 
 
 def _reshaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Reshape by groups of axes; a group that tells nothing of the channel has one entry."""
+    """Reshape by groups of axes, with one entry for groups along which the channel is constant."""
     if math.prod(shape) != x.size:
         raise ValueError("sizes differ")
     kept: list[slice] = []
@@ -126,7 +125,7 @@ def _reshaped(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """The shortest runs of axes in which two shapes of one size have the same sizes."""
+    """Split the axes of two shapes of equal size into the shortest runs of equal sizes."""
     groups = []
     i = j = 0
     while i < len(before) and j < len(after):
@@ -143,7 +142,7 @@ def _groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[
                 sizes = sizes[0], sizes[1] * after[j]
         groups.append((first, second))
         i, j = i + 1, j + 1
-    # What is over has size 1.
+    # Remaining axes have size 1.
     return [*groups, (list(range(i, len(before))), list(range(j, len(after))))]
 
 
@@ -152,7 +151,7 @@ def _attribute(call: Call, *names: str) -> Any:
 
 
 def _resized(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """On axes that tell nothing of the channel, longer or shorter."""
+    """Resize axes along which the channel is constant."""
     x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
     for axis, size in enumerate(shape):
         if x.shape[axis] != size:

@@ -28,28 +28,27 @@ from keras_mimetic._tracing.operations import (
 )
 from keras_mimetic._tracing.symbol import Value
 
-GATED = "a gated MLP: what a mean does to a product of two branches is not known"
-NARROW = "its hidden layer is narrower than its input; `rules` may name it"
-WIDENS = "its output is wider than its hidden layer; `rules` may name it"
+GATED = "a gated MLP: the effect of a mean on the product of two branches is unknown"
+NARROW = "its hidden layer is narrower than its input; use `rules` to include it"
+WIDENS = "its output is wider than its hidden layer; use `rules` to include it"
 INNER_NORM = (
-    "a normalization stands between its first matrix and its activation, and takes away what a "
-    "mean or bias there does"
-)
-WITH_DEPTHWISE = (
-    "a depthwise convolution stands between its first matrix and its activation, and has the "
+    "a normalization between its first matrix and its activation would cancel the mean and the "
     "hidden bias"
 )
 INVERTED = (
-    "an inverted residual: what a mean or hidden bias before its depthwise convolution does is "
-    "not known"
+    "an inverted residual: the effect of a mean or hidden bias before its depthwise "
+    "convolution is unknown"
 )
 
-# So many operations are followed back from the end of an inverted residual.
+# Limit of operations that are followed back from the end of an inverted residual.
 _STEPS = 24
 _PADS = {"ZeroPadding1D", "ZeroPadding2D", "Pad"}
+WITH_DEPTHWISE = (
+    "a depthwise convolution between its first matrix and its activation has the hidden bias"
+)
 
 
-# What an MLP reads; see `MLPSite.before`.
+# The input of an MLP; see `MLPSite.before`.
 Before = Literal["layer_norm", "batch_norm", "normalized_activation", "other"]
 
 
@@ -58,18 +57,18 @@ class MLPSite(Site):
     """The first projection of an MLP; its main weight is `kernel`.
 
     Attributes:
-        before: What stands directly before the MLP: `"layer_norm"` (over the channels,
+        before: The layer directly before the MLP: `"layer_norm"` (over the channels,
             centered, with untrained gamma and beta, so that its output sums to zero),
-            `"batch_norm"`, `"normalized_activation"` (either of them after an activation,
-            as in ConvMixer) or `"other"`; `"other"` if a layer is called several times and
-            these differ.
-        norm: The LayerNormalization or BatchNormalization before, trained or not, or `None`.
+            `"batch_norm"`, `"normalized_activation"` (either norm after an activation,
+            as in ConvMixer) or `"other"`. It is `"other"` for a layer that is called several
+            times in different contexts.
+        norm: The LayerNormalization or BatchNormalization before the MLP, or `None`.
         second: The second projection, or `None` if it is unknown.
-        activated_in: Where the activation alone changes the hidden units, so that they can
-            be observed there: `"first"`, whose own it is, `"second"`, whose input it gives,
-            or `""` where a normalization follows it.
-        inner_norm: The centered LayerNormalization or BatchNormalization over the hidden
-            units that the activation takes, whose beta is the hidden bias, or `None`.
+        activated_in: The projection where the activated hidden units can be observed:
+            `"first"` if it applies the activation itself, `"second"` if its input is the
+            output of the activation, or `""` if a normalization follows the activation.
+        inner_norm: The centered LayerNormalization or BatchNormalization directly before the
+            activation, whose beta is the hidden bias, or `None`.
     """
 
     structure: ClassVar[str] = "mlp"
@@ -82,7 +81,7 @@ class MLPSite(Site):
 
     @property
     def bias(self) -> Any:
-        """The bias of the first projection, which starts the hidden units, or `None`."""
+        """The bias of the first projection, or `None`."""
         return getattr(self.layer, "bias", None)
 
     @property
@@ -111,11 +110,11 @@ def mlp_site(layer: Any, layer_path: str, **details: Any) -> MLPSite:
 def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
     """Find the first projection of each MLP.
 
-    Between the two projections there are an activation and perhaps dropout and
-    normalizations, and nothing that mixes positions. An MLP is skipped where the hidden
-    layer is narrower than the input or the output, or where what precedes the activation
-    takes the role of its bias and is no normalization with a beta. Inverted residuals are
-    listed, and skipped.
+    Between the two projections, there must be an activation, and there may be dropout and
+    normalizations, but nothing that mixes positions. An MLP is skipped if its hidden layer
+    is narrower than its input or output, or if a layer before the activation cancels or
+    replaces the hidden bias and is not a normalization with a beta. Inverted residuals are
+    listed as skipped.
     """
     sites: dict[Any, MLPSite] = {}
     consumers = _consumers(graph)
@@ -123,7 +122,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
         layer = call.operation
         if not call.seen or not is_projection(layer):
             continue
-        followed = _what_follows(number, graph, consumers)
+        followed = _match_rest(number, graph, consumers)
         if followed is None or layer not in layer_paths:
             continue
         skip_reason, second = followed.skip_reason, followed.second
@@ -168,7 +167,7 @@ class _Followed:
 
 
 def _consumers(graph: Graph) -> dict[int, list[int]]:
-    """The numbers of the calls that take each value, by its `id`."""
+    """Return the indices of the calls that use each value, by its `id`."""
     found: dict[int, list[int]] = {}
     for number, call in enumerate(graph.calls):
         for value in call.inputs:
@@ -176,11 +175,11 @@ def _consumers(graph: Graph) -> dict[int, list[int]]:
     return found
 
 
-def _what_follows(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _Followed | None:
-    """Follow an MLP that begins at a call; `None` if none does."""
+def _match_rest(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _Followed | None:
+    """Match the rest of an MLP that begins at a projection; `None` if no MLP begins there."""
     first = graph.calls[number]
     inside: set[int] = set()
-    # The numbers of calls that take what is inside, the next one first.
+    # A heap of the indices of calls that use the values inside.
     waiting: list[int] = []
 
     def enter(call: Call) -> None:
@@ -207,7 +206,7 @@ def _what_follows(number: int, graph: Graph, consumers: dict[int, list[int]]) ->
             ends.append(call)
             continue
         if is_product(operation) and outside:
-            # The other branch of a gate starts where this one does.
+            # Both branches of a gate start at the same value.
             if not all(_starts_at(value, first.inputs[0]) for value in outside):
                 return None
             gated = True
@@ -218,9 +217,9 @@ def _what_follows(number: int, graph: Graph, consumers: dict[int, list[int]]) ->
             or is_slicing(operation)
             or is_gate(operation)
             or _scales_channels(call)
-            or _moves_places(call)
+            or _moves_positions(call)
         ):
-            # The spatial gate of a gMLP treats one half apart.
+            # The spatial gate of a gMLP mixes positions in one half of the channels.
             return _Followed(GATED) if sliced and activated else None
         if not activated and _takes_means(operation):
             between = between or INNER_NORM
@@ -233,12 +232,12 @@ def _what_follows(number: int, graph: Graph, consumers: dict[int, list[int]]) ->
     if len(ends) != 1 or any(id(value) in inside for value in graph.outputs):
         return None
     (end,) = ends
-    # A reduction on the way is part of a normalization, or it is a pooling.
+    # A reduction that changes the size is a pooling, not a part of a normalization.
     whole = _size(end.inputs[0]) == _size(first.outputs[0])
     if not (gated or (activated and whole and not sliced)) or _excites(first, end):
         return None
     if normalized and end.operation.kernel.shape[-1] > end.operation.kernel.shape[-2]:
-        # A norm begins what comes next.
+        # The norm belongs to the next block.
         return None
     between = between if inner_norm is None else ""
     skip_reason = GATED if gated else between or _of_widths(first.operation, end.operation)
@@ -247,7 +246,7 @@ def _what_follows(number: int, graph: Graph, consumers: dict[int, list[int]]) ->
 
 
 def _inner_norm(activation: Call, first: Call, inside: set[int]) -> Any:
-    """The normalization of the hidden units that an activation takes, if it has a beta."""
+    """Return the normalization directly before an activation if it has a beta, or `None`."""
     value = activation.inputs[0]
     norm, axis = normalized_along(value)
     if norm is None or id(norm.outputs[0]) not in inside or norm.operation.beta is None:
@@ -256,7 +255,7 @@ def _inner_norm(activation: Call, first: Call, inside: set[int]) -> Any:
 
 
 def _inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
-    """Expanding and contracting projections with a depthwise convolution between activations."""
+    """Return the first and last projection of each inverted residual."""
     found = []
     for call in graph.calls:
         if call.seen and is_projection(call.operation):
@@ -267,7 +266,7 @@ def _inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
 
 
 def _expansion(end: Call) -> Any:
-    """The projection that an inverted residual ending here starts with, or `None`."""
+    """Return the first projection of an inverted residual that ends here, or `None`."""
     value, depthwise, activations = end.inputs[0], 0, 0
     for _ in range(_STEPS):
         call = value.producer
@@ -282,7 +281,7 @@ def _expansion(end: Call) -> Any:
             depthwise += 1
             activations += is_pointwise_function(own_activation(operation))
         activations += is_activation(operation)
-        # Of a product with gates of the channels, the larger.
+        # Follow the larger factor of a product with channel gates.
         values = [x for x in call.inputs if x.constant is None]
         sizes = [math.prod(size or 1 for size in x.shape) for x in values]
         known = is_depthwise(operation) or is_pointwise(operation) or name_of(operation) in _PADS
@@ -297,8 +296,8 @@ def _size(value: Value) -> Any:
     return (math.prod(value.shape), value.shape[-1]) if known else value.shape  # type: ignore
 
 
-def _moves_places(call: Call) -> bool:
-    """Whether places alone are moved about, with channels on the last axis."""
+def _moves_positions(call: Call) -> bool:
+    """Return whether a call only moves positions, with channels on the last axis."""
     if len(call.inputs) != 1 or len(call.outputs) != 1:
         return False
     given, made = call.inputs[0].shape, call.outputs[0].shape
@@ -326,18 +325,17 @@ def _takes_means(operation: Any) -> bool:
 
 
 def _excites(first: Call, end: Call) -> bool:
-    """Whether it weighs the channels of one place, as in squeeze and excitation."""
+    """Return whether an MLP computes weights for channels, as in squeeze and excitation."""
     sigmoids = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
     shape = first.inputs[0].shape
-    one_place = len(shape) == 2 or all(size == 1 for size in shape[1:-1])
-    return one_place and own_activation(end.operation) in sigmoids
+    has_one_position = len(shape) == 2 or all(size == 1 for size in shape[1:-1])
+    return has_one_position and own_activation(end.operation) in sigmoids
 
 
 def _scales_channels(call: Call) -> bool:
-    """A layer of the user's, not looked into, that has weights for channels alone.
+    """Return whether a layer only has weights per channel, such as a layer scale.
 
-    Such as a response normalization or a layer scale: without a matrix or a
-    window it is taken to mix nothing.
+    Without a matrix or a window, a layer is assumed to mix neither channels nor positions.
     """
     operation = call.operation
     if not isinstance(operation, keras.layers.Layer) or not operation.weights:
@@ -349,7 +347,7 @@ def _scales_channels(call: Call) -> bool:
 
 
 def _starts_at(value: Value, start: Value) -> bool:
-    """Whether it is `start`, projected and then at most treated element by element."""
+    """Return whether a value is a projection of `start`, possibly after elementwise operations."""
     seen = 0
     while value.producer is not None and seen < 100:
         call, seen = value.producer, seen + 1
@@ -362,10 +360,11 @@ def _starts_at(value: Value, start: Value) -> bool:
 
 
 def _norm_before(call: Call) -> tuple[Any, bool]:
-    """The normalization over the channels directly before a projection, or `None`.
+    """Find the normalization over the channels directly before a projection.
 
-    That is a LayerNormalization that is centered, or a BatchNormalization. The second
-    value is whether it normalizes the output of an activation.
+    Returns:
+        A centered LayerNormalization, a BatchNormalization, or `None`; and whether it
+        normalizes the output of an activation.
     """
     value = call.inputs[0]
     normalized, axis = normalized_along(value)
@@ -389,7 +388,7 @@ def _kind(norm: Any) -> Before:
 
 
 def _is_untrained(norm: Any) -> bool:
-    """Whether a LayerNormalization's output has sum 0."""
+    """Return whether gamma and beta of a LayerNormalization are untrained."""
     untrained = ((norm.gamma, 1.0), (norm.beta, 0.0))
     return all(
         variable is None or np.all(keras.ops.convert_to_numpy(variable) == value)

@@ -1,4 +1,4 @@
-"""Which tensors are normalized over an axis, also after their places were moved about."""
+"""Tensors that are normalized over an axis, also after operations that move positions."""
 
 from typing import Any
 
@@ -11,15 +11,18 @@ from keras_mimetic._tracing.operations import is_passthrough, name_of
 from keras_mimetic._tracing.symbol import Value
 
 _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
-# So many operations are followed back from a tensor.
+# Maximum number of operations that are followed back from a tensor.
 _STEPS = 16
 
 
 def normalized_along(value: Any, steps: int = _STEPS) -> tuple[Call | None, int]:
-    """The call of the normalization that a tensor comes from, and its axis.
+    """Find the normalization whose output a tensor is, and its axis in the tensor.
 
-    That is a centered LayerNormalization or a BatchNormalization over one axis. Places
-    may have been moved, cut out or joined since; `(None, 0)` for anything else.
+    It is a centered LayerNormalization or a BatchNormalization over one axis. Positions
+    may have been moved, selected or concatenated after it.
+
+    Returns:
+        The call of the normalization and the axis, or `(None, 0)`.
     """
     call = value.producer
     if call is None or not steps or not call.inputs:

@@ -1,8 +1,7 @@
-"""Attention by what its parts do: product, softmax, product, projection.
+"""Attention recognized by its operations: product, softmax, product, projection.
 
-One pass over the graph follows what each tensor is made of: channels of a
-projection, scores (a product of two of these), or what the softmax of scores
-gathered from a third.
+One pass over the graph determines what each tensor contains: channels of a projection,
+scores (a product of two projections), or values gathered by the softmax of scores.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ from keras_mimetic._tracing.symbol import Value
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A call of a projection, with its matrix (`None` if it is none)."""
+    """A call of a projection, with its matrix (`None` if it has no matrix form)."""
 
     call: Call
     matrix: Matrix | None
@@ -30,7 +29,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Channels:
-    """Channels of a projection; `numbers` is `None` where it is not known which."""
+    """Channels of a projection; `numbers` is `None` if they are unknown."""
 
     source: Source
     numbers: np.ndarray | None
@@ -38,11 +37,11 @@ class Channels:
 
 @dataclasses.dataclass(eq=False)
 class Attention:
-    """One attention: its sources, channels by head, and what is odd about it.
+    """One attention: its projections, its channels by head, and reasons to skip it.
 
-    `query` and `key` have the channel numbers of each head (heads, head_dim),
-    `value` and `rows` those of the value's channels and of the rows of the output
-    projection that they meet, in the same order. `odd` has reasons by pair.
+    `query` and `key` are the channel numbers of each head, of shape (heads, head_dim).
+    `value` has the channels of the values, and `rows` the rows of the output projection
+    that multiply them, in the same order. `odd` has skip reasons by pair.
     """
 
     query_source: Source | None = None
@@ -60,7 +59,7 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """A product of two projections' channels, before or after its softmax."""
+    """A product of the channels of two projections, before or after its softmax."""
 
     attention: Attention
     normalized: bool = False
@@ -68,7 +67,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Gathered:
-    """What attention gathered: `numbers` are the value's channels."""
+    """Values gathered by attention; `numbers` are their channels."""
 
     attention: Attention
     numbers: np.ndarray | None
@@ -95,7 +94,7 @@ _OF_SCORES = {"Where", "Maximum", "Minimum", "Tanh", "Clip", "Exp", "Softcap", "
 
 
 def attentions(graph: Graph) -> list[Attention]:
-    """All attention that is written in operations, or in Keras's layers without weights."""
+    """Find all attention made of operations, or of Keras's attention layers without weights."""
     roles = _Roles()
     for call in graph.calls:
         if call.seen:
@@ -112,7 +111,7 @@ class _Roles:
     def __init__(self) -> None:
         self.found: list[Attention] = []
         self._tags: dict[int, Any] = {}
-        # Values that no input of the model flows into.
+        # Values that do not depend on the inputs of the model.
         self._free: set[int] = set()
         self._keep: list[Any] = []
 
@@ -178,7 +177,7 @@ class _Roles:
         self._set(call, Channels(source, numbers))
 
     def _close(self, tag: Gathered, source: Source) -> None:
-        """The output projection: which of its rows meets which of the value's channels."""
+        """Match the rows of the output projection with the channels of the values."""
         attention = tag.attention
         if attention.output is not None:
             attention.odd["value_output"] = "several projections follow it"
@@ -294,7 +293,7 @@ class _Roles:
             attention.odd.setdefault("value_output", UNKNOWN)
         self._set(call, Gathered(attention, numbers))
 
-    # Layers and operations that do all of it.
+    # Layers and operations that compute the whole attention.
 
     def _fused(self, call: Call, query: Any, key: Any, value: Any) -> None:
         attention = Attention(inputs=list(call.inputs), causal=bool(call.operation.is_causal))
@@ -315,7 +314,7 @@ class _Roles:
     def _all(
         self, call: Call, attention: Attention, query: Any, key: Any, value: Any, terms: Any
     ) -> None:
-        """The two products of one call; the third and fourth letters are the scores'."""
+        """Record both products of one call, given the axes of queries, keys, scores and values."""
         a, b, scored, c, out = terms
         for name, tag in (("query", query), ("key", key)):
             if isinstance(tag, Channels):
@@ -354,13 +353,13 @@ class _Roles:
         elif [type(tag) for tag in tagged].count(Gathered) == 1 and Scores not in kinds:
             (tag,) = (tag for tag in tagged if isinstance(tag, Gathered))
             others = [v for v, known in zip(call.inputs, tags, strict=True) if known is not tag]
-            # A gate makes another matrix for each place.
+            # With a gate, the matrix depends on the position.
             gated = name in _PRODUCTS and not all(self._is_free(value) for value in others)
             numbers = None if gated else tag.numbers
             self._arrays(call, name, numbers, lambda x: Gathered(tag.attention, x))
 
     def _scores(self, call: Call, name: str, tags: list[Any], tagged: list[Scores]) -> None:
-        # A product with learned positions alone is a bias.
+        # A product with learned positions only is a bias.
         own = [t for t in tagged if not self._of_positions(t.attention)] or tagged[:1]
         first = own[0]
         if any(tag.attention is not first.attention for tag in own):
@@ -379,7 +378,7 @@ class _Roles:
             return
         others = [v for v, tag in zip(call.inputs, tags, strict=True) if tag is None]
         known = [tag.numbers for tag in tagged if tag.numbers is not None]
-        # Where the rotated half of a rotary embedding is added, the other tells the channel.
+        # The rotated half of a rotary embedding is added to channels that are known.
         one = known[:1] if len(tagged) == 1 or name in _ELEMENTWISE else []
         if one and all(self._is_free(value) for value in others) and _all_equal(known):
             self._arrays(call, name, one[0], lambda x: Channels(source, x))
@@ -387,7 +386,7 @@ class _Roles:
             self._set(call, Channels(source, None))
 
     def _arrays(self, call: Call, name: str, numbers: Any, make: Any) -> None:
-        """Passes channels on: moved, element by element, or lost."""
+        """Tag the outputs of a call with the channels of its input, if they are still known."""
         arrays: list[Any] | None = None
         if numbers is not None:
             shape = _known(call.outputs[0])
@@ -403,7 +402,7 @@ class _Roles:
 
 
 def _known(value: Value) -> tuple[int, ...] | None:
-    """A value's shape if it is known on every axis."""
+    """Return the shape of a value, or `None` if a size is unknown."""
     sizes = [size for size in value.shape if size is not None]
     return tuple(sizes) if len(sizes) == len(value.shape) else None
 
@@ -413,7 +412,7 @@ def _all_equal(arrays: list[np.ndarray]) -> bool:
 
 
 def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray | None:
-    """Channel numbers by batch axes and those of `own`; `None` if others tell them apart."""
+    """Return channel numbers by batch axes and `own` axes; `None` if they vary along others."""
     if not isinstance(tag, Channels) or tag.numbers is None or tag.numbers.ndim != len(term):
         return None
     rest = [x for x in term if x not in batch and x not in own]
@@ -422,7 +421,7 @@ def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray |
     kept = tag.numbers
     index = []
     for x in term:
-        # An axis that tells nothing, such as that of the batch, counts once.
+        # Keep one entry of axes along which the channel is constant, such as the batch.
         alike = x in batch and constant_along(kept, term.index(x))
         index.append(slice(0, 1) if alike else 0 if x in rest else slice(None))
     letters = [x for x in term if x not in rest]
@@ -431,7 +430,7 @@ def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray |
 
 
 def _equation(call: Call) -> tuple[str, str, str] | None:
-    """The axes of a product of two as letters."""
+    """Return the axes of two factors and their product as letters."""
     shapes = [x.shape for x in call.inputs]
     if len(shapes) != 2:
         return ("", "", "") if len(shapes) == 1 else None

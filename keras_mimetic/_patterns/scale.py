@@ -1,4 +1,4 @@
-"""The scale that an initializer means, whatever it draws."""
+"""The nominal scale of an initializer."""
 
 import math
 from typing import Any
@@ -7,12 +7,12 @@ import keras
 
 from keras_mimetic._numerics.fans import fans, scaled_std
 
-# Of a normal cut at two standard deviations.
+# Standard deviation of a unit normal truncated at two standard deviations.
 _TRUNCATED = 0.87962566103423978
 
 
 def rms_of(initializer: Any, shape: tuple[int, ...]) -> float | None:
-    """The root mean square entry of an initializer's draws of a shape; `None` if not known."""
+    """Return the expected root mean square of an initializer's values, or `None` if unknown."""
     known = keras.initializers
     if isinstance(initializer, known.VarianceScaling):
         return scaled_std(*fans(shape), scale=initializer.scale, mode=initializer.mode)

@@ -1,4 +1,4 @@
-"""One layer of a model whose weights could have a structure."""
+"""A layer of a model whose weights could have a structure."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -6,19 +6,19 @@ from typing import Any, ClassVar
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
-    """A layer, with the layers around it, whose initial weights could have a structure.
+    """A layer, or layers that belong together, whose initial weights could have a structure.
 
-    Each structure has a subclass with what its weights depend on.
+    Each structure has a subclass with the context that its weights depend on.
 
     Attributes:
-        structure: Name of the structure, such as `"mlp"`; one for each subclass.
-        layer_path: Path of attributes and containers to the layer (see
-            `_tracing.layer_paths`), the same whenever the model is built.
+        structure: Name of the structure, such as `"mlp"`, set by each subclass.
+        layer_path: Path of the layer in the model (see `_tracing.layer_paths`), the same
+            each time the model is built.
         layer: The Keras layer.
-        weights: Its main variables by role, such as `{"kernel": ...}`, which reports name.
-        skip_reason: Why the structure is not written here, or "" where it is.
-        by_rule: Whether a rule of the user's skips it.
-        other_layers: Layers that the weights belong to besides `layer`.
+        weights: Main variables by role, such as `{"kernel": ...}`, as named in reports.
+        skip_reason: Why the structure is not written here, or "" if it is.
+        by_rule: Whether a rule skips the site.
+        other_layers: Layers besides `layer` that own some of the weights.
     """
 
     structure: ClassVar[str]
@@ -32,15 +32,15 @@ class Site:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """All variables that are measured or may be written, by role."""
+        """All variables that may be measured or written, by role."""
         return self.weights
 
     @property
     def covered_layers(self) -> tuple[Any, ...]:
-        """The layers whose matrices this site accounts for."""
+        """The layers whose matrices belong to this site."""
         return (self.layer, *self.other_layers)
 
     @property
     def partly_skipped(self) -> dict[str, str]:
-        """Reasons by role for weights that are skipped where the site as a whole is not."""
+        """Skip reasons by role, for weights that are skipped while others are written."""
         return {}

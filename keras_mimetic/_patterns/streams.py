@@ -1,4 +1,4 @@
-"""Which streams a tensor's channels are of: what they are a linear sum of, place by place."""
+"""Streams of channels: the tensors whose sum, position by position, another tensor is."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ _SCALED = {
     *("LayerNormalization", "BatchNormalization", "GroupNormalization", "RMSNormalization"),
     *("UnitNormalization", "LayerNorm", "RMSNorm"),
 }
-_PLACES = {
+_REARRANGING = {
     *("Reshape", "Transpose", "Permute", "Swapaxes", "Moveaxis", "Squeeze", "ExpandDims"),
     *("GetItem", "Split", "ArraySplit", "Unstack", "Roll", "Flip", "Flatten", "Pad", "Take"),
     *("BroadcastTo", "Repeat", "Tile", "TakeAlongAxis", "Slice", "Mean", "AveragePool", "MaxPool"),
@@ -31,16 +31,16 @@ _PLACES = {
 }
 
 Streams = dict[int, frozenset[int]]
-# So many operations are followed back from a tensor.
+# Maximum number of operations that are followed back from a tensor.
 _STEPS = 16
 
 
 def streams(graph: Graph) -> Streams:
-    """For each value's `id` the streams that are summed in it, each a number.
+    """Return the streams that are summed in each value, by its `id`.
 
-    Normalization, places moved, left out or averaged, and whatever scales
-    channels one by one keep a stream; a matrix or an activation begins a new one.
-    Constants and weights are none.
+    A stream is identified by the `id` of its first value. Operations that normalize, that
+    move, select or average positions, or that scale channels preserve a stream. A matrix or
+    an activation begins a new one. Constants and weights have no stream.
     """
     found: Streams = {}
     for call in graph.calls:
@@ -50,7 +50,7 @@ def streams(graph: Graph) -> Streams:
         if name in _SUMS or (name in _SCALED and len(call.inputs) <= 2):
             kept = frozenset().union(*own)
         elif own and (
-            name in _PLACES or is_passthrough(call.operation) or _by_channel(call.operation)
+            name in _REARRANGING or is_passthrough(call.operation) or _by_channel(call.operation)
         ):
             kept = own[0]
         for value in call.outputs:
@@ -61,10 +61,10 @@ def streams(graph: Graph) -> Streams:
 def ways_from_one_stream(
     a: Value, b: Value, found: Streams
 ) -> tuple[list[Call], list[Call]] | None:
-    """Return the matrices on the shortest ways from a common stream to two tensors.
+    """Return the matrices on the shortest paths from a common stream to two tensors.
 
-    Only what begins a stream without another input is followed: convolutions, projections
-    and activations. `None` if no stream is found that both come from.
+    The paths lead through convolutions, projections and activations with a single input.
+    Return `None` if no common stream is found.
     """
     ways = [
         (first, second)
@@ -76,7 +76,7 @@ def ways_from_one_stream(
 
 
 def _ancestry(value: Value, found: Streams) -> Iterator[tuple[frozenset[int], list[Call]]]:
-    """Yield the streams that a tensor comes from, with the matrices since."""
+    """Yield the streams from which a tensor is computed, with the matrices in between."""
     matrices: list[Call] = []
     for _ in range(_STEPS):
         yield found.get(id(value), frozenset()), list(matrices)
@@ -86,7 +86,7 @@ def _ancestry(value: Value, found: Streams) -> Iterator[tuple[frozenset[int], li
         inputs = [x for x in call.inputs if x.constant is None]
         is_matrix = is_projection(call.operation) or isinstance(call.operation, CONVOLUTIONS)
         name = name_of(call.operation)
-        is_known = name in _SCALED | _PLACES or is_passthrough(call.operation)
+        is_known = name in _SCALED | _REARRANGING or is_passthrough(call.operation)
         if len(inputs) != 1 or not (is_matrix or is_known or is_activation(call.operation)):
             return
         if is_matrix:

@@ -1,4 +1,4 @@
-"""The structures that a model can be given and measured for: one file and one line each."""
+"""The registry of structures: each is one module and one entry here."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
@@ -27,10 +27,10 @@ class StructureSettings(TypedDict, total=False):
     state_space: StateSpaceSettings | None
 
 
-# Names of structures, or names with their settings; `None` for the defaults. Not `Iterable`:
-# that would include dicts with misspelled settings.
+# Names of structures, or names with settings; `None` for the defaults. Not `Iterable`, which
+# would accept dicts with misspelled settings.
 Structures = StructureName | Sequence[StructureName] | StructureSettings | None
-# The structure of each weight whose path a regular expression matches, or `None` for none.
+# Structures by regular expressions on weight paths; `None` skips the weights that match.
 Rules = Mapping[str, StructureName | None] | None
 
 __all__ = [

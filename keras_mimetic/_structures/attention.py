@@ -1,4 +1,4 @@
-"""Attention: products of query and key, and of value and output, near identities."""
+"""The structure of attention: products of projections near multiples of the identity."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, TypedDict
@@ -48,14 +48,14 @@ class AttentionSettings(TypedDict, total=False):
 
 
 class Attention(Structure):
-    """The products of query and key, and of value and output, are near identities.
+    """Products of query and key, and of value and output, near multiples of the identity.
 
     Settings:
-        query_key: The pair (noise, identity) from which the product of query and key of
-            every head is drawn; `None` leaves both as they are. `"auto"` is (0.7, 0.7),
-            from accounts of the paper's recipe, and `None` in causal attention (ours).
-        value_output: The same for the product of value and output over all heads. `"auto"`
-            is (0.4, -0.4), from accounts of the paper's recipe.
+        query_key: The coefficients (noise, identity) of the product of query and key of
+            every head; `None` keeps both weights. `"auto"` is (0.7, 0.7), from accounts of
+            the paper's recipe, and `None` in causal attention (ours).
+        value_output: The coefficients of the product of value and output over all heads.
+            `"auto"` is (0.4, -0.4), from accounts of the paper's recipe.
 
     Reference:
 
@@ -68,8 +68,8 @@ class Attention(Structure):
     defaults: ClassVar[Settings] = {"query_key": AUTO, "value_output": AUTO}
     compound_layers = (keras.layers.MultiHeadAttention,)
     legend = (
-        "diagonals of products in standard deviations of the entries off it, and noise and "
-        "identity to draw such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, "
+        "diagonals of products in standard deviations of the off-diagonal entries, and noise and "
+        "identity that give such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, "
         "single heads and their sum"
     )
     figures = (
@@ -109,7 +109,7 @@ class Attention(Structure):
         checked = {name: check_strengths(name, given) for name, given in settings.items()}
         if all(given is None for given in checked.values()):
             raise ValueError(
-                "One of the settings `query_key` and `value_output` of 'attention' must not be "
+                "The settings `query_key` and `value_output` of 'attention' must not both be "
                 f"None. Received: {settings}"
             )
         return checked
@@ -186,7 +186,7 @@ class Attention(Structure):
         return site.known_pairs
 
     def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Read each pair from the sites where it works on one stream; else leave it."""
+        """Fit each pair to the sites where it works on one stream; `None` if there are none."""
         settings: dict[str, Any] = {}
         for pair in PAIRS:
             own = [reading for reading in readings if reading.site.pairs[pair]]
@@ -197,7 +197,7 @@ class Attention(Structure):
             if noise is None or identity is None:
                 settings[pair] = None
             else:
-                # Cross-attention of the other model takes the noise alone: never none at all.
+                # Keep noise > 0: cross-attention in the other model uses the noise alone.
                 settings[pair] = (max(noise, 1e-3 * abs(identity)), identity)
         return settings if any(settings.values()) else {}
 
@@ -206,7 +206,7 @@ class Attention(Structure):
 
 
 def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float, float]]:
-    """Return (noise, identity) by pair, as far as the site takes them."""
+    """Return (noise, identity) for each pair of the site that is written."""
     found = {}
     for pair in PAIRS:
         given = settings[pair]

@@ -1,4 +1,4 @@
-"""What `initialize`, `measure` and `mimic` must know about a structure."""
+"""The interface of a structure to `initialize`, `measure` and `mimic`."""
 
 import abc
 import dataclasses
@@ -11,35 +11,35 @@ from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.graph import Graph
 
-# Images show the first channels of a product.
+# Images show at most this many channels of a product.
 MAX_IMAGE_CHANNELS = 64
 
-# Values of a site's variables by their role, and their shapes.
+# Values and shapes of the variables of a site, by role.
 Weights = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = Mapping[str, Any]
-# What tells figures apart: part, name, and whether it is about one head.
+# The kind of a figure: part, name, and whether there is one per head.
 Kind = tuple[str, str, bool]
-# Mean and standard deviation of figures of untrained weights.
+# Mean and standard deviation of figures of untrained weights, by kind.
 Expected = Mapping[Kind, tuple[float, float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class FigureSpec:
-    """A figure that a structure measures: how it is computed, printed and drawn.
+    """A figure that a structure measures, and its presentation in tables and plots.
 
     Attributes:
-        part: What part of the site it is about, such as `"first"` (matrix).
-        name: Its name, such as `"mean"`.
-        heading: Heading of its column in the printed table; "" for no column. Of figures
-            by head the table shows the mean over heads and their range.
-        format_spec: How the table formats it.
-        by_head: Whether it is about one head.
-        panel: Title of its panel in the picture; "" for no panel.
-        unit: Unit on the panel's axis.
-        error_bars: Name of another figure of the part that is drawn as error bars.
-        compare_to_untrained: Whether untrained weights of the same shapes, at whatever
-            scale, give something to compare with.
+        part: The part of the site that it describes, such as `"first"` (matrix).
+        name: Name of the figure, such as `"mean"`.
+        heading: Heading of its column in tables; "" for no column. For figures by head,
+            the column has the mean over heads and their range.
+        format_spec: Format of its values in tables.
+        by_head: Whether there is one value per head.
+        panel: Title of its panel in plots; "" for no panel.
+        unit: Unit on the axis of the panel.
+        error_bars: Name of another figure of the part to plot as error bars.
+        compare_to_untrained: Whether to compare it with untrained weights of the same
+            shapes. Their scale must not matter.
     """
 
     part: str
@@ -59,7 +59,7 @@ class FigureSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """The value of one figure of a site; NaN where it is not defined."""
+    """The value of one figure of a site; NaN if it is undefined."""
 
     part: str
     name: str
@@ -73,7 +73,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The figures of a site, and matrices to look at, by their part."""
+    """The figures of a site, and matrices to plot as images, by part."""
 
     figures: tuple[Figure, ...] = ()
     images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -81,7 +81,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class NewWeights:
-    """Structured weights of a site and what to report about each, by role."""
+    """Structured weights of a site, and a note for the report about each, by role."""
 
     values: Weights
     notes: Mapping[str, str]
@@ -89,19 +89,19 @@ class NewWeights:
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """Why the settings leave a site as it is."""
+    """The reason to skip a site with the given settings."""
 
     reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A site with its figures, from which settings are fitted.
+    """A site and its figures, from which settings are fitted.
 
     Attributes:
         site: The site.
-        values: Figures by (part, name), a list for those of several heads.
-        untrained: The same for all samples of untrained weights, where they are sampled.
+        values: Values of figures by (part, name); several for figures by head.
+        untrained: Values over all samples of untrained weights, if they are sampled.
     """
 
     site: Any
@@ -110,20 +110,20 @@ class Reading:
 
 
 class Structure(abc.ABC):
-    """One structure: where it goes, how to sample it, and how to measure it.
+    """A structure: where it belongs, how to sample it, and how to measure it.
 
-    A subclass describes itself by class attributes and methods. To add one, write its
-    mathematics in `_numerics`, the class here, and register it in `_structures/__init__.py`.
+    To add a structure, write its mathematics in `_numerics` and a subclass in a module of
+    `_structures`, and register it in `_structures/__init__.py`.
 
     Attributes:
-        name: Its name, as users type it.
-        by_default: Whether `initialize` writes it unless told otherwise.
-        looks_for: What it looks for in a model, in a few words.
-        defaults: Its settings with their defaults; the class docstring documents them.
-        compound_layers: Layers whose sublayers' weights belong to them.
-        legend: What the printed figures are, in one sentence.
-        figures: The figures it measures, in the order of the table.
-        images: Titles of the images that `measure` gives, by part.
+        name: Name of the structure, as in arguments of the API.
+        by_default: Whether `initialize` writes it by default.
+        looks_for: Short description of the layers that it is for.
+        defaults: Settings with their defaults, which the docstring of the class documents.
+        compound_layers: Classes of layers that own the weights of their sublayers.
+        legend: Explanation of the printed figures, in one sentence.
+        figures: The figures that it measures, in the order of the table.
+        images: Titles of the images that `measure` returns, by part.
     """
 
     name: ClassVar[str]
@@ -137,7 +137,12 @@ class Structure(abc.ABC):
 
     @abc.abstractmethod
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return all settings in checked form, or raise."""
+        """Validate and return all settings.
+
+        Raises:
+            TypeError: for a setting of the wrong type.
+            ValueError: for a value that is not allowed.
+        """
 
     @abc.abstractmethod
     def find(self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]) -> Sequence[Site]:
@@ -145,15 +150,15 @@ class Structure(abc.ABC):
 
     @abc.abstractmethod
     def site_at(self, layer: Any, layer_path: str) -> Site | None:
-        """Return the site at a layer that a rule names, or `None` if it cannot go there."""
+        """Return the site of a layer that a rule matches, or `None` for an unsuitable layer."""
 
     @abc.abstractmethod
     def sample(self, site: Any, settings: Settings, seed: int) -> NewWeights | Skip:
-        """Return structured weights of a site, as a function of the seed."""
+        """Sample structured weights of a site, as a function of the seed."""
 
     @abc.abstractmethod
     def control(self, weights: Weights, seed: int) -> Weights:
-        """Return structureless weights of the same norms, from what `sample` gave."""
+        """Return weights without structure, with the norms of those that `sample` returned."""
 
     @abc.abstractmethod
     def measure(self, site: Any, weights: Weights) -> Measured:
@@ -161,28 +166,28 @@ class Structure(abc.ABC):
 
     @abc.abstractmethod
     def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Return settings that give a model what was measured; `{}` if nothing was."""
+        """Fit settings to measured figures; return `{}` if there are none."""
 
     def untrained(self, shapes: Shapes, seed: int) -> Weights:
-        """Sample the values of all variables as in an untrained model, at any scale."""
+        """Sample the values of all variables as in an untrained model, at an arbitrary scale."""
         return normal_samples(shapes, seed)
 
     def expected(self, site: Any, shapes: Shapes) -> Expected:
-        """Return the law of figures of untrained weights, as far as it has a closed form.
+        """Return mean and standard deviation of figures of untrained weights.
 
-        Other figures are sampled.
+        Only figures with a closed form are included; others are sampled.
         """
         return {}
 
     def untrained_key(self, site: Any) -> Hashable:
-        """Return what the figures of untrained weights depend on besides shapes.
+        """Return a key of everything but shapes that figures of untrained weights depend on.
 
-        Samples are kept by this key from one site to the next. `None` keeps none.
+        Sites with equal keys and shapes share samples. `None` disables sharing.
         """
         return None
 
     def clear_caches(self) -> None:  # noqa: B027
-        """Free what is kept from one site to the next, as far as it is large."""
+        """Free large caches that sites share."""
 
 
 def normal_samples(shapes: Shapes, seed: int) -> Weights:

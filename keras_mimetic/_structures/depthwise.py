@@ -1,4 +1,4 @@
-"""Depthwise convolution: filters from a covariance that widens with depth."""
+"""The structure of depthwise convolutions: a covariance of filters that widens with depth."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ from keras_mimetic._tracing.graph import Call, Graph, in_call_order
 from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
 from keras_mimetic.initializers.depthwise import check_gain
 
-CAUSAL = "causal: the structure is that of filters centered on their own position"
+CAUSAL = "a causal convolution: the structure is for filters centered on their position"
 
 
 class DepthwiseSettings(TypedDict, total=False):
@@ -53,8 +53,8 @@ class DepthwiseSite(Site):
     """A depthwise convolution; its weight is `kernel`.
 
     Attributes:
-        depth: Its depth among them: 0 for the first, 1 for the last (and 0 for the only
-            one), by the longest path.
+        depth: Depth among the depthwise convolutions, by the longest path: 0 for the first
+            or only one, 1 for the last.
     """
 
     structure: ClassVar[str] = "depthwise"
@@ -63,15 +63,15 @@ class DepthwiseSite(Site):
 
 
 class Depthwise(Structure):
-    """Filters are drawn from a covariance over pixels whose width grows with depth.
+    """Filters from a covariance over pixels whose width grows with depth.
 
     Settings:
-        gain: Scale of the filters. `"keep"` is the scale that the layer's initializer means
-            or, where the kernel is no sample of it, the kernel's own; `"keras"`, `"fan_in"`
-            and numbers are those of `MimeticDepthwise`.
-        sigma_0: Width sigma of the first layer, in squared pixels (see `sigma_at_depth`).
-        velocity: Its slope over depth at the first layer.
-        acceleration: Its curvature. The three defaults are a reconstruction.
+        gain: Scale of the filters. `"keep"` is the nominal scale of the layer's
+            initializer, or the scale of the kernel if the initializer did not make it. For
+            `"keras"`, `"fan_in"` and numbers, see `MimeticDepthwise`.
+        sigma_0: Width sigma at the first layer, in squared pixels (see `sigma_at_depth`).
+        velocity: Slope of sigma over depth at the first layer.
+        acceleration: Curvature of sigma over depth. The three defaults are a reconstruction.
 
     Reference:
 
@@ -88,8 +88,8 @@ class Depthwise(Structure):
         "acceleration": depthwise.ACCELERATION,
     }
     legend = (
-        "sigma in squared pixels of the closed form nearest to the filters' covariance, the part "
-        "of it that this explains, and the part that smoothness without a center explains"
+        "sigma in squared pixels of the closed form nearest to the filters' covariance, the "
+        "fraction that this form explains, and the fraction that a form without a center explains"
     )
     figures = (
         FigureSpec(
@@ -101,7 +101,7 @@ class Depthwise(Structure):
             "explained",
             ".2f",
             panel="covariance explained by its form",
-            unit="part",
+            unit="fraction",
         ),
         FigureSpec(
             "kernel",
@@ -109,7 +109,7 @@ class Depthwise(Structure):
             "without a center",
             ".2f",
             panel="explained without a center",
-            unit="part",
+            unit="fraction",
         ),
     )
     images: ClassVar[dict[str, str]] = {
@@ -128,7 +128,7 @@ class Depthwise(Structure):
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
     ) -> Sequence[DepthwiseSite]:
-        """Find depthwise convolutions; skip filters that see nothing after their position."""
+        """Find depthwise convolutions, and skip causal ones."""
         found = [layer for layer in layers if is_depthwise(layer) and layer.built]
         depth = depths(found, graph)
         causal = {call.operation for call in graph.calls if _is_causal(call)}
@@ -145,7 +145,7 @@ class Depthwise(Structure):
         shape = tuple(kernel.shape)
         rms = _rms(site, settings["gain"])
         if not rms:
-            return Skip("its filters are zero: name a `gain`")
+            return Skip("its filters are zero: set `gain` to write them")
         sigma = _sigma(site, settings)
         filters = depthwise.depthwise_filters(
             shape[:-2], shape[-2] * shape[-1], sigma=sigma, rms=rms, seed=seed
@@ -179,7 +179,7 @@ class Depthwise(Structure):
         return ()
 
     def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Fit sigma over the layers that the closed form fits better than untrained weights."""
+        """Fit sigma to the layers that the closed form explains better than untrained ones."""
         found = [
             (reading.site.depth, reading.values["kernel", "sigma"][0])
             for reading in readings
@@ -194,7 +194,7 @@ class Depthwise(Structure):
 
 def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
     kernel = layer.depthwise_kernel if isinstance(layer, SEPARABLE) else layer.kernel
-    skip_reason = "" if max(kernel.shape[:-2]) > 1 else "a filter of one pixel has no structure"
+    skip_reason = "" if max(kernel.shape[:-2]) > 1 else "filters of one pixel have no structure"
     if not skip_reason and (is_causal or layer.padding == "causal"):
         skip_reason = CAUSAL
     return DepthwiseSite(
@@ -212,47 +212,47 @@ def _sigma(site: DepthwiseSite, settings: Settings) -> float:
     if sigma <= 0:
         raise ValueError(
             "Settings `sigma_0`, `velocity` and `acceleration` of 'depthwise' must give a width "
-            f"> 0 at every depth. At depth {site.depth:g} they give {sigma:g}."
+            f"> 0 at every depth. Received: a width of {sigma:g} at depth {site.depth:g}"
         )
     return sigma
 
 
 def _rms(site: DepthwiseSite, gain: float | str) -> float:
-    """Return the root mean square entry of new filters.
+    """Return the root mean square of the entries of new filters.
 
-    `"keep"` is the scale that the layer's own initializer means, so that it does not
-    depend on its samples, or where the kernel is no sample of it, the kernel's own.
+    `"keep"` is the nominal scale of the initializer, which does not depend on the current
+    kernel, unless the scale of the kernel is different.
     """
     kernel = site.weights["kernel"]
     if gain != "keep":
         return depthwise.rms_of_gain(tuple(kernel.shape), gain)
     own = float(np.sqrt(np.mean(np.square(values_of(kernel), dtype=np.float64))))
-    meant = rms_of(_initializer(site.layer), tuple(kernel.shape))
-    if meant is None:
+    nominal = rms_of(_initializer(site.layer), tuple(kernel.shape))
+    if nominal is None:
         return own
     # Five standard errors of the root mean square of normals.
-    return meant if abs(own / meant - 1) < 5 / np.sqrt(2 * math.prod(kernel.shape)) else own
+    return nominal if abs(own / nominal - 1) < 5 / np.sqrt(2 * math.prod(kernel.shape)) else own
 
 
 def _initializer(layer: Any) -> Any:
-    """Return the initializer of a depthwise convolution's filters."""
+    """Return the initializer of the filters of a depthwise convolution."""
     own = getattr(layer, "depthwise_initializer", None)
     return own or getattr(layer, "kernel_initializer", None)
 
 
 def _filters(kernel: np.ndarray) -> np.ndarray:
-    """Return the filters along one last axis, in either layout of the kernel."""
+    """Return the filters along one last axis, for either layout of the kernel."""
     return kernel.reshape(*kernel.shape[:-2], -1)
 
 
 def _highest(untrained: list[float]) -> float:
-    """Return what untrained weights do not reach, in a network of many layers either."""
+    """Return an upper limit for untrained weights, even over many layers."""
     mean, std = mean_and_std(untrained)
     return max(mean + 4 * std, *untrained)
 
 
 def _is_causal(call: Call) -> bool:
-    """Return whether a valid convolution is padded before its positions, and not after them."""
+    """Return whether the input of a valid convolution is padded at its start alone."""
     layer = call.operation
     if not is_depthwise(layer) or not call.seen or layer.padding != "valid":
         return False
@@ -268,7 +268,7 @@ def _is_causal(call: Call) -> bool:
         padded = [tuple(pair) for pair in widths if isinstance(pair, (list, tuple)) and any(pair)]
         return len(padded) == 1 and padded[0][0] > 0 and padded[0][1] == 0
     if name_of(operation) == "Concatenate":
-        # A state of earlier positions, joined in front of the new ones.
+        # A state of earlier positions, concatenated before the new ones.
         joined = [value.shape for value in padding.inputs]
         own = call.inputs[0].shape
         return len(own) == 3 and len(joined) <= 2 and _first_is_shorter(padding, own)

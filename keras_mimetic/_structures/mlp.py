@@ -1,4 +1,4 @@
-"""MLP: the first matrix gets a nonzero mean, and the hidden bias starts below zero."""
+"""The structure of MLPs: a first matrix of nonzero mean, and a negative hidden bias."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
@@ -59,22 +59,22 @@ _MATRICES = {"first": "kernel", "second": "second"}
 
 
 class MLP(Structure):
-    """The first matrix of an MLP is shifted to a nonzero mean, and its bias below zero.
+    """A nonzero mean of the first matrix of an MLP, and a negative hidden bias.
 
     Settings:
         mean: Mean of the first kernel, in standard deviations of the kernel. `"auto"` is -1
             directly after an untrained LayerNormalization over the channels,
             `-0.5 / sqrt(fan_in)` elsewhere, and `None` after a normalized activation. A
-            number shifts every first kernel to it; `None` leaves kernels as they are. That
-            the mean is nonzero is the paper's; sign and size are ours.
-        hidden_bias: Where the bias of the first projection starts, in standard deviations of
-            the pre-activation. `"auto"` is -0.5 after a LayerNormalization or
-            BatchNormalization and `None` elsewhere. A number is for every MLP; `None` leaves
-            biases as they are. The hidden bias is ours.
+            number applies to every MLP; `None` keeps the kernels. The nonzero mean is from
+            the paper; its sign and size are ours.
+        hidden_bias: Initial bias of the first projection, in standard deviations of the
+            pre-activation. `"auto"` is -0.5 after a LayerNormalization or
+            BatchNormalization and `None` elsewhere. A number applies to every MLP; `None`
+            keeps the biases. The hidden bias is ours.
 
-    Where a LayerNormalization or BatchNormalization stands directly before the activation,
-    it takes away what a mean or bias of the first projection does. Its beta, in units of its
-    gamma, is the hidden bias then, and the kernel stays as it is.
+    A LayerNormalization or BatchNormalization directly before the activation cancels the mean
+    and bias of the first projection. Its beta, in units of its gamma, is then the hidden
+    bias, and the kernel is kept.
 
     Reference:
 
@@ -85,9 +85,9 @@ class MLP(Structure):
     looks_for = "MLPs (a projection, an activation, a projection)"
     defaults: ClassVar[Settings] = {"mean": AUTO, "hidden_bias": AUTO}
     legend = (
-        "of the first and second matrix the mean in standard deviations and its z; energy of the "
-        "first in the all-ones direction over inputs and over hidden units, in multiples of "
-        "chance; effective hidden bias in pre-activation standard deviations, mean over units; "
+        "mean of the first and second matrix in standard deviations, and its z; energy of the "
+        "first that is shared by all inputs and by all hidden units, in multiples of chance; "
+        "effective hidden bias in pre-activation standard deviations, mean over units; "
         "fraction of hidden units that are off for all of the data, if data were given"
     )
     figures = (
@@ -105,7 +105,7 @@ class MLP(Structure):
             "energy_over_outputs",
             "shared, hidden units",
             ".2f",
-            panel="its energy shared by all hidden units",
+            panel="energy shared by all hidden units",
             unit="multiples of chance",
         ),
         FigureSpec("second", "mean", "mean 2nd"),
@@ -142,33 +142,31 @@ class MLP(Structure):
         return mlp_site(layer, layer_path) if is_projection(layer) else None
 
     def sample(self, site: MLPSite, settings: Settings, seed: int) -> NewWeights | Skip:
-        """Shift the kernel that is there, and start the bias by the kernel's scale."""
+        """Shift the current kernel, and set the bias according to the scale of the kernel."""
         if site.inner_norm is not None:
             return _sample_inner(site, settings)
         mean, hidden_bias = _strengths(site, settings)
         before = _BEFORE[site.before]
         wants_bias = settings["hidden_bias"] is not None and not is_auto(settings["hidden_bias"])
         no_bias = (
-            f"no bias that could start at {settings['hidden_bias']:+g}"
+            f"no bias for a hidden bias of {settings['hidden_bias']:+g}"
             if wants_bias and site.bias is None
             else ""
         )
         if mean is None and hidden_bias is None:
             return Skip(
-                no_bias or f"{before}: a mean or hidden bias needs a number in the settings"
+                no_bias or f"{before}: set `mean` or `hidden_bias` to a number to write this MLP"
             )
         kernel = values_of(site.weights["kernel"])
         if np.ptp(kernel) == 0:
-            return Skip(
-                "all values of the kernel are equal: it has no standard deviation to shift it by"
-            )
+            return Skip("all values of the kernel are equal, so its standard deviation is 0")
         values: Weights = {}
         notes = {}
         if mean is not None:
             kernel = values["kernel"] = shifted_to_mean(kernel, mean)
             notes["kernel"] = "; ".join(filter(None, [f"mean {mean:+.3g} ({before})", no_bias]))
         if hidden_bias is not None:
-            # After a LayerNorm, whose output sums to zero, a mean moves nothing.
+            # After a LayerNorm, whose output sums to zero, the mean has no effect.
             sums_to_zero = site.before == "layer_norm"
             spread = kernel.std() if sums_to_zero else np.sqrt(np.mean(kernel**2))
             start = bias_start(hidden_bias, float(spread), kernel.shape[-2], mean=0.0)
@@ -209,7 +207,7 @@ class MLP(Structure):
                 centered=isinstance(site.norm, keras.layers.LayerNormalization),
             )
         if biases is not None:
-            # Undefined for a dead unit.
+            # The bias of a dead unit is undefined.
             mean, std = mean_and_std(biases)
             figures += [Figure("hidden_bias", "mean", mean), Figure("hidden_bias", "std", std)]
         return Measured(tuple(figures))
@@ -251,7 +249,7 @@ class MLP(Structure):
 
 
 def _sample_inner(site: MLPSite, settings: Settings) -> NewWeights | Skip:
-    """Start the beta of the norm before the activation, in units of its gamma."""
+    """Set the beta of the norm before the activation, in units of its gamma."""
     hidden_bias = settings["hidden_bias"]
     if hidden_bias is None:
         return Skip(INNER_NORM)
@@ -271,7 +269,7 @@ def _inner_bias(weights: Weights) -> np.ndarray:
 
 
 def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float | None]:
-    """Return mean and hidden bias for a site; `None` for what stays as it is."""
+    """Return mean and hidden bias for a site; `None` for weights that are kept."""
     mean, hidden_bias = settings["mean"], settings["hidden_bias"]
     if is_auto(mean):
         mean = auto_mean(site.before, site.weights["kernel"].shape[-2])
@@ -281,5 +279,5 @@ def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float |
 
 
 def _matrix(kernel: np.ndarray) -> np.ndarray:
-    """Return the kernel of a projection, also of a 1x1 convolution, as a matrix."""
+    """Return the kernel of a projection or a 1x1 convolution as a matrix."""
     return kernel.reshape(kernel.shape[-2:])

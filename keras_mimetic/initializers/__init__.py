@@ -1,4 +1,4 @@
-"""Keras initializers, one for each structure that a single weight can have."""
+"""Keras initializers for the structures of single weights."""
 
 import keras
 
@@ -8,6 +8,7 @@ from keras_mimetic.initializers.mean import MimeticMean
 
 __all__ = ["MimeticDepthwise", "MimeticMean", "sigma_at_depth"]
 
-# So `kernel_initializer="mimetic_mean"` works, like the names of Keras's own. (`MimeticDepthwise`
-# needs its sigma.) What is saved names the class, "keras_mimetic>MimeticMean", as before.
+# Makes `kernel_initializer="mimetic_mean"` work, like the names of Keras's initializers. Saved
+# models use the registered name, "keras_mimetic>MimeticMean". (`MimeticDepthwise` needs a sigma,
+# so it has no name.)
 keras.saving.get_custom_objects().update(mimetic_mean=MimeticMean, MimeticMean=MimeticMean)

@@ -1,4 +1,4 @@
-"""One projection of a pair whose product has structure."""
+"""The initializer of a projection that belongs to a pair."""
 
 import math
 import threading
@@ -13,25 +13,30 @@ from keras_mimetic._numerics.noise_plus_identity import LARGEST, SMALLEST, in_ra
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic.initializers.base import NumPyInitializer
 
-# Noise and identity of a pair's product; "auto" for the default, `None` for no structure.
+# Noise and identity of the product of a pair; "auto" for the default, `None` for no structure.
 Strengths = tuple[float, float] | Literal["auto"] | None
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class AttentionProjection(NumPyInitializer):
-    """Draws one of two projections that are factors of one product.
+    """Initializer of one of two projections that are factors of one product.
 
-    `MimeticMultiHeadAttention` gives one to each of its projections. Both of a
-    pair factor the product that their seed gives, and each keeps its part, so
-    neither needs the other's weight.
+    Each projection of a `MimeticMultiHeadAttention` has one. Both initializers of a pair
+    factor the product that their common seed determines, and each returns its own factor,
+    so neither needs the weight of the other.
 
     Args:
         role: `"query"`, `"key"`, `"value"` or `"output"`.
-        partner_dim: Channels of the partner's input (for `"value"` those of
-            the output, for `"output"` those of the values' input).
+        partner_dim: Channels of the input of the partner. For `"value"` they are those of
+            the output, and for `"output"` those of the input of the values.
         noise: See `keras_mimetic._numerics.attention.query_key`.
-        identity: The same.
+        identity: See `keras_mimetic._numerics.attention.query_key`.
         seed: Integer >= 0, the same for both partners.
+
+    Raises:
+        TypeError: for a seed that is not an integer.
+        ValueError: for a negative seed; at the call, for strengths or shapes that the
+            product cannot have.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class AttentionProjection(NumPyInitializer):
 
     @property
     def pair(self) -> str:
-        """The name of its pair in `PAIRS`."""
+        """The name of the pair in `PAIRS`."""
         return next(pair for pair, roles in PAIRS.items() if self.role in roles)
 
     def strengths(self) -> dict[str, Any]:
@@ -72,9 +77,9 @@ class AttentionProjection(NumPyInitializer):
 
 
 class _Partners:
-    """Keeps the second weight of the last pair until its initializer asks for it.
+    """A cache for the other weight of the last pair.
 
-    A layer samples both weights of a pair one after the other, and factors their product
+    A layer samples both weights of a pair in succession, so their product is factored only
     once.
     """
 
@@ -83,7 +88,7 @@ class _Partners:
         self._waiting: tuple[Any, np.ndarray] | None = None
 
     def take(self, arguments: Any, index: int) -> np.ndarray:
-        """Return one weight of the pair that `sample_pair` gives for these arguments."""
+        """Return one of the two weights of `sample_pair`."""
         with self._lock:
             waiting, self._waiting = self._waiting, None
             if waiting is not None and waiting[0] == (arguments, index):
@@ -98,12 +103,17 @@ _PARTNERS = _Partners()
 
 
 def check_strengths(name: str, strengths: Any) -> Strengths:
-    """Return strengths of a pair as `(noise, identity)`, `"auto"` or `None`, or raise."""
+    """Return strengths of a pair as `(noise, identity)`, `"auto"` or `None`.
+
+    Raises:
+        TypeError: for strengths of the wrong type.
+        ValueError: for numbers that are not allowed.
+    """
     if strengths is None or is_auto(strengths):
         return strengths
     allowed = (
-        "'auto', None or a pair (noise, identity) of finite numbers, noise >= 0, not both 0, and "
-        f"the larger between {SMALLEST:g} and {LARGEST:g} in size"
+        "'auto', None or a pair (noise, identity) of finite numbers with noise >= 0, the larger "
+        f"of them between {SMALLEST:g} and {LARGEST:g} in absolute value"
     )
     if not isinstance(strengths, (tuple, list)):
         raise TypeError(f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}")
@@ -119,14 +129,18 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
 def drop_identity_if_undefined(
     name: str, strengths: tuple[float, float], has_identity: bool, where: str
 ) -> tuple[float, float]:
-    """`strengths`, without the identity where it has no meaning."""
+    """Return `strengths`, with an identity of 0 if the identity is undefined.
+
+    Raises:
+        ValueError: if noise and identity would both be 0.
+    """
     noise, identity = strengths
     if has_identity:
         return noise, identity
     if noise == 0:
         raise ValueError(
-            f"Argument `{name}` must have noise > 0 where there is no identity: in "
-            "cross-attention, or between inputs and outputs of different widths. "
+            f"Argument `{name}` must have noise > 0 if the identity is undefined, as in "
+            "cross-attention or between inputs and outputs of different widths. "
             f"Received: {name}={strengths} at {where!r}"
         )
     return noise, 0.0

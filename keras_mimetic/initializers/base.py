@@ -1,4 +1,4 @@
-"""The base of initializers whose values are sampled by NumPy."""
+"""The base class of initializers that sample with NumPy."""
 
 import abc
 import math
@@ -12,22 +12,22 @@ from keras_mimetic.initializers.seeds import read_seed, resolve_seed
 
 
 class NumPyInitializer(keras.initializers.Initializer, abc.ABC):
-    """An initializer whose values are float32 arrays of NumPy, equal on every backend.
+    """Initializer whose values are float32 NumPy arrays, equal on every backend.
 
-    A subclass implements `sample` and `get_config`, and names in `strengths` the arguments
-    that an error shows if the dtype can't hold the values.
+    A subclass implements `sample`, `get_config`, and `strengths`, which returns the
+    arguments that an error shows if the dtype can't hold the values.
 
     Args:
         seed: An integer >= 0, `None` or a `keras.random.SeedGenerator`, as for Keras's own
             initializers.
     """
 
-    # Whether values that are all zero are meant.
+    # Whether all values may be zero.
     may_be_zero = False
 
     def __init__(self, seed: Any) -> None:
         self.seed = resolve_seed(seed)
-        # As the user passed it: a clone of `None` samples anew.
+        # The seed as passed: a clone of an initializer without a seed takes a new one.
         self._init_seed = None if seed is None else self.seed
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
@@ -38,23 +38,27 @@ class NumPyInitializer(keras.initializers.Initializer, abc.ABC):
 
     @abc.abstractmethod
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
-        """Return float32 values of a shape, as a function of the seed."""
+        """Sample float32 values of a shape, as a function of the seed."""
 
     @abc.abstractmethod
     def strengths(self) -> dict[str, Any]:
-        """Return the arguments that decide how large values are."""
+        """Return the arguments that determine the size of the values."""
 
     def bound(self, shape: tuple[int, ...]) -> float:
-        """Return a number that no absolute value exceeds, if one is known without looking."""
+        """Return an upper bound of the absolute values, or infinity if none is known."""
         return math.inf
 
     def serialized_seed(self) -> Any:
-        """Return the seed for the config, as the user passed it."""
+        """Return the seed as passed by the user, for the config."""
         return keras.saving.serialize_keras_object(self._init_seed)
 
 
 def check_float_dtype(dtype: Any) -> str:
-    """Return the name of a floating dtype; for `None` that of `keras.config.floatx()`."""
+    """Return the name of a floating dtype; `None` means `keras.config.floatx()`.
+
+    Raises:
+        ValueError: for a dtype that is not floating.
+    """
     dtype = keras.backend.standardize_dtype(dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(
@@ -64,7 +68,7 @@ def check_float_dtype(dtype: Any) -> str:
     return dtype
 
 
-# The largest number of each type, and the smallest that is not 0.
+# The largest number of each type, and the smallest number > 0.
 _RANGES = {
     "float64": (1.8e308, 5e-324),
     "float32": (3.4028235e38, 1.4e-45),
@@ -87,40 +91,40 @@ def check_fits(
     Args:
         values: Array or number.
         dtype: Name of the dtype of the weight.
-        source: What they come from, arguments and values, for the error.
-        may_be_zero: Whether values that are all zero are meant.
-        bound: Number that no absolute value exceeds, where one is known. It usually saves
-            looking at all values.
+        source: The arguments that determine the values, for the error.
+        may_be_zero: Whether all values may be zero.
+        bound: Upper bound of the absolute values. If it is finite, most checks need not
+            read the values.
 
     Raises:
-        ValueError: for values of which one is too large or NaN, or that all become zero.
+        ValueError: if a value is too large or NaN, or if all values become zero.
     """
     values = np.asarray(values)
     if not values.size:
         return
     limit, smallest = _RANGES.get(dtype, _RANGES["float32"])
-    # The values are float32, and rounded.
+    # Allow for the rounding of the float32 values.
     if 1.001 * bound <= min(limit, _RANGES["float32"][0]) and (
         may_be_zero or abs(float(values.flat[0])) >= smallest
     ):
         return
-    # Not of absolute values, which would be an array more.
+    # The absolute values would take another array.
     largest = max(float(values.max()), -float(values.min()))
     if not largest <= limit:
-        what = f"the largest is {largest:.3g}" if largest == largest else "some are no numbers"
+        what = f"the largest is {largest:.3g}" if largest == largest else "some are NaN"
         raise ValueError(
             f"A weight of dtype {dtype} can't hold the values that these arguments give: {what}, "
-            f"where {limit:.3g} is allowed. Received: {source}"
+            f"and the maximum is {limit:.3g}. Received: {source}"
         )
     if not may_be_zero and largest < smallest / 2:
         raise ValueError(
             f"A weight of dtype {dtype} can't hold the values that these arguments give: all "
-            f"become 0, where {smallest:.1g} is the smallest other. Received: {source}"
+            f"become 0, and the smallest number > 0 is {smallest:.1g}. Received: {source}"
         )
 
 
 def described(**arguments: Any) -> str:
-    """Return arguments and their values as errors show them."""
+    """Format arguments and their values for errors."""
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
 
 
@@ -134,11 +138,14 @@ def as_tensor(
     """Return float32 values as a tensor of another dtype.
 
     Args:
-        values: float32 array, whose memory the tensor may take over.
-        dtype: Name of the dtype, to which values are rounded last.
-        arguments: Arguments that gave the values, for the error if the dtype can't hold them.
-        may_be_zero: Whether values that are all zero are meant.
-        bound: Number that no absolute value exceeds, where one is known.
+        values: float32 array, whose memory the tensor may share.
+        dtype: Name of the dtype, to which the values are rounded at the end.
+        arguments: Arguments that determine the values, for the error.
+        may_be_zero: Whether all values may be zero.
+        bound: Upper bound of the absolute values.
+
+    Raises:
+        ValueError: if the dtype can't hold the values.
     """
     check_fits(values, dtype, described(**arguments), may_be_zero, bound)
     tensor = keras.ops.convert_to_tensor(_without_copy(values), dtype="float32")
@@ -146,7 +153,7 @@ def as_tensor(
 
 
 def _without_copy(values: np.ndarray) -> Any:
-    """Wrap values for Keras, which would copy them: a second array as large as the weight."""
+    """Wrap an array so that Keras does not copy it, which would double the memory."""
     backend = keras.backend.backend()
     if backend == "torch":
         import torch
@@ -155,9 +162,9 @@ def _without_copy(values: np.ndarray) -> Any:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        # Tensors lie in rows and at multiples of 64 bytes. A graph has symbols instead.
+        # TensorFlow needs C order and alignment to 64 bytes, and has no values in graphs.
         suits = values.flags.c_contiguous and values.ctypes.data % 64 == 0 and values.size
         if suits and tf.executing_eagerly():
             return tf.experimental.dlpack.from_dlpack(values.__dlpack__())
-    # JAX keeps memory at multiples of 64 bytes as it is.
+    # JAX does not copy memory that is aligned to 64 bytes.
     return values

@@ -78,7 +78,7 @@ class MimeticDepthwise(NumPyInitializer):
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         if len(shape) < 3 or 0 in shape[:-2]:
             raise ValueError(
-                "Argument `shape` must be that of a convolution kernel, "
+                "Argument `shape` must be the shape of a convolution kernel, "
                 f"(*kernel_size, channels, filters). Received: shape={shape}"
             )
         filters = depthwise_filters(
@@ -102,7 +102,7 @@ class MimeticDepthwise(NumPyInitializer):
 
 
 def check_gain(name: str, gain: Any, more: tuple[str, ...] = ()) -> float | str:
-    """Return `gain` if it is one of `GAINS`, of `more`, or a finite number > 0; else raise."""
+    """Return `gain` if it is in `GAINS` or `more`, or a finite number > 0; otherwise raise."""
     choices = (*more, *GAINS)
     allowed = f"{', '.join(map(repr, choices))} or a finite number > 0"
     if isinstance(gain, str):

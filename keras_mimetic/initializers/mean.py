@@ -50,7 +50,7 @@ class MimeticMean(NumPyInitializer):
     >>> # In any layer:
     >>> layer = keras.layers.Dense(256, "relu", kernel_initializer=MimeticMean())
 
-    >>> # By its name, once `keras_mimetic` is imported:
+    >>> # By its name, after importing `keras_mimetic`:
     >>> layer = keras.layers.Dense(256, "relu", kernel_initializer="mimetic_mean")
 
     >>> # Directly after a LayerNormalization:
@@ -161,7 +161,7 @@ class MimeticMean(NumPyInitializer):
         fan_in, _ = fans(shape, self.input_axes, self.output_axes)
         if fan_in < 1 or not shape:
             raise ValueError(
-                "Argument `mean` must be a number for a weight without inputs: 'auto' is "
+                "Argument `mean` must be a number for a weight without inputs, since 'auto' is "
                 f"-0.5 / sqrt(fan_in). Received: mean='auto', shape={shape}"
             )
         return safe_mean(fan_in)
@@ -179,12 +179,12 @@ class MimeticMean(NumPyInitializer):
 
 
 def _check_distribution(distribution: Any) -> str:
-    """Keras's names: case is ignored, and "normal" is the truncated one."""
+    """Return the name of a distribution; as in Keras, case is ignored and "normal" is truncated."""
     name = distribution.lower() if isinstance(distribution, str) else distribution
     if name == "normal":
         return "truncated_normal"
     if name not in DISTRIBUTIONS:
-        # The check's own words, with the name that Keras allows besides.
+        # Raise the error of the check, which also lists Keras's "normal".
         check_choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))
     return name
 
@@ -196,5 +196,5 @@ def _check_axes(name: str, axes: Any) -> tuple[int, ...] | None:
         raise TypeError(
             f"Argument `{name}` must be None or a tuple of axes. Received: {name}={axes!r}"
         )
-    # Negative axes count from the end, as everywhere in NumPy and Keras.
+    # Negative axes count from the end.
     return tuple(check_integer(name, axis, minimum=-64) for axis in axes)

@@ -1,4 +1,4 @@
-"""What Keras's initializers take as a seed, as an integer."""
+"""Conversion of the seeds of Keras's initializers to integers."""
 
 import random
 from typing import Any
@@ -8,25 +8,26 @@ import numpy as np
 
 from keras_mimetic._numerics.random import check_seed, fold_in
 
-# What a user may pass as `seed`, in words.
+# Description of the allowed seeds, for errors.
 ALLOWED = "None, an integer >= 0 or a `keras.random.SeedGenerator`"
 
 
 def resolve_seed(seed: Any) -> Any:
-    """Return what an initializer keeps of its `seed` argument.
+    """Return the `seed` argument of an initializer as an integer or `SeedGenerator`.
 
-    `None` is drawn from Python's `random`, which `keras.utils.set_random_seed`
-    sets, as in Keras's own initializers.
+    As in Keras's own initializers, `None` takes an integer from Python's `random`, which
+    `keras.utils.set_random_seed` sets.
 
     Args:
-        seed: `None`, an integer >= 0, a `keras.random.SeedGenerator`, or the
-            serialized form of one.
+        seed: `None`, an integer >= 0, or a `keras.random.SeedGenerator` or its serialized
+            form.
 
     Returns:
         A Python `int` or a `SeedGenerator`, for `read_seed`.
 
     Raises:
-        TypeError, ValueError: for anything else.
+        TypeError: for a seed of the wrong type.
+        ValueError: for a negative integer.
     """
     if seed is None:
         return random.randint(1, 10**9)
@@ -44,7 +45,7 @@ def resolve_seed(seed: Any) -> Any:
 
 
 def read_seed(seed: Any) -> int:
-    """Return the integer for the next sample: a new one each time from a generator.
+    """Return the integer seed of the next sample; a generator gives a new one each time.
 
     Args:
         seed: An `int` or a `SeedGenerator`, from `resolve_seed`.
@@ -57,22 +58,21 @@ def read_seed(seed: Any) -> int:
         return seed
     if _is_tracing():
         raise ValueError(
-            "A weight cannot be drawn from a `SeedGenerator` while a function is being traced "
-            "(as under `jax.jit`, `tf.function`, or Keras's jitted initialization of large "
-            "sharded weights): its state has no value there. Use an integer seed. "
-            f"Received: seed={seed!r}"
+            "A weight cannot be sampled with a `SeedGenerator` while a function is being traced "
+            "(as by `jax.jit`, `tf.function`, or Keras's jitted initialization of large sharded "
+            "weights), since the state of the generator has no value there. Use an integer "
+            f"seed. Received: seed={seed!r}"
         )
-    # Some backends keep the unsigned words in a signed type.
+    # Some backends store the unsigned words in a signed type.
     state = np.asarray(keras.ops.convert_to_numpy(seed.next())).astype(np.int64) & 0xFFFFFFFF
     return fold_in(int(state[0]), int(state[1]))
 
 
 def _is_tracing() -> bool:
-    """Return whether operations yield symbols here instead of values."""
+    """Return whether operations currently return symbols instead of values."""
     try:
-        # An operation on two constants: backends give a bare constant its
-        # value even where they trace.
+        # Use an operation: constants have values even inside a trace.
         keras.ops.convert_to_numpy(keras.ops.add(keras.ops.zeros(()), 1.0))
-    except Exception:  # each backend has its own error
+    except Exception:  # each backend raises its own error
         return True
     return False

@@ -1,4 +1,4 @@
-"""Initializers without a seed of their own, tied to a layer's one seed."""
+"""Initializers without a seed, which take theirs from the seed of a layer."""
 
 from typing import Any
 
@@ -9,25 +9,24 @@ from keras_mimetic.initializers.mean import MimeticMean
 
 
 def with_seed(name: str, identifier: Any, seed: int) -> Any:
-    """`keras.initializers.get(identifier)`, drawing from `seed` unless it has one.
+    """Return `keras.initializers.get(identifier)`, with this seed if it has none.
 
-    What says how to draw but not from which seed (`"glorot_uniform"`,
-    `HeNormal`, `HeNormal()`) draws from this one. Members of Keras's
-    variance-scaling family (Glorot, He, LeCun) then do so through this
-    package's own stream, equal on every backend; other random ones
-    (`"orthogonal"`, `"random_normal"`, ...) through Keras's generator, whose
-    numbers differ between backends.
+    Initializers without a seed (`"glorot_uniform"`, `HeNormal`, `HeNormal()`) get this one.
+    Variance-scaling initializers of Keras (Glorot, He, LeCun) then sample from this
+    package's random numbers, which are equal on every backend. Other random initializers
+    (`"orthogonal"`, `"random_normal"`, ...) sample from Keras's generator, whose numbers
+    differ between backends.
 
     Args:
         name: Name of the argument, for the error.
-        identifier: What Keras layers take as `kernel_initializer`, except `None`.
+        identifier: A `kernel_initializer` argument of Keras layers, except `None`.
         seed: Integer >= 0.
 
     Returns:
-        A `keras.initializers.Initializer`, or a callable that was given.
+        A `keras.initializers.Initializer`, or `identifier` if it is another callable.
 
     Raises:
-        ValueError: if `identifier` is `None` or no initializer.
+        ValueError: if `identifier` is `None` or not an initializer.
     """
     try:
         initializer = None if identifier is None else keras.initializers.get(identifier)
@@ -41,11 +40,11 @@ def with_seed(name: str, identifier: Any, seed: int) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     config = initializer.get_config()
-    if config.get("seed", 0) is not None:  # has its own, or draws nothing
+    if config.get("seed", 0) is not None:  # has a seed, or is not random
         return initializer
     if isinstance(initializer, keras.initializers.VarianceScaling):
         own = ("scale", "mode", "distribution", "input_axes", "output_axes")
-        # Glorot and its kin leave all of these out of their configs.
+        # The configs of Glorot and similar initializers omit all of these.
         arguments: dict[str, Any] = {key: getattr(initializer, key, None) for key in own}
         return MimeticMean(mean=0.0, seed=seed, **arguments)
     own_stream = isinstance(initializer, MimeticMean)
@@ -53,5 +52,5 @@ def with_seed(name: str, identifier: Any, seed: int) -> Any:
 
 
 def keras_seed(seed: int) -> int:
-    """A seed for Keras's own generators, which take 31 bits on every backend."""
+    """Return a seed of 31 bits for Keras's own generators, which every backend accepts."""
     return fold_in(seed) % 2**31

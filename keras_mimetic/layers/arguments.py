@@ -1,4 +1,4 @@
-"""Arguments of layers that name an object of Keras's."""
+"""Arguments of layers that identify Keras objects."""
 
 from typing import Any
 
@@ -6,14 +6,18 @@ import keras
 
 
 def serialize_initializer(initializer: Any) -> Any:
-    """Return the config of an initializer as it was given: a name stays a name."""
+    """Return the config of an initializer, or its name if it was given by name."""
     if isinstance(initializer, str):
         return initializer
     return keras.initializers.serialize(keras.initializers.get(initializer))
 
 
 def get(name: str, identifier: Any) -> Any:
-    """Return an activation, regularizer or constraint; errors name the argument."""
+    """Return an activation, regularizer or constraint.
+
+    Raises:
+        ValueError: if there is no such object. The error names the argument.
+    """
     kind = name.rpartition("_")[2]
     find = {
         "activation": keras.activations.get,
@@ -21,7 +25,7 @@ def get(name: str, identifier: Any) -> Any:
         "constraint": keras.constraints.get,
     }[kind]
     if isinstance(identifier, dict):
-        # A config, of a saved layer: Keras's own error says what is not registered.
+        # The config of a saved layer: Keras's error names a class that is not registered.
         return find(identifier)
     try:
         return find(identifier)

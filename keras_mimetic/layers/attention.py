@@ -19,7 +19,7 @@ from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import with_seed
 from keras_mimetic.layers.sublayers import Changes
 
-# What is random in a layer: its projections, and the gate that newer versions of Keras have.
+# Random parts of a layer: its projections, and the gate of newer versions of Keras.
 _STREAMS = (*ROLES, "gate")
 
 
@@ -111,8 +111,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         seed = None if seed is None else check_seed(seed)
         if seed is not None and seed >= 2**31 and dropout:
             raise ValueError(
-                "Argument `seed` must be below 2**31 where `dropout` is not 0: Keras's "
-                f"generators take no more. Received: seed={seed}"
+                "Argument `seed` must be below 2**31 if `dropout` is not 0: the limit of "
+                f"Keras's generators. Received: seed={seed}"
             )
         num_heads = check_integer("num_heads", num_heads, minimum=1)
         key_dim = check_integer("key_dim", key_dim, minimum=1)
@@ -126,7 +126,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         value_output = check_strengths("value_output", value_output)
         check_flag("causal", causal)
         self._seeds = split_seed(resolve_seed(seed), _STREAMS)
-        # Checks it, before Keras's layer does with another error.
+        # Check the initializer before Keras's layer does, for a clearer error.
         with_seed("kernel_initializer", kernel_initializer, self._seeds["query"])
         super().__init__(
             num_heads,
@@ -145,8 +145,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         self.causal = causal
         if value_output and self._output_shape and len(self._output_shape) > 1:
             raise ValueError(
-                "Argument `output_shape` must have one axis, or `value_output` be None: the "
-                "structure is that of a matrix. "
+                "Argument `output_shape` must have one axis unless `value_output` is None: the "
+                "structure is for matrices. "
                 f"Received: output_shape={self._output_shape}, value_output={value_output}"
             )
         self._is_self_attention = True
@@ -155,7 +155,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
 
     def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
-            # `build` sees shapes alone, which do not tell one tensor from two.
+            # `build` gets only shapes, which do not show whether the tensors are the same.
             key = args[0] if args else kwargs.get("key")
             self._is_self_attention = query is value and (key is None or key is value)
         return super().__call__(query, value, *args, **kwargs)
@@ -164,7 +164,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         key_shape = value_shape if key_shape is None else key_shape
         roles = ("query", "key", *(("gate",) if self._has_gate() else ()), "value", "output")
         initializers = self._initializers(query_shape[-1], value_shape[-1], key_shape[-1])
-        # Keras's `build` asks for them in this order, one for each projection.
+        # Keras's `build` requests one initializer per projection, in this order.
         self._projections = iter([initializers[role] for role in roles])
         super().build(query_shape, value_shape, key_shape)
         self._projections = None
@@ -172,7 +172,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             if getattr(self, f"{role}_dense").kernel_initializer is not initializers[role]:
                 raise RuntimeError(
                     "This version of Keras builds the projections of `MultiHeadAttention` in an "
-                    "order that keras_mimetic does not know. Please report it."
+                    "order that keras_mimetic does not support. Please report it."
                 )
 
         for name in self._changes.names:
@@ -183,11 +183,11 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         return {**arguments, "kernel_initializer": next(self._projections)}
 
     def _has_gate(self) -> bool:
-        # An argument that older versions of Keras do not have.
+        # The argument is absent in older versions of Keras.
         return getattr(self, "_use_gate", False)
 
     def _initializers(self, query_dim: int, value_dim: int, key_dim: int) -> dict[str, Any]:
-        """The kernels' initializers by role."""
+        """Return the initializers of the kernels by role."""
         output_dim = math.prod(self._output_shape) if self._output_shape else query_dim
         is_self = self._is_self_attention and query_dim == value_dim == key_dim
         initializers = {role: self._unpaired(role, seed) for role, seed in self._seeds.items()}
@@ -209,7 +209,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         initializer = with_seed("kernel_initializer", self._kernel_initializer, seed)
         if not isinstance(initializer, MimeticMean) or initializer.input_axes is not None:
             return initializer
-        # The fans of a kernel of rank 3, which it cannot see.
+        # The initializer cannot infer the fans of a kernel of rank 3.
         axes = ((0, 1), (2,)) if role == "output" else ((0,), (1, 2))
         config = {**initializer.get_config(), "input_axes": axes[0], "output_axes": axes[1]}
         return MimeticMean.from_config(config)
@@ -220,7 +220,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             "query_key": _serialize(self.query_key),
             "value_output": _serialize(self.value_output),
             "causal": self.causal,
-            # Keras's layer says itself which of its policies are quantized.
+            # The config of Keras's layer has the policies of quantized sublayers.
             **self._changes.config(self, quantized=False),
         }
 
@@ -237,7 +237,7 @@ def _serialize(strengths: Any) -> Any:
 
 
 def _check_axes(name: str, value: Any, minimum: int) -> Any:
-    """`value`, if it is `None`, an integer, or some of them."""
+    """Return `value` if it is `None`, an integer or a sequence of integers; otherwise raise."""
     if value is None or isinstance(value, (list, tuple)):
         return value and tuple(check_integer(name, size, minimum) for size in value)
     return check_integer(name, value, minimum)

@@ -25,9 +25,9 @@ from keras_mimetic.layers.arguments import get, serialize_initializer
 from keras_mimetic.layers.onnx import layer_normalization
 from keras_mimetic.layers.sublayers import Changes, check_float_policy
 
-# As in Vision Transformers; Keras's own default, 1e-3, is large for them.
+# As in Vision Transformers. Keras's default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
-# What is random in a block. Each has a seed of its own.
+# Random parts of a block, each with its own seed.
 _STREAMS = ("fc1_kernel", "fc2_kernel", "dropout1", "dropout2", "fc1_bias", "fc2_bias")
 
 
@@ -163,13 +163,13 @@ class MimeticMLPBlock(keras.layers.Layer):
             return
         if not self.use_bias:
             raise ValueError(
-                "Argument `hidden_bias` must be 0 where `use_bias` is False: there is no bias "
-                f"to start from it. Received: hidden_bias={self.hidden_bias}"
+                "Argument `hidden_bias` must be 0 if `use_bias` is False, since there is no "
+                f"bias. Received: hidden_bias={self.hidden_bias}"
             )
         if not self._biases_start_at_zero():
             raise ValueError(
-                "Argument `bias_initializer` must be 'zeros' where `hidden_bias` is not 0: both "
-                "say where fc1's bias starts. "
+                "Argument `bias_initializer` must be 'zeros' if `hidden_bias` is not 0, since "
+                "both set the initial bias of fc1. "
                 f"Received: hidden_bias={self.hidden_bias}, "
                 f"bias_initializer={self.bias_initializer!r}"
             )
@@ -193,7 +193,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             self.hidden_dim,
             activation=self.activation,
             kernel_initializer=MimeticMean(mean, seed=self._seeds["fc1_kernel"]),
-            bias_initializer=self._start_of_bias(mean, hidden_bias, input_dim),
+            bias_initializer=self._initial_bias(mean, hidden_bias, input_dim),
             name="fc1",
             dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
@@ -268,7 +268,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         return layer
 
     def _strengths(self, input_dim: int) -> tuple[float, float]:
-        """The mean and the hidden bias of fc1."""
+        """Return the mean and the hidden bias of fc1."""
         mean, hidden_bias = self.mean, self.hidden_bias
         if isinstance(mean, str):
             mean = MEAN_AFTER_LAYER_NORM if self._is_normalized() else safe_mean(input_dim)
@@ -278,7 +278,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         return mean, hidden_bias
 
     def _is_normalized(self) -> bool:
-        """Whether a LayerNormalization stands directly before fc1."""
+        """Return whether a LayerNormalization directly precedes fc1."""
         return self._norm_name is not None
 
     def _biases_start_at_zero(self) -> bool:
@@ -287,18 +287,18 @@ class MimeticMLPBlock(keras.layers.Layer):
             return bool(np.all(np.asarray(initializer.value) == 0))
         return isinstance(initializer, keras.initializers.Zeros)
 
-    def _start_of_bias(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
+    def _initial_bias(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
         if not hidden_bias:
             return self._fc1_bias_initializer
-        # After a LayerNorm the mean moves nothing.
-        moving = 0.0 if self._is_normalized() else mean
+        # After a LayerNorm, the mean has no effect on the pre-activation.
+        effective_mean = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
-        start = bias_start(hidden_bias, std, input_dim, moving)
+        start = bias_start(hidden_bias, std, input_dim, effective_mean)
         check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
         return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
-        """Input and output width, or an error for a shape that has none."""
+        """Return the widths of input and output, or raise for an unsuitable shape."""
         shape = tuple(input_shape)
         if len(shape) < 2:
             raise ValueError(
@@ -314,7 +314,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         output_dim = input_dim if self.output_dim is None else self.output_dim
         if self.residual and output_dim != input_dim:
             raise ValueError(
-                "Argument `output_dim` must be None or the width of the input where `residual` "
+                "Argument `output_dim` must be None or the width of the input if `residual` "
                 f"is True. Received: output_dim={output_dim}, input_shape={shape}"
             )
         return input_dim, output_dim

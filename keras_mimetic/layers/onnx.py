@@ -1,4 +1,4 @@
-"""What ONNX cannot export as Keras computes it on torch."""
+"""Replacements for operations of Keras on torch that ONNX cannot export."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 
 
 def layer_normalization(norm: Any, x: Any) -> Any:
-    """Call a LayerNormalization, in operations that ONNX has while torch exports it."""
+    """Call a LayerNormalization, by operations that ONNX supports during an export."""
     if not _is_exported():
         return norm(x)
     dtype = x.dtype
@@ -19,7 +19,7 @@ def layer_normalization(norm: Any, x: Any) -> Any:
 
 
 def _is_exported() -> bool:
-    """Return whether PyTorch traces the layer for an ONNX file."""
+    """Return whether PyTorch is exporting to ONNX."""
     if keras.backend.backend() != "torch":
         return False
     import torch

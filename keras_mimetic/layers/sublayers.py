@@ -1,4 +1,4 @@
-"""What happens to the sublayers of a built layer, and must be in its config: quantization, LoRA."""
+"""Quantization and LoRA of sublayers, which the config of a layer must include."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _QUANTIZED, _LORA = "quantized", "lora"
 
 
 def check_float_policy(layer: Any) -> None:
-    """Raises unless a layer was made with a policy that computes in a floating type."""
+    """Raise a `ValueError` unless the dtype policy of a layer computes in a floating type."""
     policy = layer.dtype_policy
     if not keras.backend.is_float_dtype(policy.compute_dtype):
         raise ValueError(
@@ -17,20 +17,20 @@ def check_float_policy(layer: Any) -> None:
         )
     if policy.quantization_mode is not None:
         raise ValueError(
-            "Argument `dtype` must not be a quantized policy: build the layer in a floating "
-            "type and quantize its layers, as `Model.quantize` does. "
+            "Argument `dtype` must not be a quantized policy. Build the layer in a floating "
+            "type and quantize its sublayers, as `Model.quantize` does. "
             f"Received: dtype={policy.name!r}"
         )
 
 
 class Changes:
-    """Changes of a layer's sublayers that are no arguments of the layer's.
+    """Changes to the sublayers of a layer that are not arguments of the layer.
 
-    A sublayer that was quantized has a policy of its own, one with LoRA a rank; a layer
-    that is made from the config has to build them so again.
+    A quantized sublayer has its own dtype policy, and a sublayer with LoRA has a rank. A
+    layer that is created from a config must restore them.
 
     Args:
-        names: Attributes of the layer that hold the sublayers.
+        names: Names of the attributes that hold the sublayers.
 
     Attributes:
         policies: Dtype policies of quantized sublayers, by name.
@@ -43,24 +43,29 @@ class Changes:
 
     @staticmethod
     def split(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A config without what `config` added to it, and that."""
+        """Split a config into the arguments of the layer and the entries that `config` added."""
         changes = {key: config[key] for key in (_QUANTIZED, _LORA) if key in config}
         return {key: value for key, value in config.items() if key not in changes}, changes
 
     def update(self, changes: dict[str, Any]) -> None:
-        """Takes over what `split` found."""
+        """Store the changes that `split` returned."""
         for name, policy in changes.get(_QUANTIZED, {}).items():
             self.policies[name] = keras.dtype_policies.get(policy)
         self._lora.update(changes.get(_LORA, {}))
 
     def restore_lora(self, name: str, sublayer: Any) -> None:
-        """Enables LoRA on a sublayer that was just built, if it had it."""
+        """Enable LoRA on a sublayer that has just been built, if the config says so."""
         if name in self._lora:
             arguments = dict(self._lora[name])
             sublayer.enable_lora(arguments.pop("rank"), **arguments)
 
     def config(self, layer: Any, quantized: bool = True) -> dict[str, Any]:
-        """What the layer's config must say of its sublayers, nothing if nothing changed."""
+        """Return the entries of the layer's config about its sublayers, `{}` if unchanged.
+
+        Args:
+            layer: The layer that holds the sublayers.
+            quantized: Whether to include the policies of quantized sublayers.
+        """
         policies, lora = self.policies, self._lora
         if layer.built:
             sublayers = {name: getattr(layer, name) for name in self.names}
@@ -81,7 +86,7 @@ class Changes:
 
 def _lora_arguments(sublayer: Any) -> dict[str, Any]:
     arguments = {"rank": sublayer.lora_rank}
-    # Older versions of Keras have no alpha.
+    # Absent in older versions of Keras.
     if hasattr(sublayer, "lora_alpha"):
         arguments["lora_alpha"] = sublayer.lora_alpha
     return arguments

@@ -454,7 +454,7 @@ def test_a_loaded_scale_is_kept_and_zero_filters_are_skipped():
     assert "norm changes by a factor of 0.0" in row.note or "factor of 0.1" in row.note
     layer.kernel.assign(0 * layer.kernel)
     (row,) = keras_mimetic.initialize(model, "depthwise", seed=0).rows
-    assert (row.written, row.note) == (False, "its filters are zero: name a `gain`")
+    assert (row.written, row.note) == (False, "its filters are zero: set `gain` to write them")
 
 
 def test_a_change_of_attention_norms_is_noted():
@@ -565,7 +565,7 @@ def test_refused_models():
         (
             {"structures": {"attention": {"query_key": None, "value_output": None}}},
             ValueError,
-            "must not be None",
+            "must not both be None",
         ),
         ({"structures": {"depthwise": {"gain": "he"}}}, ValueError, "gain='he'"),
         ({"structures": {"depthwise": {"sigma_0": 0}}}, ValueError, "sigma_0=0"),
@@ -656,7 +656,7 @@ def test_every_structure_has_a_control_of_its_norms():
 
 
 @pytest.mark.parametrize("name", ["gamma", "beta", "bias", "moving_mean", "moving_variance"])
-def test_weights_that_were_visibly_trained_need_force(name, tmp_path):
+def test_weights_that_appear_trained_need_force(name, tmp_path):
     inputs = keras.Input((6, 8))
     x = body(layers.BatchNormalization()(inputs))
     model = keras.Model(inputs, layers.Dense(3)(x))
@@ -673,7 +673,7 @@ def test_weights_that_were_visibly_trained_need_force(name, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     for trained in (model, loaded):
         before = trained.get_weights()
-        with pytest.raises(ValueError, match=f"visibly been trained: the values of '.*{name}'"):
+        with pytest.raises(ValueError, match=f"appears to be trained: the values of '.*{name}'"):
             keras_mimetic.initialize(trained, seed=1)
         for a, b in zip(before, trained.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)

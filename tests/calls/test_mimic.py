@@ -99,7 +99,7 @@ def test_an_mlp_without_a_bias_says_so():
     model = make(width=32, depth=1, use_bias=False)
     report = keras_mimetic.mimic(trained_like(), model, seed=0)
     (kernel,) = [row for row in report.written if row.structure == "mlp"]
-    assert "no bias that could start at -0.6" in kernel.note
+    assert "no bias for a hidden bias of -0.6" in kernel.note
 
 
 def test_structures_that_the_trained_model_does_not_show_are_left():

@@ -124,7 +124,7 @@ except ValueError as error:
 def test_large_weights_that_are_jitted_and_sharded_are_the_same(tmp_path):
     finished = script(SHARDED, XLA_FLAGS=FOUR)
     assert finished.returncode == 0, finished.stderr
-    assert "cannot be drawn from a `SeedGenerator` while a function is being traced" in (
+    assert "cannot be sampled with a `SeedGenerator` while a function is being traced" in (
         finished.stdout
     )
 

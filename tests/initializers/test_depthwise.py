@@ -152,7 +152,7 @@ def test_bad_arguments(arguments, error, match):
 @pytest.mark.parametrize(
     ("shape", "dtype", "match"),
     [
-        ((3, 8), None, r"`shape` must be that of a convolution kernel.*shape=\(3, 8\)"),
+        ((3, 8), None, r"`shape` must be the shape of a convolution kernel.*shape=\(3, 8\)"),
         ((0, 3, 8, 1), None, "`shape` must be"),
         ((3, 3, 8, 1), "int32", "`dtype` must be a floating type"),
     ],

@@ -161,10 +161,10 @@ def test_no_mlps(middle):
         (lambda x: layers.Dense(32)(layers.Dense(16, "gelu")(x)), "wider than its hidden"),
         (between(layers.BatchNormalization(), layers.ReLU()), ""),
         (between(layers.LayerNormalization(), layers.Dropout(0.1), keras.ops.gelu), ""),
-        (between(layers.GroupNormalization(4), ops.gelu), "normalization stands between"),
+        (between(layers.GroupNormalization(4), ops.gelu), "normalization between"),
         (
             between(layers.LayerNormalization(center=False), ops.gelu),
-            "normalization stands between",
+            "normalization between",
         ),
         (
             between(
@@ -176,7 +176,7 @@ def test_no_mlps(middle):
             between(
                 layers.BatchNormalization(), layers.DepthwiseConv1D(3, padding="same"), ops.relu
             ),
-            "normalization stands between",
+            "normalization between",
         ),
         (between(layers.DepthwiseConv1D(3, padding="same"), ops.gelu), "depthwise convolution"),
         (
