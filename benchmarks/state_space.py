@@ -4,7 +4,7 @@
     KERAS_BACKEND=jax python benchmarks/state_space.py --part time --lengths 256 1024 4096
 
 Of `MimeticStateSpace`, forward and a training step: the gradients of the mean square of the
-outputs. It stands beside the recurrence as it is written, `layer.step` place by place,
+outputs. It stands beside the recurrence as it is written, `layer.step` step by step,
 and on torch beside `Mamba2Mixer` of Hugging Face's transformers (its PyTorch code, unless its
 kernels for GPUs are installed) in each of the chunk sizes asked for, of which tables and
 picture have the better. All have the same weights, and outputs that are equal to 1e-4, which
