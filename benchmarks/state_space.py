@@ -4,13 +4,14 @@
     KERAS_BACKEND=jax python benchmarks/state_space.py --part time --lengths 256 1024 4096
 
 Of `MimeticStateSpace`, forward and a training step: the gradients of the mean square of the
-outputs. It stands beside the recurrence as it is written, `layer.step` place by place,
+outputs. It stands beside the recurrence as it is written, `layer.step` step by step,
 and on torch beside `Mamba2Mixer` of Hugging Face's transformers (its PyTorch code, unless its
 kernels for GPUs are installed) in each of the chunk sizes asked for, of which tables and
 picture have the better. All have the same weights, and outputs that are equal to 1e-4, which
 is checked first. JAX and TensorFlow compile.
 
-Prints a Markdown table a part for this backend. Times are medians of the wall clock, ratios
+Prints a Markdown table a part for this backend. Times are medians of the wall clock (or, with
+`--clock processor`, of the processor time, which other processes disturb less), ratios
 the median of ours / beside over rounds that alternate between the two, with its 95 % interval.
 Memory is what the first call adds to the peak of a fresh process; on JAX and TensorFlow
 this call compiles too, and what a GPU has is not in it. Let nothing else use the machine.
@@ -29,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 
 import keras
@@ -55,6 +57,7 @@ from common.folders import write_rows
 from common.options import positive
 
 PARTS = TIME, MEMORY = ("time", "memory")
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 # Below, what does not grow with the length hides what does.
 SHORTEST_FITTED = 1024
 
@@ -65,6 +68,8 @@ def parse(argv=None):
     )
     add = functools.partial(parser.add_argument, type=positive(int))
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="[both]")
+    clock = "what times are: wall or processor time [wall]"
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help=clock)
     others = GROUPS[1:]
     parser.add_argument("--beside", nargs="*", choices=others, default=others, help="[both]")
     lengths = [2**power for power in range(8, 14)]
@@ -92,7 +97,7 @@ def main(argv=None):
         return
     names, note = layers(args)
     sizes = f"width {args.width}, state_dim {args.state_dim}, head_dim {args.head_dim}"
-    title = header(f"State space, {sizes}, batch {args.batch}, {note}")
+    title = header(f"State space, {sizes}, batch {args.batch}, {note}, {args.clock} time")
     print(title)
 
     cases = itertools.product(names, KINDS, args.lengths)
@@ -161,16 +166,17 @@ def add_times(results, args):
     x = inputs(results[0].length, args)
     made = {result.layer: functions(result.layer, args) for result in results}
     check_equal(made, x)
+    clock = CLOCKS[args.clock]
     for kind in KINDS:
         ours, *others = (result for result in results if result.kind == kind)
         call = functools.partial(to_the_end, made[OURS][kind], x)
         for other in others:
             theirs = functools.partial(to_the_end, made[other.layer][kind], x)
-            other.ours, other.seconds = rounds(call, theirs, args.repeats)
+            other.ours, other.seconds = rounds(call, theirs, args.repeats, clock=clock)
         if others:
             ours.seconds = [value for other in others for value in other.ours]
         else:
-            ours.seconds, _ = rounds(call, bool, args.repeats)
+            ours.seconds, _ = rounds(call, bool, args.repeats, clock=clock)
 
 
 def to_the_end(function, x):

@@ -1,4 +1,4 @@
-"""Layers of one selective state space: ours, place by place, and that of transformers."""
+"""Layers of one selective state space: ours, step by step, and that of transformers."""
 
 import functools
 import importlib.metadata
@@ -11,7 +11,7 @@ from keras_mimetic.layers import MimeticStateSpace
 KINDS = FORWARD, TRAINING = ("forward", "training step")
 # What transformers' are called begins with the second name and ends with the chunk size.
 GROUPS = OURS, TRANSFORMERS, NAIVE = ("ours", "transformers", "naive")
-# The graph of all places takes about 0.2 MiB each, and its time grows with their number.
+# The graph of all positions takes about 0.2 MiB each, and its time grows with their number.
 LONGEST_NAIVE_TRAINING = 2048
 
 
@@ -47,7 +47,7 @@ def functions(name, args):
     elif name == OURS:
         model = layer
     else:
-        model = place_by_place(layer)
+        model = step_by_step(layer)
     if backend == "torch":
         return on_torch(model, [*(layer if name == NAIVE else model).parameters()])
     if name == NAIVE:
@@ -79,7 +79,7 @@ def mixer(layer, chunk):
             (theirs.conv1d.weight, layer.conv_kernel.value.T[:, None]),
             (theirs.conv1d.bias, layer.conv_bias.value),
             (theirs.A_log, layer.a_log.value),
-            (theirs.dt_bias, layer.step_bias.value),
+            (theirs.dt_bias, layer.dt_bias.value),
             (theirs.D, layer.skip.value),
             (theirs.norm.weight, layer.norm_scale.value),
             (theirs.out_proj.weight, layer.out_projection.kernel.value.T),
@@ -88,14 +88,14 @@ def mixer(layer, chunk):
     return theirs
 
 
-def place_by_place(layer):
+def step_by_step(layer):
     step = compiled(layer.step)
 
     def forward(x):
         state = layer.get_initial_state(x.shape[0])
         outputs = []
-        for place in range(x.shape[1]):
-            output, state = step(x[:, place], state)
+        for position in range(x.shape[1]):
+            output, state = step(x[:, position], state)
             outputs.append(output)
         # JAX would take longer to stack them, outside of what it compiles, than for the steps.
         return ops.stack(outputs, axis=1) if keras.backend.backend() == "torch" else outputs

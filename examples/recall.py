@@ -81,12 +81,12 @@ from common import comparison, environment, folders, pictures, report
 from common.paired import difference
 from common.recall_tasks import TASKS, Training, make
 from keras_mimetic._numerics.random import fold_in
-from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, STEP
+from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, DT
 from keras_mimetic.layers import MimeticStateSpace
 
 # Arguments of the layer: `None` is Mamba-2's own.
-_OWN = {"a_log": None, "step": None, "correlation": None, "convolution": None}
-_DECAY = {"a_log": A_LOG, "step": STEP}
+_OWN = {"a_log": None, "dt": None, "correlation": None, "convolution": None}
+_DECAY = {"a_log": A_LOG, "dt": DT}
 INITS = {
     "mamba2": _OWN,
     "decay": {**_OWN, **_DECAY},

@@ -49,7 +49,7 @@ def measure(
     estimated from 10 to 100 samples, which are cached. Only dead units need `data`.
 
     All figures are independent of the scale of the weights, except for `noise`, `identity`,
-    `a_log`, `step` and `memory`. Sigma is in squared pixels.
+    `a_log`, `dt` and `memory`. Sigma is in squared pixels.
 
     `"mlp"`, parts `"first"` and `"second"`, the two matrices:
 
@@ -90,7 +90,7 @@ def measure(
 
     `"state_space"`, part `"decay"`, for each head:
 
-    - `a_log`, `step`: Logarithm of the decay rate, and the step size where the projection
+    - `a_log`, `dt`: Logarithm of the decay rate, and the step size where the projection
       contributes nothing. Not compared with untrained weights.
     - `memory`: Number of positions after which 1/e of the state is left.
 

@@ -136,7 +136,7 @@ class Measurements:
         - `"attention"`: noise and identity of both products, of self-attention.
         - `"depthwise"`: the curve of sigma over depth, fitted to the layers that the closed form
           explains better than untrained weights by 4 standard deviations.
-        - `"state_space"`: `a_log`, `step` and `correlation`; `convolution="identity"` if the last
+        - `"state_space"`: `a_log`, `dt` and `correlation`; `convolution="identity"` if the last
           taps have more than halfway between a uniform filter's share of the energy and all of it.
 
         Structures without figures are missing, and layers with a note are ignored.

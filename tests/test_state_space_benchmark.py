@@ -44,10 +44,11 @@ def read(printed):
 
 def test_times_of_each_length_beside_what_the_backend_has(tmp_path):
     output = tmp_path / "times.csv"
-    arguments = (*SIZES, "--part", "time", "--output", output)
+    arguments = (*SIZES, "--part", "time", "--clock", "processor", "--output", output)
     finished = scripts.run("benchmarks/state_space.py", *arguments)
     assert finished.returncode == 0, finished.stderr
     header, rows = read(finished.stdout)
+    assert ", processor time; " in header
     assert ("beside transformers" in header) == TRANSFORMERS
     assert ("without transformers" in header) != TRANSFORMERS
     for row in rows:

@@ -1,9 +1,9 @@
 """A selective state-space layer that starts as linear attention.
 
-The layer (Mamba-2) keeps a matrix H of what it has seen: H_t = a_t H_(t-1) +
-step_t x_t b_t^T, read as y_t = H_t c_t, with a_t = exp(-exp(a_log) step_t). With no
-decay, steps of 1 and c and b alike functions of the token, y_t is the sum of all x_s
-before, weighted by how like the tokens t and s are.
+The layer (Mamba-2) keeps a state H of fixed size: H_t = exp(A dt_t) H_(t-1) +
+dt_t x_t B_t^T, read as y_t = H_t C_t, with A = -exp(a_log). With no decay, dt = 1 and
+B and C similar functions of the token, y_t is the sum of all earlier x_s, weighted by
+the similarity of the tokens t and s.
 """
 
 import math
@@ -12,72 +12,71 @@ import numpy as np
 
 from keras_mimetic._numerics.random import fold_in, sample
 
-# From accounts of the paper's recipe, not read in the paper itself.
+# From accounts of the paper's recipe; we could not read the paper itself.
 A_LOG = -8.0
-STEP = 1.0
+DT = 1.0
 # Ours: accounts say that the product of the two projections is near the identity and
 # that they are not equal.
 CORRELATION = 0.9
 
-# Mamba-2's own ranges, of its reference implementation.
+# The ranges of Mamba-2's reference implementation.
 _DECAYS = (1.0, 16.0)
-_STEPS = (1e-3, 1e-1)
+_DTS = (1e-3, 1e-1)
 
 
 def in_projection(
     shape: tuple[int, int],
     *,
     num_heads: int,
-    shared: int,
+    bc_dim: int,
     correlation: float,
-    has_steps: bool,
+    input_dependent_dt: bool,
     seed: int,
 ) -> np.ndarray:
-    """Draws the projection of the input to gate, x, b, c and steps, in this order.
+    """Sample the projection of the input to gate, x, B, C and dt, in this order.
 
     All columns are uniform with variance 1 / (3 width), as in Mamba-2's
-    implementation. Those of c become `correlation W_b + sqrt(1 - correlation^2) W_c`,
-    of the same variance, so that each group's W_c^T W_b is `correlation` W_b^T W_b and
-    noise: near a multiple of the identity, as far as its rank goes.
+    implementation. Those of C become `correlation W_B + sqrt(1 - correlation^2) W_C`,
+    of the same variance, so that each group's W_C^T W_B is `correlation` W_B^T W_B plus
+    noise: near a multiple of the identity, as far as its rank allows.
 
     Args:
         shape: (width, columns), the width that of the input.
-        num_heads: Columns of the steps.
-        shared: Columns of b, and of c, over all groups of heads.
-        correlation: Of each weight of c with its partner of b, in [-1, 1].
-        has_steps: If not, the columns of the steps are zero: steps do not depend on
-            the token then.
+        num_heads: Columns of dt.
+        bc_dim: Columns of B, and of C: `num_groups * state_dim`.
+        correlation: Correlation of each weight of C with its partner in B, in [-1, 1].
+        input_dependent_dt: Whether dt depends on the token. If not, its columns are zero.
         seed: Integer >= 0.
 
     Returns:
         float32 array of that shape.
     """
     kernel = sample("uniform", shape, fold_in(seed, 0), std=_std(shape[0]))
-    b, c, steps = parts(shape[1], num_heads, shared)
+    b, c, dt = parts(shape[1], num_heads, bc_dim)
     kernel[:, c] *= np.float32(math.sqrt(1 - correlation**2))
     kernel[:, c] += np.float32(correlation) * kernel[:, b]
-    if not has_steps:
-        kernel[:, steps] = 0
+    if not input_dependent_dt:
+        kernel[:, dt] = 0
     return kernel
 
 
-def parts(columns: int, num_heads: int, shared: int) -> tuple[slice, slice, slice]:
-    """Where b, c and the steps are among the columns of `in_projection`."""
-    steps = columns - num_heads
+def parts(columns: int, num_heads: int, bc_dim: int) -> tuple[slice, slice, slice]:
+    """Return the columns of `in_projection` that hold B, C and dt."""
+    dt = columns - num_heads
     return (
-        slice(steps - 2 * shared, steps - shared),
-        slice(steps - shared, steps),
-        slice(steps, columns),
+        slice(dt - 2 * bc_dim, dt - bc_dim),
+        slice(dt - bc_dim, dt),
+        slice(dt, columns),
     )
 
 
 def log_decays(shape: tuple[int], *, a_log: float | None, seed: int) -> np.ndarray:
-    """The logarithm of each head's decay for a step of 1.
+    """Sample the logarithm of each head's decay rate.
 
     Args:
         shape: (num_heads,).
-        a_log: The same for all, -8 for hardly any decay: over a step of 1 the state
-            keeps exp(-exp(-8)) = 0.9997 of itself. `None` is Mamba-2's own: decays
+        a_log: The value of all heads; -8 is hardly any decay: with dt = 1 the state
+            keeps exp(-exp(-8)) = 0.9997 of itself. `None` is Mamba-2's own: decay rates
             uniform in (1, 16).
         seed: Integer >= 0.
 
@@ -90,35 +89,35 @@ def log_decays(shape: tuple[int], *, a_log: float | None, seed: int) -> np.ndarr
     return np.log(_between(*_DECAYS, shape, fold_in(seed, 1))).astype(np.float32)
 
 
-def step_biases(shape: tuple[int], *, step: float | None, seed: int) -> np.ndarray:
-    """What gives each head its step, softplus(bias), where the projection adds nothing.
+def dt_biases(shape: tuple[int], *, dt: float | None, seed: int) -> np.ndarray:
+    """Sample each head's `dt_bias`; dt = softplus(dt_bias) where the projection adds 0.
 
     Args:
         shape: (num_heads,).
-        step: The same for all, > 0. `None` is Mamba-2's own: the steps'
-            logarithms uniform between those of 0.001 and 0.1.
+        dt: The value of all heads, > 0. `None` is Mamba-2's own: logarithms uniform
+            between those of 0.001 and 0.1.
         seed: Integer >= 0.
 
     Returns:
         float32 array of that shape.
     """
-    if step is not None:
-        steps = np.full(shape, step)
+    if dt is not None:
+        values = np.full(shape, dt)
     else:
-        low, high = np.log(_STEPS)
-        steps = np.exp(_between(low, high, shape, fold_in(seed, 2)))
+        low, high = np.log(_DTS)
+        values = np.exp(_between(low, high, shape, fold_in(seed, 2)))
     # The inverse of softplus, without the overflow of log(exp(x) - 1).
     with np.errstate(over="ignore", divide="ignore"):
-        return (steps + np.log(-np.expm1(-steps))).astype(np.float32)
+        return (values + np.log(-np.expm1(-values))).astype(np.float32)
 
 
 def conv_kernel(shape: tuple[int, int], *, identity: bool, seed: int) -> np.ndarray:
-    """The causal filters of all channels.
+    """Sample the causal filters of all channels.
 
     Args:
-        shape: (taps, channels), the last tap that of the present.
-        identity: Whether they hand on the present. If not, they are Mamba-2's
-            own: uniform with variance 1 / (3 taps).
+        shape: (taps, channels); the last tap is that of the current position.
+        identity: Whether they are the identity. If not, they are Mamba-2's own: uniform
+            with variance 1 / (3 taps).
         seed: Integer >= 0.
 
     Returns:
@@ -132,14 +131,14 @@ def conv_kernel(shape: tuple[int, int], *, identity: bool, seed: int) -> np.ndar
 
 
 def conv_bias(shape: tuple[int], *, taps: int, identity: bool, seed: int) -> np.ndarray:
-    """Biases of these filters: zero, or Mamba-2's own as for the filters."""
+    """Sample the biases of these filters: zero for the identity, else like the filters."""
     if identity:
         return np.zeros(shape, np.float32)
     return sample("uniform", shape, fold_in(seed, 4), std=_std(taps))
 
 
 def out_projection(shape: tuple[int, int], *, seed: int) -> np.ndarray:
-    """Mamba-2's own: uniform with variance 1 / (3 fan_in)."""
+    """Sample the output projection as Mamba-2: uniform with variance 1 / (3 fan_in)."""
     return sample("uniform", shape, fold_in(seed, 5), std=_std(shape[0]))
 
 
@@ -148,14 +147,14 @@ def _std(fan_in: int) -> float:
 
 
 def _between(low: float, high: float, shape: tuple[int], seed: int) -> np.ndarray:
-    """Uniform numbers in (low, high), in float64."""
+    """Sample uniform numbers in (low, high), in float64."""
     unit = sample("uniform", shape, seed, std=1 / math.sqrt(3)).astype(np.float64)
     return low + (high - low) * (unit + 1) / 2
 
 
-def memory(a_log: float, step: float) -> float:
+def memory(a_log: float, dt: float) -> float:
     """Return the number of positions after which 1/e of the state is left."""
-    return float(np.exp(-a_log) / step)
+    return float(np.exp(-a_log) / dt)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

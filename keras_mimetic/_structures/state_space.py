@@ -1,4 +1,4 @@
-"""State space: near-zero decay, unit steps, C correlated with B, optional identity convolution."""
+"""State space: near-zero decay, unit dt, C correlated with B, optional identity convolution."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ class StateSpaceSettings(TypedDict, total=False):
     """Settings of the structure `"state_space"`; see `StateSpace`."""
 
     a_log: float | None
-    step: float | None
+    dt: float | None
     correlation: float | None
     convolution: Literal["identity"] | None
 
@@ -59,7 +59,7 @@ class StateSpaceSite(Site):
         return self.layer.num_groups
 
     @property
-    def shared(self) -> int:
+    def bc_dim(self) -> int:
         """Columns of B, and of C, for all groups together."""
         return self.layer.num_groups * self.layer.state_dim
 
@@ -70,10 +70,10 @@ class StateSpace(Structure):
     Settings:
         a_log: Logarithm of the decay, -8 from accounts of the paper's recipe; `None` leaves
             it as it is.
-        step: The step, 1 from accounts of the paper's recipe; `None` leaves it as it is, and
-            the projection then sets steps as Mamba-2 does.
+        dt: The step size, 1 from accounts of the paper's recipe; `None` leaves it as it is,
+            dependent on the token as in Mamba-2.
         correlation: Correlation of the weights of C with those of B, 0.9 (ours); `None` with
-            `step=None` leaves the projection as it is.
+            `dt=None` leaves the projection as it is.
         convolution: `"identity"` (from accounts of the paper's recipe) starts the convolution
             as the identity; `None` (ours) leaves it as it is.
 
@@ -84,20 +84,20 @@ class StateSpace(Structure):
     looks_for = "MimeticStateSpace layers"
     defaults: ClassVar[Settings] = {
         "a_log": state_space.A_LOG,
-        "step": state_space.STEP,
+        "dt": state_space.DT,
         "correlation": state_space.CORRELATION,
         "convolution": None,
     }
     compound_layers = (MimeticStateSpace,)
     legend = (
-        "logarithm of the decay, step, and positions after which 1/e of the state is left, mean "
+        "logarithm of the decay rate, dt, and positions after which 1/e of the state is left, mean "
         "over heads [range]; correlation of the weights of C with those of B, and the diagonal of "
         "their product in standard deviations of the entries off it, by group; energy of the "
         "convolutions' last taps"
     )
     figures = (
         FigureSpec("decay", "a_log", "log decay", "+.2f", by_head=True, compare_to_untrained=False),
-        FigureSpec("decay", "step", "step", ".3g", by_head=True, compare_to_untrained=False),
+        FigureSpec("decay", "dt", "dt", ".3g", by_head=True, compare_to_untrained=False),
         FigureSpec(
             "decay",
             "memory",
@@ -138,7 +138,7 @@ class StateSpace(Structure):
             )
         return {
             "a_log": check_a_log("a_log", settings["a_log"]),
-            "step": check_strength("step", settings["step"], positive=True),
+            "dt": check_strength("dt", settings["dt"], positive=True),
             "correlation": check_correlation("correlation", settings["correlation"]),
             "convolution": check_choice("convolution", settings["convolution"], ("identity", None)),
         }
@@ -154,28 +154,28 @@ class StateSpace(Structure):
 
     def sample(self, site: StateSpaceSite, settings: Settings, seed: int) -> NewWeights | Skip:
         shapes = {role: tuple(variable.shape) for role, variable in site.weights.items()}
-        correlation, step = settings["correlation"], settings["step"]
+        correlation, dt = settings["correlation"], settings["dt"]
         values: Weights = {}
         notes = {}
-        if correlation is not None or step is not None:
+        if correlation is not None or dt is not None:
             values["in_projection"] = state_space.in_projection(
                 shapes["in_projection"],
                 num_heads=shapes["a_log"][0],
-                shared=site.shared,
+                bc_dim=site.bc_dim,
                 correlation=correlation or 0.0,
-                has_steps=step is None,
+                input_dependent_dt=dt is None,
                 seed=seed,
             )
-            steps = "" if step is None else ", no steps"
-            notes["in_projection"] = f"correlation {correlation or 0:g} of c with b{steps}"
+            constant = "" if dt is None else ", constant dt"
+            notes["in_projection"] = f"correlation {correlation or 0:g} of C with B{constant}"
         if settings["a_log"] is not None:
             values["a_log"] = state_space.log_decays(
                 shapes["a_log"], a_log=settings["a_log"], seed=seed
             )
             notes["a_log"] = f"log decay {settings['a_log']:g}"
-        if step is not None:
-            values["step_bias"] = state_space.step_biases(shapes["step_bias"], step=step, seed=seed)
-            notes["step_bias"] = f"step {step:g}"
+        if dt is not None:
+            values["dt_bias"] = state_space.dt_biases(shapes["dt_bias"], dt=dt, seed=seed)
+            notes["dt_bias"] = f"dt {dt:g}"
         if settings["convolution"] is not None:
             values["conv_kernel"] = state_space.conv_kernel(
                 shapes["conv_kernel"], identity=True, seed=seed
@@ -185,30 +185,28 @@ class StateSpace(Structure):
         return NewWeights(values, notes)
 
     def control(self, weights: Weights, seed: int) -> Weights:
-        """Noise of the same norms; decays and steps, which have none, are Mamba-2's own."""
+        """Sample noise of the same norms; for `a_log` and `dt_bias`, Mamba-2's own."""
         shapes = {role: values.shape for role, values in weights.items()}
         controls = with_norms_of(weights, normal_samples(shapes, seed))
         if "a_log" in weights:
             controls["a_log"] = state_space.log_decays(shapes["a_log"], a_log=None, seed=seed)
-        if "step_bias" in weights:
-            controls["step_bias"] = state_space.step_biases(
-                shapes["step_bias"], step=None, seed=seed
-            )
+        if "dt_bias" in weights:
+            controls["dt_bias"] = state_space.dt_biases(shapes["dt_bias"], dt=None, seed=seed)
         return controls
 
     def measure(self, site: StateSpaceSite, weights: Weights) -> Measured:
         a_log, kernel = weights["a_log"], weights["in_projection"]
-        steps = np.logaddexp(0, weights["step_bias"].astype(np.float64))
+        dts = np.logaddexp(0, weights["dt_bias"].astype(np.float64))
         figures = []
-        for head, (log, step) in enumerate(zip(a_log.tolist(), steps.tolist(), strict=True)):
+        for head, (log, dt) in enumerate(zip(a_log.tolist(), dts.tolist(), strict=True)):
             figures += [
                 Figure("decay", "a_log", log, head),
-                Figure("decay", "step", step, head),
-                Figure("decay", "memory", state_space.memory(log, step), head),
+                Figure("decay", "dt", dt, head),
+                Figure("decay", "memory", state_space.memory(log, dt), head),
             ]
         b, c = (
             np.split(kernel[:, part], site.num_groups, axis=1)
-            for part in state_space.parts(kernel.shape[1], len(a_log), site.shared)[:2]
+            for part in state_space.parts(kernel.shape[1], len(a_log), site.bc_dim)[:2]
         )
         for group, (of_b, of_c) in enumerate(zip(b, c, strict=True)):
             figures += [
@@ -222,7 +220,7 @@ class StateSpace(Structure):
         return Measured(tuple(figures), {"state": product})
 
     def expected(self, site: StateSpaceSite, shapes: Shapes) -> Expected:
-        width, columns = shapes["in_projection"][0], site.shared // site.num_groups
+        width, columns = shapes["in_projection"][0], site.bc_dim // site.num_groups
         taps, channels = shapes["conv_kernel"]
         kinds = {
             ("state", "correlation", True): (0.0, 1 / math.sqrt(width * columns)),
@@ -232,14 +230,14 @@ class StateSpace(Structure):
         return {kind: pair for kind, pair in kinds.items() if pair}
 
     def untrained_key(self, site: StateSpaceSite) -> Hashable:
-        return site.shared, site.num_groups
+        return site.bc_dim, site.num_groups
 
     def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        names = (("decay", "a_log"), ("decay", "step"), ("state", "correlation"))
-        a_log, step, correlation = (
+        names = (("decay", "a_log"), ("decay", "dt"), ("state", "correlation"))
+        a_log, dt, correlation = (
             median(x for reading in readings for x in reading.values[name]) for name in names
         )
-        if a_log is None or not step:
+        if a_log is None or not dt:
             return {}
         beyond_half = median(
             # Half of the way from a uniform filter's share to all of the energy. A single
@@ -251,7 +249,7 @@ class StateSpace(Structure):
         )
         return {
             "a_log": a_log,
-            "step": step,
+            "dt": dt,
             "correlation": correlation,
             "convolution": "identity" if (beyond_half or 0.0) > 0 else None,
         }
@@ -261,7 +259,7 @@ def _site(layer: Any, layer_path: str) -> StateSpaceSite:
     weights = {
         "in_projection": layer.in_projection.kernel,
         "a_log": layer.a_log,
-        "step_bias": layer.step_bias,
+        "dt_bias": layer.dt_bias,
         "conv_kernel": layer.conv_kernel,
         "conv_bias": layer.conv_bias,
     }

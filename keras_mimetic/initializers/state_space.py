@@ -11,10 +11,10 @@ from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic.initializers.base import NumPyInitializer
 
-_DRAWS: dict[str, Callable[..., np.ndarray]] = {
+_SAMPLERS: dict[str, Callable[..., np.ndarray]] = {
     "in_projection": state_space.in_projection,
     "a_log": state_space.log_decays,
-    "step_bias": state_space.step_biases,
+    "dt_bias": state_space.dt_biases,
     "conv_kernel": state_space.conv_kernel,
     "conv_bias": state_space.conv_bias,
     "out_projection": state_space.out_projection,
@@ -23,16 +23,16 @@ _DRAWS: dict[str, Callable[..., np.ndarray]] = {
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class StateSpaceWeight(NumPyInitializer):
-    """Draws one of the weights of a `MimeticStateSpace`.
+    """Sample one of the weights of a `MimeticStateSpace`.
 
     Args:
-        role: A weight's name there; a function of `keras_mimetic._numerics.state_space`
-            draws it.
-        seed: Integer >= 0, the same for all weights of a layer.
-        **settings: What that function takes besides the shape.
+        role: The weight's name in that layer; a function of
+            `keras_mimetic._numerics.state_space` samples it.
+        seed: An integer >= 0, the same for all weights of a layer.
+        **settings: Arguments of that function, besides shape and seed.
     """
 
-    # Such as biases that start at zero.
+    # Biases may start at zero.
     may_be_zero = True
 
     def __init__(self, role: str, seed: int, **settings: Any) -> None:
@@ -41,7 +41,7 @@ class StateSpaceWeight(NumPyInitializer):
         super().__init__(check_seed(seed))
 
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
-        return _DRAWS[self.role](shape, seed=seed, **self.settings)
+        return _SAMPLERS[self.role](shape, seed=seed, **self.settings)
 
     def strengths(self) -> dict[str, Any]:
         return self.settings
@@ -51,7 +51,7 @@ class StateSpaceWeight(NumPyInitializer):
 
 
 def check_strength(name: str, value: Any, positive: bool = False) -> float | None:
-    """`value` as a `float`, if it is `None` or a finite number."""
+    """Return `value` as a `float`, after checking that it is `None` or a finite number."""
     if value is None:
         return None
     if positive:
@@ -60,7 +60,7 @@ def check_strength(name: str, value: Any, positive: bool = False) -> float | Non
 
 
 def check_a_log(name: str, value: Any) -> float | None:
-    """`value` as a `float`, if it is `None` or a number whose exponential float32 can hold."""
+    """Check that `value` is `None` or a number whose exponential float32 can hold."""
     allowed = f"None or a finite number <= {_MAX_A_LOG}"
     if value is None:
         return None
@@ -70,12 +70,12 @@ def check_a_log(name: str, value: Any) -> float | None:
     return number
 
 
-# Of the state nothing is left long before.
+# Far smaller ones erase the state already.
 _MAX_A_LOG = 80
 
 
 def check_correlation(name: str, value: Any) -> float | None:
-    """`value` as a `float`, if it is `None` or a number in [-1, 1]."""
+    """Return `value` as a `float`, after checking that it is `None` or in [-1, 1]."""
     allowed = "None or a number in [-1, 1]"
     if value is None:
         return None

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_mimetic._checks import check_choice, check_flag, check_integer
 from keras_mimetic._numerics.random import check_seed
-from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, STEP
+from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, DT
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.state_space import (
     StateSpaceWeight,
@@ -15,35 +15,37 @@ from keras_mimetic.initializers.state_space import (
     check_correlation,
     check_strength,
 )
-from keras_mimetic.layers.selective_scan import reshape, scan_in_chunks, scan_one
+from keras_mimetic.layers.causal_conv import causal_conv, conv_state_after
+from keras_mimetic.layers.recurrent_inputs import check_mask, check_state, shapes_agree
+from keras_mimetic.layers.selective_scan import chunk_scan, reshape, selective_state_update
 from keras_mimetic.layers.sublayers import Changes, check_float_policy
 
-# Of the reference implementation.
+# That of the reference implementation.
 _NORM_EPSILON = 1e-5
-# The convolution is short by design, and computed as an operation for each of its places.
+# The convolution is short by design, and computed tap by tap.
 _MAX_CONV_WIDTH = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticStateSpace(keras.layers.Layer):
-    """The selective state space of Mamba-2; it starts as linear attention.
+    """The selective state space of Mamba-2, initialized as linear attention.
 
-    Each head keeps a matrix H of what it has seen, of fixed size, which every place
-    t of the sequence moves and reads:
+    Each head keeps a state H of fixed size, a matrix that every position t of the
+    sequence updates and reads:
 
-        H_t = a_t H_(t-1) + step_t x_t b_t^T        a_t = exp(-exp(a_log) step_t)
-        y_t = H_t c_t + skip x_t
+        H_t = exp(A dt_t) H_(t-1) + dt_t x_t B_t^T        A = -exp(a_log)
+        y_t = H_t C_t + skip x_t
 
-    x, b, c and step are projections of the input (x, b and c behind a causal
-    depthwise convolution and SiLU, the step a softplus). Out of the layer comes a
-    projection of y, gated and normalized. Time and memory grow linearly with the
-    length; `step` makes place after place, at a cost that does not grow.
+    x, B, C and dt are projections of the input: x, B and C after a causal depthwise
+    convolution and SiLU, dt after a softplus. The output is a projection of y, gated and
+    normalized. Time and memory grow linearly with the length; `step` generates one
+    position after another at constant cost.
 
-    Mamba-2 itself starts with a strong decay and small steps, and forgets soon. This
-    layer starts with hardly any decay, steps of 1 and c like b, and so remembers what
-    it saw from the first step of training. The recipe has a convolution that hands on
-    the present besides. Each of these is an argument; with `None` for all four the
-    layer starts as Mamba-2.
+    Mamba-2 itself starts with a strong decay and small dt, so it forgets quickly. This
+    layer starts with hardly any decay, dt = 1 and C correlated with B, and so remembers
+    what it saw from the first training step. The published recipe also starts the
+    convolution as the identity. Each of these is an argument; with `None` for all four,
+    the layer starts as Mamba-2.
 
     Examples:
 
@@ -51,84 +53,80 @@ class MimeticStateSpace(keras.layers.Layer):
     >>> layer(keras.ops.ones((2, 10, 64))).shape
     (2, 10, 64)
 
-    >>> # What comes after, place by place:
+    >>> # Continue step by step:
     >>> outputs, state = layer(keras.ops.ones((2, 10, 64)), return_state=True)
     >>> for _ in range(5):
     ...     outputs, state = layer.step(keras.ops.ones((2, 64)), state)
 
     Args:
-        state_dim: Channels of b and c, an integer >= 1.
+        state_dim: Channels of B and C, an integer >= 1.
         head_dim: Channels of x in each head. There are `expand * width / head_dim`
-            heads, which must be a whole number, for inputs of `width` channels.
-        expand: Channels of x, of all heads together, over those of the input.
-        num_groups: Groups of heads that share b and c (and the normalization);
-            a divisor of the number of heads.
-        conv_width: Places that the convolution sees, an integer from 1 to 256.
-        a_log: Logarithm of the decay for a step of 1, absolute, <= 80, the same in all heads:
-            of the state exp(-exp(a_log)) is left. The default -8 keeps 0.9997. It and
-            the default of `step` are those that accounts of the paper's recipe give. `None`
-            is Mamba-2's own: decays uniform in (1, 16).
-        step: Where all steps start, absolute, > 0; they do not depend on the
-            token then, since their columns of the projection are zero. `None` is
-            Mamba-2's own: logarithms uniform between those of 0.001 and 0.1, and
-            columns like the others.
-        correlation: Of the weights of c with those of b, in [-1, 1], without a
-            unit. The default is ours: accounts say only that their product is near the
-            identity and that they are not equal. It decided little in our trials
-            (`mimetic` beside `decay` in `benchmarks/README.md`). `None` is Mamba-2's
-            own, 0.
-        convolution: `"identity"`, or `None` for Mamba-2's own: weights and
-            biases uniform between -1/sqrt(conv_width) and that. Accounts of the recipe
-            have the identity; in our trials it did harm (row `recipe`), since a
-            layer no longer sees a token with the one before it.
+            heads for inputs of `width` channels, which must be a whole number.
+        expand: Channels of x, of all heads together, divided by those of the input.
+        num_groups: Groups of heads that share B and C (and the normalization); must
+            divide the number of heads.
+        conv_width: Positions that the convolution sees, an integer from 1 to 256.
+        a_log: Initial logarithm of the decay rate of all heads, <= 80: with dt = 1 the
+            state keeps exp(-exp(a_log)) of itself, 0.9997 for the default -8. This
+            default and that of `dt` are from accounts of the paper's recipe. `None` is
+            Mamba-2's own: decay rates uniform in (1, 16).
+        dt: Initial dt of all heads, > 0. It does not depend on the token at first,
+            because its columns of the projection start at zero. `None` is Mamba-2's own:
+            logarithms uniform between those of 0.001 and 0.1, and columns like the others.
+        correlation: Correlation of the weights of C with those of B, in [-1, 1]. The
+            default is ours: accounts of the recipe say only that the product of both is
+            near the identity and that they are not equal. It mattered little in our trials
+            (`mimetic` and `decay` in `benchmarks/README.md`). `None` is Mamba-2's own, 0.
+        convolution: `"identity"`, or `None` for Mamba-2's own: weights and biases uniform
+            between -1/sqrt(conv_width) and 1/sqrt(conv_width). Accounts of the recipe have
+            the identity; in our trials it lowered recall (row `recipe`), because a layer
+            then no longer sees a token together with the previous one.
         use_bias: Whether the two projections have biases, which start at zero.
-        chunk_size: Places that are computed together. It changes the speed alone,
-            and results by rounding.
+        chunk_size: Positions that are computed together. It affects the speed, and
+            results only by rounding.
         go_backwards: Whether to read the sequence from its end. As in
-            `keras.layers.RNN`, outputs come in the order of reading then: reversed.
-            `keras.layers.Bidirectional` makes one such layer and one forward of any
-            `MimeticStateSpace` (with a seed given, both start with equal weights).
-        seed: An integer >= 0 for all weights; `None` takes one from Python's
-            `random`, which `keras.utils.set_random_seed` sets. Equal weights on every
-            backend (those of Mamba-2's decays and steps to rounding).
+            `keras.layers.RNN`, outputs are in the order of reading: reversed.
+            `keras.layers.Bidirectional` makes a forward and a backward layer of any
+            `MimeticStateSpace`; with a seed, both start with equal weights.
+        seed: An integer >= 0 for all weights; `None` takes one from Python's `random`,
+            which `keras.utils.set_random_seed` seeds. A seed gives equal weights on every
+            backend, `a_log` and `dt_bias` of Mamba-2 to rounding.
         **kwargs: `name`, `dtype` and so on, as for every Keras layer. With a lower
             precision the projections and the convolution compute in it, and the
             recurrence in float32.
 
     Its weights, with Mamba-2's names: `in_projection` (a `Dense` layer, in_proj: gate,
-    x, b, c, steps), `conv_kernel` and `conv_bias` (conv1d), `a_log` (A_log),
-    `step_bias` (dt_bias), `skip` (D, starts at 1), `norm_scale` (norm) and
-    `out_projection` (out_proj). Weight decay is usually not for `a_log`,
-    `step_bias`, `skip` and `norm_scale`.
+    x, B, C, dt), `conv_kernel` and `conv_bias` (conv1d), `a_log` (A_log), `dt_bias`,
+    `skip` (D, starts at 1), `norm_scale` (norm) and `out_projection` (out_proj). `a_log`,
+    `dt_bias`, `skip` and `norm_scale` are usually excluded from weight decay.
 
     Call arguments:
-        inputs: Of shape `(batch, length, width)`, of any length, 0 included.
-        initial_state: A state to go on from (as `get_initial_state(batch)`,
-            or what a call or a step returned); by default nothing was seen.
+        inputs: Of shape `(batch, length, width)`, of any length, including 0.
+        initial_state: A state to continue from, as returned by `get_initial_state(batch)`,
+            a call or a step; zeros by default.
         return_state: Whether to return `(outputs, state)`.
-        mask: Booleans `(batch, length)`. Where they are False, the place
-            neither moves nor is in the state, and gives the convolution zeros. So
-            padding, on either side, changes nothing in the other outputs;
-            its own mean nothing. A returned state is that after the last place of each
-            sequence that is True, so that one goes on from it whichever side was padded.
+        mask: Booleans `(batch, length)`. Masked positions neither update the state nor
+            contribute to it, and are zeros to the convolution, so padding on either side
+            leaves the other outputs unchanged. Outputs at masked positions are undefined.
+            A returned state is that after the last unmasked position of each sequence.
 
     Output shape:
         `(batch, length, width)`.
 
     Raises:
-        TypeError: for an argument of the wrong type.
-        ValueError: for a value that is not allowed; when the layer is built, for an
-            input that is not of rank 3, has an unknown width, or one that heads
-            and groups do not divide; when it is called, for a state or a mask of another shape.
+        TypeError: For an argument of the wrong type.
+        ValueError: For a value that is not allowed; when the layer is built, for an input
+            that is not of rank 3, has an unknown width, or one that heads and groups do
+            not divide; when it is called, for a state or mask of another shape.
 
     References:
 
     - Dao and Gu, 2024, "Transformers are SSMs" (arXiv:2405.21060): the layer.
     - Trockman et al., 2024, "Mimetic Initialization Helps State Space
-      Models Learn to Recall" (arXiv:2410.11135): where it starts.
+      Models Learn to Recall" (arXiv:2410.11135): its initial weights.
     """
 
-    # What `keras.layers.Bidirectional` asks of a layer, besides `go_backwards`.
+    # Attributes that `keras.layers.Bidirectional` reads, besides `go_backwards`.
     return_sequences, return_state, stateful = True, False, False
 
     def __init__(
@@ -139,7 +137,7 @@ class MimeticStateSpace(keras.layers.Layer):
         num_groups: int = 1,
         conv_width: int = 4,
         a_log: float | None = A_LOG,
-        step: float | None = STEP,
+        dt: float | None = DT,
         correlation: float | None = CORRELATION,
         convolution: str | None = None,
         use_bias: bool = False,
@@ -148,7 +146,7 @@ class MimeticStateSpace(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        # States that are handed in keep their precision; `in_projection` casts the inputs.
+        # A given state keeps its precision; `in_projection` casts the inputs.
         super().__init__(**{"autocast": False, **kwargs})
         self.state_dim = check_integer("state_dim", state_dim, minimum=1)
         self.head_dim = check_integer("head_dim", head_dim, minimum=1)
@@ -161,7 +159,7 @@ class MimeticStateSpace(keras.layers.Layer):
                 f"Received: conv_width={conv_width}"
             )
         self.initial_a_log = check_a_log("a_log", a_log)
-        self.initial_step = check_strength("step", step, positive=True)
+        self.initial_dt = check_strength("dt", dt, positive=True)
         self.correlation = check_correlation("correlation", correlation)
         self.convolution = check_choice("convolution", convolution, ("identity", None))
         self.use_bias = check_flag("use_bias", use_bias)
@@ -179,17 +177,17 @@ class MimeticStateSpace(keras.layers.Layer):
         width = self._width(input_shape)
         inner = self.expand * width
         self.num_heads = inner // self.head_dim
-        shared = self.num_groups * self.state_dim
-        self._sizes = (inner, inner + 2 * shared, self.num_heads)
-        # Gate; x, b, c, which are convolved; steps.
+        bc_dim = self.num_groups * self.state_dim
+        self._sizes = (inner, inner + 2 * bc_dim, self.num_heads)
+        # Gate; x, B and C, which are convolved; dt.
         self.in_projection = self._projection(
             "in_projection",
             (*input_shape[:-1], width),
             sum(self._sizes),
             num_heads=self.num_heads,
-            shared=shared,
+            bc_dim=bc_dim,
             correlation=self.correlation or 0.0,
-            has_steps=self.initial_step is None,
+            input_dependent_dt=self.initial_dt is None,
         )
         self.out_projection = self._projection("out_projection", (*input_shape[:-1], inner), width)
         identity = self.convolution == "identity"
@@ -201,7 +199,7 @@ class MimeticStateSpace(keras.layers.Layer):
             "conv_bias", (channels,), taps=self.conv_width, identity=identity
         )
         self.a_log = self._weight("a_log", (self.num_heads,), a_log=self.initial_a_log)
-        self.step_bias = self._weight("step_bias", (self.num_heads,), step=self.initial_step)
+        self.dt_bias = self._weight("dt_bias", (self.num_heads,), dt=self.initial_dt)
         self.skip = self._add("skip", (self.num_heads,), keras.initializers.Ones())
         self.norm_scale = self._add("norm_scale", (inner,), keras.initializers.Ones())
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
@@ -223,9 +221,9 @@ class MimeticStateSpace(keras.layers.Layer):
         return self._add(role, shape, StateSpaceWeight(role, self._root, **settings))
 
     def _add(self, name: str, shape: Any, initializer: Any) -> Any:
-        # Kept, as Keras's layers keep theirs: `conv_kernel_initializer` and so on.
+        # `conv_kernel_initializer` and so on, as in Keras's layers.
         setattr(self, f"{name}_initializer", initializer)
-        # Cast where they are used: logarithms and small steps lose much in low precision.
+        # Cast where they are used: logarithms and small dt lose much in low precision.
         return self.add_weight(shape=shape, initializer=initializer, name=name, autocast=False)
 
     def call(
@@ -236,84 +234,69 @@ class MimeticStateSpace(keras.layers.Layer):
         mask: Any = None,
     ) -> Any:
         check_flag("return_state", return_state)
-        window, memory = self._state(initial_state, ops.shape(inputs)[0])
+        conv_state, ssm_state = self._state(initial_state, ops.shape(inputs)[0])
         if mask is None:
-            # Keras hands it to `call` only where the inputs are the one tensor there.
+            # Keras passes the mask to `call` only if `inputs` is the sole tensor argument.
             mask = getattr(inputs, "_keras_mask", None)
         if mask is not None:
-            mask = self._check_mask(mask, inputs)
+            mask = check_mask(mask, inputs)
             # Before the weights, so that padding of NaN does not reach their gradients.
-            inputs = ops.where(mask, inputs, ops.zeros_like(inputs))
+            inputs = ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
         if self.go_backwards:
             inputs, mask = (None if z is None else ops.flip(z, axis=1) for z in (inputs, mask))
-        gate, convolved, steps = self._project(inputs)
+        gate, xbc, dt = self._project(inputs)
         if mask is not None:
-            convolved = ops.where(mask, convolved, 0.0)
-        seen = ops.concatenate((window, convolved), axis=1)
-        # Counted from the end: exporters know that number where they do not know the length.
-        before = self.conv_width - 1
-        if not before:
-            window = seen[:, :0]
-        elif return_state and mask is not None:
-            window = self._last_seen(seen, mask)
-        else:
-            window = seen[:, -before:]
-        kernel = ops.cast(self.conv_kernel, seen.dtype)
-        convolved = kernel[0] * seen[:, : -before or None]
-        for tap in range(1, self.conv_width):
-            convolved += kernel[tap] * seen[:, tap : (tap - before) or None]
-        x, b, c, steps = self._parts(convolved, steps)
+            xbc = ops.where(mask[..., None], xbc, 0.0)
+        xbc = ops.concatenate((conv_state, xbc), axis=1)
+        if return_state:
+            conv_state = conv_state_after(xbc, self.conv_width, mask)
+        xbc = causal_conv(xbc, ops.cast(self.conv_kernel, xbc.dtype))
+        x, b, c, dt = self._split(xbc, dt)
         if mask is not None:
-            steps = ops.where(mask, steps, 0.0)
-        y, memory = scan_in_chunks(x, steps, self._decay(), b, c, memory, self.chunk_size)
+            dt = ops.where(mask[..., None], dt, 0.0)
+        y, ssm_state = chunk_scan(x, dt, self._a(), b, c, ssm_state, self.chunk_size)
         outputs = self._finish(y, x, gate)
-        return (outputs, (window, memory)) if return_state else outputs
-
-    def _last_seen(self, seen: Any, mask: Any) -> Any:
-        """What the convolution keeps of each sequence: up to the last place that is not masked."""
-        places = ops.arange(1, ops.shape(mask)[1] + 1)
-        last = ops.max(ops.where(mask[..., 0], places, 0), axis=1, initial=0)
-        index = last[:, None] + ops.arange(self.conv_width - 1)
-        return ops.take_along_axis(seen, index[..., None], axis=1)
+        return (outputs, (conv_state, ssm_state)) if return_state else outputs
 
     def step(self, inputs: Any, state: Any) -> tuple[Any, Any]:
-        """The next place: what `call` gives for it after all places before.
+        """Compute the next position, as `call` does after all positions before.
 
         Args:
             inputs: Of shape `(batch, width)`.
-            state: What the last step or call returned, or `get_initial_state(batch)`.
+            state: The one returned by the last step or call, or `get_initial_state(batch)`.
 
         Returns:
-            Outputs `(batch, width)`, and the state after this place.
+            Outputs `(batch, width)`, and the state after this position.
         """
         if not self.built:
             raise ValueError(
                 f"Layer '{self.name}' has no weights yet: call it, or `build` it, before `step`."
             )
         inputs = ops.cast(ops.convert_to_tensor(inputs), self.compute_dtype)
-        if not _may_be(tuple(inputs.shape), (None, self._sizes[0] // self.expand)):
+        if not shapes_agree(tuple(inputs.shape), (None, self._sizes[0] // self.expand)):
             raise ValueError(
                 f"`step` of layer '{self.name}' takes inputs of shape (batch, "
                 f"{self._sizes[0] // self.expand}). Received: shape {tuple(inputs.shape)}"
             )
-        window, memory = self._state(state, ops.shape(inputs)[0])
-        gate, convolved, steps = self._project(inputs)
-        seen = ops.concatenate((window, convolved[:, None]), axis=1)
+        conv_state, ssm_state = self._state(state, ops.shape(inputs)[0])
+        gate, xbc, dt = self._project(inputs)
+        seen = ops.concatenate((conv_state, xbc[:, None]), axis=1)
         kernel = ops.cast(self.conv_kernel, seen.dtype)
-        x, b, c, steps = self._parts(ops.sum(kernel * seen, axis=1), steps)
-        y, memory = scan_one(x, steps, self._decay(), b, c, memory)
-        return self._finish(y, x, gate), (seen[:, 1:], memory)
+        x, b, c, dt = self._split(ops.sum(kernel * seen, axis=1), dt)
+        y, ssm_state = selective_state_update(x, dt, self._a(), b, c, ssm_state)
+        return self._finish(y, x, gate), (seen[:, 1:], ssm_state)
 
     def get_initial_state(self, batch_size: Any) -> tuple[Any, Any]:
-        """The state before anything was seen, zeros, of a built layer.
+        """Return the state of a built layer before the first position, zeros.
 
         Returns:
-            The last inputs of the convolution, (batch, conv_width - 1, channels), and H,
-            (batch, num_heads, head_dim, state_dim), in float32 or higher.
+            `conv_state`, the last inputs of the convolution, (batch, conv_width - 1,
+            channels); and `ssm_state`, H, (batch, num_heads, head_dim, state_dim), in
+            float32 or higher.
 
         Raises:
-            TypeError: unless `batch_size` is an integer, or a scalar tensor.
-            ValueError: for a negative one, or before the layer is built.
+            TypeError: Unless `batch_size` is an integer or a scalar tensor.
+            ValueError: If it is negative, or the layer is not built.
         """
         if isinstance(batch_size, (int, float, str, list, tuple, dict)):
             check_integer("batch_size", batch_size, minimum=0)
@@ -337,10 +320,10 @@ class MimeticStateSpace(keras.layers.Layer):
         outputs = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
         if not return_state:
             return outputs
-        window, memory = self._state_shapes(inputs.shape[0])
+        conv_state, ssm_state = self._state_shapes(inputs.shape[0])
         return outputs, (
-            keras.KerasTensor(window, self.compute_dtype),
-            keras.KerasTensor(memory, self._scan_dtype),
+            keras.KerasTensor(conv_state, self.compute_dtype),
+            keras.KerasTensor(ssm_state, self._scan_dtype),
         )
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
@@ -357,7 +340,7 @@ class MimeticStateSpace(keras.layers.Layer):
             "num_groups": self.num_groups,
             "conv_width": self.conv_width,
             "a_log": self.initial_a_log,
-            "step": self.initial_step,
+            "dt": self.initial_dt,
             "correlation": self.correlation,
             "convolution": self.convolution,
             "use_bias": self.use_bias,
@@ -380,20 +363,20 @@ class MimeticStateSpace(keras.layers.Layer):
 
     def _project(self, inputs: Any) -> Any:
         inner, channels, _ = self._sizes
-        return _parted(self.in_projection(inputs), inner, inner + channels)
+        return _split(self.in_projection(inputs), inner, inner + channels)
 
-    def _parts(self, convolved: Any, steps: Any) -> tuple[Any, Any, Any, Any]:
-        """x, b and c by heads and groups, and the steps, for the recurrence."""
-        convolved = ops.silu(convolved + ops.cast(self.conv_bias, convolved.dtype))
-        convolved, steps = (ops.cast(z, self._scan_dtype) for z in (convolved, steps))
-        inner, shared = self._sizes[0], self.num_groups * self.state_dim
-        x, b, c = _parted(convolved, inner, inner + shared)
-        leading = ops.shape(convolved)[:-1]
+    def _split(self, xbc: Any, dt: Any) -> tuple[Any, Any, Any, Any]:
+        """Return x by heads, B and C by groups, and dt, for the recurrence."""
+        xbc = ops.silu(xbc + ops.cast(self.conv_bias, xbc.dtype))
+        xbc, dt = (ops.cast(z, self._scan_dtype) for z in (xbc, dt))
+        inner, bc_dim = self._sizes[0], self.num_groups * self.state_dim
+        x, b, c = _split(xbc, inner, inner + bc_dim)
+        leading = ops.shape(xbc)[:-1]
         x = reshape(x, (*leading, self.num_heads, self.head_dim))
         b, c = (reshape(z, (*leading, self.num_groups, self.state_dim)) for z in (b, c))
-        return x, b, c, ops.softplus(steps + ops.cast(self.step_bias, steps.dtype))
+        return x, b, c, ops.softplus(dt + ops.cast(self.dt_bias, dt.dtype))
 
-    def _decay(self) -> Any:
+    def _a(self) -> Any:
         return -ops.exp(ops.cast(self.a_log, self._scan_dtype))
 
     def _finish(self, y: Any, x: Any, gate: Any) -> Any:
@@ -413,41 +396,14 @@ class MimeticStateSpace(keras.layers.Layer):
                 f"Layer '{self.name}' has no weights yet, and its state no shape: call it, or "
                 "`build` it, first."
             )
-        window = (batch, self.conv_width - 1, self._sizes[1])
-        return window, (batch, self.num_heads, self.head_dim, self.state_dim)
+        conv_state = (batch, self.conv_width - 1, self._sizes[1])
+        return conv_state, (batch, self.num_heads, self.head_dim, self.state_dim)
 
     def _state(self, state: Any, batch: Any) -> tuple[Any, Any]:
         if state is None:
             return self.get_initial_state(batch)
-        shapes = self._state_shapes(batch)
-        parts = state if isinstance(state, (tuple, list)) else ()
-        if len(parts) != 2 or not all(hasattr(part, "shape") for part in parts):
-            of = f" of {', '.join(type(part).__name__ for part in parts)}" if parts else ""
-            raise ValueError(
-                f"The state of layer '{self.name}' must be a pair of tensors, as "
-                f"`get_initial_state` returns. Received: {type(state).__name__}{of}"
-            )
-        for part, shape in zip(state, shapes, strict=True):
-            given = tuple(part.shape)
-            if not _may_be(given, shape):
-                raise ValueError(
-                    f"The state of layer '{self.name}' must have the shapes {shapes[0]} and "
-                    f"{shapes[1]}. Received: {given}"
-                )
-        window, memory = state
-        return ops.cast(window, self.compute_dtype), ops.cast(memory, self._scan_dtype)
-
-    def _check_mask(self, mask: Any, inputs: Any) -> Any:
-        """The mask, to be multiplied with what has a last axis."""
-        mask = ops.cast(ops.convert_to_tensor(mask), "bool")
-        shape = tuple(mask.shape)
-        if not _may_be(shape, tuple(inputs.shape[:2])):
-            raise ValueError(
-                f"Argument `mask` must have the shape (batch, length), that of the inputs without "
-                f"their channels. Received: a mask of shape {shape}, "
-                f"inputs of shape {tuple(inputs.shape)}"
-            )
-        return mask[..., None]
+        conv_state, ssm_state = check_state(self.name, state, self._state_shapes(batch))
+        return ops.cast(conv_state, self.compute_dtype), ops.cast(ssm_state, self._scan_dtype)
 
     def _width(self, input_shape: Any) -> int:
         shape = tuple(input_shape)
@@ -470,15 +426,6 @@ class MimeticStateSpace(keras.layers.Layer):
         return shape[-1]
 
 
-def _parted(values: Any, first: int, second: int) -> tuple[Any, Any, Any]:
-    """Three parts of the last axis. `ops.split` reads sizes off tensors, which exporters refuse."""
+def _split(values: Any, first: int, second: int) -> tuple[Any, Any, Any]:
+    """Split the last axis in three. Exporters refuse `ops.split`, which reads sizes of tensors."""
     return values[..., :first], values[..., first:second], values[..., second:]
-
-
-def _may_be(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether two shapes are equal, as far as both are known."""
-    return len(shape) == len(other) and all(
-        # First the types: TensorFlow does not compare what its graphs do not know yet.
-        not (isinstance(a, int) and isinstance(b, int)) or a == b
-        for a, b in zip(shape, other, strict=True)
-    )

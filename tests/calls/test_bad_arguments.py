@@ -67,7 +67,7 @@ LAYERS = {
             **dict.fromkeys(("state_dim", "head_dim", "expand", "num_groups", "chunk_size"), COUNT),
             "conv_width": [*COUNT, 257, 2**20],
             "a_log": [*OPTIONAL_NUMBER, 81],
-            "step": [value for value in POSITIVE if value is not None],
+            "dt": [value for value in POSITIVE if value is not None],
             "correlation": [*OPTIONAL_NUMBER, 1.1, -2],
             "convolution": NO_CHOICE,
             "use_bias": NO_FLAG,
@@ -138,7 +138,7 @@ SETTINGS = {
     "attention": {"query_key": NO_PAIR, "value_output": [(1,), "a"]},
     "depthwise": {"gain": ["nothing", 0, NAN], "sigma_0": ["1", INF], "velocity": ["1", None]},
     "state_space": {
-        "step": [0, "1"],
+        "dt": [0, "1"],
         "a_log": ["1", 81, NAN],
         "correlation": [2],
         "convolution": [3],

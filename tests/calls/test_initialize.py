@@ -651,7 +651,7 @@ def test_every_structure_has_a_control_of_its_norms():
         assert report.written
         for a, b in zip(report.rows, control.rows, strict=True):
             # Decays and steps are logarithms, and have no structureless twin of their norm.
-            if a.path.split("/")[-1] not in ("a_log", "step_bias"):
+            if a.path.split("/")[-1] not in ("a_log", "dt_bias"):
                 assert a.norm_after == pytest.approx(b.norm_after, rel=1e-5)
 
 

@@ -64,7 +64,7 @@ def test_networks_of_one_seed_share_what_is_not_replaced():
         }
         expected = {
             "mamba2": set(),
-            "decay": {"in_projection/kernel", "a_log", "step_bias"},
+            "decay": {"in_projection/kernel", "a_log", "dt_bias"},
             "correlation": {"in_projection/kernel"},
             "convolution": {"conv_kernel", "conv_bias"},
         }

@@ -79,7 +79,7 @@ def test_chunks_do_not_change_results(start):
         all_close(state, after)
 
 
-class PlaceByPlace(keras.layers.Layer):
+class StepByStep(keras.layers.Layer):
     def __init__(self, layer):
         super().__init__()
         self.layer = layer
@@ -105,7 +105,7 @@ def test_gradients_are_those_of_the_steps():
             yield [array(weight) - old for weight, old in zip(weights, before, strict=True)]
 
     settings = {"num_groups": 2, "use_bias": True}
-    expected = list(gradients(built(**settings), PlaceByPlace))
+    expected = list(gradients(built(**settings), StepByStep))
     assert all(np.isfinite(gradient).all() for start in expected for gradient in start)
     for chunk in (2, 64):
         found = gradients(built(chunk_size=chunk, **settings), lambda layer: layer)
@@ -200,7 +200,7 @@ def test_a_state_is_taken_as_it_is(policy):
         layer.compute_dtype,
         "float32",
     ]
-    # Over no place at all, it does not change; and no part of it is rounded.
+    # Over an empty sequence it does not change; and no part of it is rounded.
     _, same = layer(data(2, 0, WIDTH), initial_state=state, return_state=True)
     for mine, theirs in zip(same, state, strict=True):
         np.testing.assert_array_equal(array(mine), array(theirs))
@@ -209,22 +209,24 @@ def test_a_state_is_taken_as_it_is(policy):
 def test_initial_state():
     layer = stirred()
     x = data(2, 10, WIDTH)
-    window, memory = layer.get_initial_state(2)
-    assert window.shape == (2, 3, 2 * WIDTH + 2 * 5)
-    assert memory.shape == (2, 4, 8, 5)
-    assert not array(window).any()
-    assert not array(memory).any()
-    np.testing.assert_array_equal(array(layer(x, initial_state=(window, memory))), array(layer(x)))
+    conv_state, ssm_state = layer.get_initial_state(2)
+    assert conv_state.shape == (2, 3, 2 * WIDTH + 2 * 5)
+    assert ssm_state.shape == (2, 4, 8, 5)
+    assert not array(conv_state).any()
+    assert not array(ssm_state).any()
+    np.testing.assert_array_equal(
+        array(layer(x, initial_state=(conv_state, ssm_state))), array(layer(x))
+    )
 
 
-@pytest.mark.parametrize(("a_log", "step"), [(-8.0, 1.0), (-3.0, 0.5), (0.0, 0.1)])
-def test_keeps_what_a_log_and_step_say(a_log, step):
-    layer = built(a_log=a_log, step=step, chunk_size=4)
+@pytest.mark.parametrize(("a_log", "dt"), [(-8.0, 1.0), (-3.0, 0.5), (0.0, 0.1)])
+def test_keeps_what_a_log_and_dt_say(a_log, dt):
+    layer = built(a_log=a_log, dt=dt, chunk_size=4)
     x = np.zeros((2, 10, WIDTH), "float32")
     x[:, 0] = data(2, WIDTH)
     _, (_, first) = layer(x[:, :1], return_state=True)
     _, (_, last) = layer(x, return_state=True)
-    close(last, array(first) * math.exp(-math.exp(a_log) * step * 9))
+    close(last, array(first) * math.exp(-math.exp(a_log) * dt * 9))
 
 
 # Masks.
@@ -235,13 +237,13 @@ def test_keeps_what_a_log_and_step_say(a_log, step):
 def test_padding_changes_nothing(start, left, right):
     layer = stirred(chunk_size=4, **STARTS[start])
     x, padded = data(2, 5, WIDTH), data(2, 10, WIDTH, seed=1)
-    places = slice(left, 10 - right)
-    padded[:, places] = x
+    positions = slice(left, 10 - right)
+    padded[:, positions] = x
     mask = np.zeros((2, 10), bool)
-    mask[:, places] = True
+    mask[:, positions] = True
     expected, after = layer(x, return_state=True)
     outputs, state = layer(padded, mask=mask, return_state=True)
-    close(array(outputs)[:, places], array(expected))
+    close(array(outputs)[:, positions], array(expected))
     # On either side: what comes next is what comes after the sequence.
     all_close(state, after)
     y = data(2, WIDTH, seed=2)
@@ -267,7 +269,7 @@ def test_each_sequence_has_its_own_padding():
         close(array(outputs)[row, start:end], array(layer(x[:, start:end]))[row])
 
 
-def test_masked_places_give_zeros_and_do_not_move():
+def test_masked_positions_give_zeros_and_do_not_move():
     layer = stirred(chunk_size=4, **OWN)
     x = data(2, 10, WIDTH)
     mask = np.array([list("0110010101"), list("1010101001")]) == "1"
@@ -275,13 +277,13 @@ def test_masked_places_give_zeros_and_do_not_move():
     expected, after = by_hand(layer, x, mask=mask)
     close(array(outputs)[mask], expected[mask])
     all_close(state, after)
-    # Nothing of what stands there counts.
+    # Masked values do not matter.
     for padding in (9, np.nan):
         padded = np.float32(np.where(mask[..., None], x, padding))
         other, same = layer(padded, mask=mask, return_state=True)
         close(array(other)[mask], expected[mask])
         all_close(same, after)
-    # Without a convolution it is as if the places were not there.
+    # Without a convolution it is as if these positions were not there.
     layer = stirred(chunk_size=4, conv_width=1)
     outputs, state = layer(x, mask=mask, return_state=True)
     expected, after = layer(x[mask].reshape(2, 5, WIDTH), return_state=True)
@@ -292,7 +294,7 @@ def test_masked_places_give_zeros_and_do_not_move():
 def test_goes_on_from_sequences_of_their_own_lengths():
     layer = stirred(chunk_size=4)
     x, y = data(4, 7, WIDTH), data(4, WIDTH, seed=1)
-    # Shorter than the convolution, too, and of no place at all.
+    # Shorter than the convolution, too, and empty.
     lengths = [7, 2, 0, 4]
     before = layer(data(4, 3, WIDTH, seed=2), return_state=True)[1]
     mask = np.arange(7) < np.array(lengths)[:, None]
@@ -304,7 +306,7 @@ def test_goes_on_from_sequences_of_their_own_lengths():
         close(following[row : row + 1], array(layer.step(y[row : row + 1], own)[0]))
 
 
-def test_nothing_but_masked_places_leave_the_state():
+def test_nothing_but_masked_positions_leave_the_state():
     layer = stirred()
     x = data(2, 10, WIDTH)
     _, state = layer(x, return_state=True)
@@ -354,10 +356,10 @@ def test_masks_arrive_and_are_handed_on():
     outputs = layer(embedding(tokens))
     model = keras.Model(tokens, [outputs, keras.layers.GlobalAveragePooling1D()(outputs)])
     given = np.array([[0, 0, 0, 0, 0, 1, 2, 3, 4, 5], [9, 8, 7, 6, 5, 0, 0, 0, 0, 0]])
-    places, mean = (array(y) for y in model(given))
+    outputs, mean = (array(y) for y in model(given))
     alone = array(layer(embedding(given[given > 0].reshape(2, 5))))
-    close(places[0, 5:], alone[0])
-    close(places[1, :5], alone[1])
+    close(outputs[0, 5:], alone[0])
+    close(outputs[1, :5], alone[1])
     close(mean, alone.mean(1))
 
 
@@ -417,7 +419,7 @@ def mamba2():
             ours.conv_kernel.assign(theirs.conv1d.weight[:, 0].T)
             ours.conv_bias.assign(theirs.conv1d.bias)
             ours.a_log.assign(theirs.A_log)
-            ours.step_bias.assign(theirs.dt_bias)
+            ours.dt_bias.assign(theirs.dt_bias)
             ours.skip.assign(theirs.D)
             ours.norm_scale.assign(theirs.norm.weight)
         return theirs, ours

@@ -85,7 +85,7 @@ def test_config_and_clone():
         num_groups=2,
         conv_width=2,
         a_log=-3,
-        step=0.5,
+        dt=0.5,
         correlation=-0.2,
         convolution=None,
         use_bias=True,
@@ -198,10 +198,10 @@ def test_both_directions(merge_mode, tmp_path):
 
 def test_states_in_a_functional_model(tmp_path):
     inputs = keras.Input((None, WIDTH))
-    window, memory = (keras.Input(part.shape[1:]) for part in built().get_initial_state(1))
+    conv_state, ssm_state = (keras.Input(part.shape[1:]) for part in built().get_initial_state(1))
     layer = stirred(chunk_size=4)
-    outputs, state = layer(inputs, initial_state=(window, memory), return_state=True)
-    model = keras.Model((inputs, window, memory), (outputs, *state))
+    outputs, state = layer(inputs, initial_state=(conv_state, ssm_state), return_state=True)
+    model = keras.Model((inputs, conv_state, ssm_state), (outputs, *state))
     x = data(2, 10, WIDTH)
     expected, after = layer(x, return_state=True)
     for each in (model, None):
@@ -315,12 +315,12 @@ def test_states_of_known_batch_in_a_graph():
     import tensorflow as tf
 
     layer = stirred()
-    window, memory = (tf.Variable(part) for part in layer.get_initial_state(2))
+    conv_state, ssm_state = (tf.Variable(part) for part in layer.get_initial_state(2))
 
     @tf.function(input_signature=[tf.TensorSpec((None, 5, WIDTH))])
     def run(x):
-        _, state = layer(x, initial_state=(window, memory), return_state=True)
-        return layer.step(x[:, 0], (window, memory))[0], *state
+        _, state = layer(x, initial_state=(conv_state, ssm_state), return_state=True)
+        return layer.step(x[:, 0], (conv_state, ssm_state))[0], *state
 
     x = data(2, 5, WIDTH)
     expected, state = by_hand(layer, x)
@@ -413,10 +413,10 @@ def test_int8_quantization_and_loading_it(tmp_path):
         ({"a_log": "x"}, TypeError, "`a_log` must be None or a finite number.*a_log='x'"),
         ({"a_log": math.inf}, ValueError, "`a_log` must be None or a finite number.*a_log=inf"),
         ({"a_log": True}, TypeError, "`a_log`.*Received: a_log=True"),
-        ({"step": 0}, ValueError, "`step` must be None or a finite number > 0.*step=0"),
-        ({"step": -1.0}, ValueError, "`step`.*Received: step=-1.0"),
-        ({"step": math.nan}, ValueError, "`step`.*Received: step=nan"),
-        ({"step": "auto"}, TypeError, "`step`.*Received: step='auto'"),
+        ({"dt": 0}, ValueError, "`dt` must be None or a finite number > 0.*dt=0"),
+        ({"dt": -1.0}, ValueError, "`dt`.*Received: dt=-1.0"),
+        ({"dt": math.nan}, ValueError, "`dt`.*Received: dt=nan"),
+        ({"dt": "auto"}, TypeError, "`dt`.*Received: dt='auto'"),
         ({"correlation": 1.1}, ValueError, r"`correlation`.*\[-1, 1\].*correlation=1.1"),
         ({"correlation": -2}, ValueError, "`correlation`.*Received: correlation=-2"),
         ({"correlation": math.nan}, ValueError, "`correlation`.*Received: correlation=nan"),
@@ -483,17 +483,26 @@ def test_before_it_is_built():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda window, memory: memory, "must be a pair of tensors"),
-        (lambda window, memory: (window,), "must be a pair of tensors"),
-        (lambda window, memory: (window, memory, memory), "must be a pair of tensors"),
-        (lambda window, memory: (None, None), "pair of tensors.*: tuple of NoneType, NoneType"),
-        (lambda window, memory: [0.0, 0], "pair of tensors.*Received: list of float, int"),
-        (lambda window, memory: {"window": window}, "must be a pair of tensors"),
-        (lambda window, memory: (memory, window), r"shapes \(2, 3, 42\) and \(2, 4, 8, 5\)"),
-        (lambda window, memory: (window[:, 1:], memory), r"Received: \(2, 2, 42\)"),
-        (lambda window, memory: (window, memory[:, :3]), r"Received: \(2, 3, 8, 5\)"),
-        (lambda window, memory: (window, memory[0]), r"Received: \(4, 8, 5\)"),
-        (lambda window, memory: (window[:1], memory[:1]), r"Received: \(1, 3, 42\)"),
+        (lambda conv, ssm: ssm, "must be a pair of tensors"),
+        (lambda conv, ssm: (conv,), "must be a pair of tensors"),
+        (
+            lambda conv_state, ssm_state: (conv_state, ssm_state, ssm_state),
+            "must be a pair of tensors",
+        ),
+        (
+            lambda conv_state, ssm_state: (None, None),
+            "pair of tensors.*: tuple of NoneType, NoneType",
+        ),
+        (lambda conv, ssm: [0.0, 0], "pair of tensors.*Received: list of float, int"),
+        (lambda conv, ssm: {"conv_state": conv}, "must be a pair of tensors"),
+        (
+            lambda conv_state, ssm_state: (ssm_state, conv_state),
+            r"shapes \(2, 3, 42\) and \(2, 4, 8, 5\)",
+        ),
+        (lambda conv, ssm: (conv[:, 1:], ssm), r"Received: \(2, 2, 42\)"),
+        (lambda conv, ssm: (conv, ssm[:, :3]), r"Received: \(2, 3, 8, 5\)"),
+        (lambda conv, ssm: (conv, ssm[0]), r"Received: \(4, 8, 5\)"),
+        (lambda conv, ssm: (conv[:1], ssm[:1]), r"Received: \(1, 3, 42\)"),
     ],
 )
 def test_other_states(change, message):

@@ -13,21 +13,21 @@ def test_mimetic_start():
     layer = MimeticStateSpace(12, 8, num_groups=2, use_bias=True, seed=0, **MIMETIC)
     layer.build((None, None, 200))
     w = {name: np.float64(value) for name, value in values(layer).items()}
-    heads, inner, shared = 50, 400, 24
+    heads, inner, bc_dim = 50, 400, 24
     assert (w["in_projection/kernel"].shape, w["out_projection/kernel"].shape) == (
-        (200, 2 * inner + 2 * shared + heads),
+        (200, 2 * inner + 2 * bc_dim + heads),
         (inner, 200),
     )
-    b, c, steps = state_space.parts(2 * inner + 2 * shared + heads, heads, shared)
+    b, c, dt = state_space.parts(2 * inner + 2 * bc_dim + heads, heads, bc_dim)
     kernel = w["in_projection/kernel"]
     correlations = [np.corrcoef(x, y)[0, 1] for x, y in zip(kernel.T[b], kernel.T[c], strict=True)]
     np.testing.assert_allclose(correlations, 0.9, atol=0.06)
-    assert not kernel[:, steps].any()
-    np.testing.assert_allclose(kernel[:, : steps.start].std(0) * math.sqrt(600), 1, atol=0.15)
+    assert not kernel[:, dt].any()
+    np.testing.assert_allclose(kernel[:, : dt.start].std(0) * math.sqrt(600), 1, atol=0.15)
     np.testing.assert_allclose(w["out_projection/kernel"].std() * math.sqrt(1200), 1, atol=0.02)
     np.testing.assert_array_equal(w["a_log"], np.full(heads, -8))
-    np.testing.assert_allclose(np.logaddexp(0, w["step_bias"]), np.ones(heads), rtol=1e-6)
-    np.testing.assert_array_equal(w["conv_kernel"], np.eye(4)[:, -1:] * np.ones(inner + 2 * shared))
+    np.testing.assert_allclose(np.logaddexp(0, w["dt_bias"]), np.ones(heads), rtol=1e-6)
+    np.testing.assert_array_equal(w["conv_kernel"], np.eye(4)[:, -1:] * np.ones(inner + 2 * bc_dim))
     for name in ("conv_bias", "in_projection/bias", "out_projection/bias"):
         assert not w[name].any()
     for name in ("skip", "norm_scale"):
@@ -47,7 +47,7 @@ def test_own_start():
         assert w[name].std() == pytest.approx(0.5 / math.sqrt(3), rel=0.1)
     for found, low, high in (
         (np.exp(w["a_log"]), 1, 16),
-        (np.log(np.logaddexp(0, w["step_bias"])), math.log(1e-3), math.log(1e-1)),
+        (np.log(np.logaddexp(0, w["dt_bias"])), math.log(1e-3), math.log(1e-1)),
     ):
         assert low - 1e-5 < found.min() < low + 0.1 * (high - low)
         assert high - 0.1 * (high - low) < found.max() < high + 1e-5
@@ -59,7 +59,7 @@ def test_own_start():
     ("part", "changed"),
     [
         ({"a_log": -8.0}, {"a_log"}),
-        ({"step": 1.0}, {"step_bias", "in_projection/kernel"}),
+        ({"dt": 1.0}, {"dt_bias", "in_projection/kernel"}),
         ({"correlation": 0.9}, {"in_projection/kernel"}),
         ({"convolution": "identity"}, {"conv_kernel", "conv_bias"}),
     ],
@@ -69,8 +69,8 @@ def test_each_part_changes_its_weights_alone(part, changed):
     assert set(plain) == WEIGHTS
     assert {name for name in WEIGHTS if (plain[name] != other[name]).any()} == changed
     (name,) = part
-    _, c, steps = state_space.parts(plain["in_projection/kernel"].shape[1], 4, 5)
-    columns = {"step": steps, "correlation": c}.get(name, slice(0))
+    _, c, dt = state_space.parts(plain["in_projection/kernel"].shape[1], 4, 5)
+    columns = {"dt": dt, "correlation": c}.get(name, slice(0))
     differ = (plain["in_projection/kernel"] != other["in_projection/kernel"]).any(0)
     np.testing.assert_array_equal(np.flatnonzero(differ), np.arange(len(differ))[columns])
 
@@ -83,16 +83,16 @@ def test_weights_are_those_of_the_structure_on_every_backend(start):
         "in_projection/kernel": state_space.in_projection(
             (WIDTH, 4 * WIDTH + 4 * 5 + 4),
             num_heads=4,
-            shared=2 * 5,
+            bc_dim=2 * 5,
             correlation=0.9 if mimetic else 0.0,
-            has_steps=not mimetic,
+            input_dependent_dt=not mimetic,
             seed=42,
         ),
         "out_projection/kernel": state_space.out_projection((2 * WIDTH, WIDTH), seed=42),
         "conv_kernel": state_space.conv_kernel((4, 2 * WIDTH + 20), identity=mimetic, seed=42),
         "conv_bias": state_space.conv_bias((2 * WIDTH + 20,), taps=4, identity=mimetic, seed=42),
         "a_log": state_space.log_decays((4,), a_log=-8.0 if mimetic else None, seed=42),
-        "step_bias": state_space.step_biases((4,), step=1.0 if mimetic else None, seed=42),
+        "dt_bias": state_space.dt_biases((4,), dt=1.0 if mimetic else None, seed=42),
         "skip": np.ones(4, np.float32),
         "norm_scale": np.ones(2 * WIDTH, np.float32),
     }

@@ -9,19 +9,19 @@ from scipy import stats
 
 from keras_mimetic._numerics import state_space
 
-WIDTH, HEADS, SHARED = 48, 6, 40
+WIDTH, HEADS, BC_DIM = 48, 6, 40
 INNER = 96
-COLUMNS = 2 * INNER + 2 * SHARED + HEADS
-B, C, STEPS = state_space.parts(COLUMNS, HEADS, SHARED)
+COLUMNS = 2 * INNER + 2 * BC_DIM + HEADS
+B, C, DT = state_space.parts(COLUMNS, HEADS, BC_DIM)
 
 
-def in_projection(correlation=0.0, has_steps=True, seed=0, width=WIDTH):
+def in_projection(correlation=0.0, input_dependent_dt=True, seed=0, width=WIDTH):
     return state_space.in_projection(
         (width, COLUMNS),
         num_heads=HEADS,
-        shared=SHARED,
+        bc_dim=BC_DIM,
         correlation=correlation,
-        has_steps=has_steps,
+        input_dependent_dt=input_dependent_dt,
         seed=seed,
     )
 
@@ -31,14 +31,14 @@ def own(seed):
     return {
         "in_projection": in_projection(seed=seed, width=4800 // COLUMNS),
         "a_log": state_space.log_decays((4800,), a_log=None, seed=seed),
-        "step_bias": state_space.step_biases((4800,), step=None, seed=seed),
+        "dt_bias": state_space.dt_biases((4800,), dt=None, seed=seed),
         "conv_kernel": state_space.conv_kernel((4, 1200), identity=False, seed=seed),
         "conv_bias": state_space.conv_bias((4800,), taps=4, identity=False, seed=seed),
         "out_projection": state_space.out_projection((60, 80), seed=seed),
     }
 
 
-def steps_of(bias):
+def dt_of(bias):
     return np.logaddexp(0, bias.astype(np.float64))
 
 
@@ -48,8 +48,8 @@ def is_uniform(values, low, high):
 
 def test_parts_are_the_last_columns_in_order():
     columns = np.arange(COLUMNS)
-    parts = [columns[part] for part in (B, C, STEPS)]
-    assert [part.size for part in parts] == [SHARED, SHARED, HEADS]
+    parts = [columns[part] for part in (B, C, DT)]
+    assert [part.size for part in parts] == [BC_DIM, BC_DIM, HEADS]
     np.testing.assert_array_equal(np.concatenate(parts), columns[2 * INNER :])
 
 
@@ -77,10 +77,10 @@ def test_own_decays_are_uniform_from_1_to_16(seed):
 
 
 @given(st.integers(0, 2**130))
-def test_own_steps_have_uniform_logarithms_from_a_thousandth_to_a_tenth(seed):
-    steps = steps_of(state_space.step_biases((5000,), step=None, seed=seed))
-    assert is_uniform(np.log(steps), math.log(1e-3), math.log(1e-1))
-    assert 1e-3 * (1 - 1e-5) < steps.min() < steps.max() < 1e-1 * (1 + 1e-5)
+def test_own_dts_have_uniform_logarithms_from_a_thousandth_to_a_tenth(seed):
+    dts = dt_of(state_space.dt_biases((5000,), dt=None, seed=seed))
+    assert is_uniform(np.log(dts), math.log(1e-3), math.log(1e-1))
+    assert 1e-3 * (1 - 1e-5) < dts.min() < dts.max() < 1e-1 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("a_log", [-8.0, 0.0, 2.5])
@@ -90,19 +90,19 @@ def test_constant_decay(a_log):
 
 
 @given(st.floats(1e-6, 1e6))
-def test_softplus_of_the_bias_is_the_step(step):
-    bias = state_space.step_biases((3,), step=step, seed=0)
+def test_softplus_of_the_bias_is_dt(dt):
+    bias = state_space.dt_biases((3,), dt=dt, seed=0)
     assert (bias == bias[0]).all()
-    # Rounding of the bias to float32 moves a small step by as much, relative to it.
+    # Rounding of the bias to float32 moves a small dt by as much, relative to it.
     tolerance = max(1e-6, abs(bias[0]) * 2.0**-23)
-    np.testing.assert_allclose(steps_of(bias), step, rtol=tolerance)
+    np.testing.assert_allclose(dt_of(bias), dt, rtol=tolerance)
 
 
 @pytest.mark.parametrize("correlation", [-0.6, 0.0, 0.5, 0.9])
 def test_correlation_of_c_with_b(correlation):
     kernel = in_projection(correlation, width=1000).astype(np.float64)
     b, c = kernel[:, B], kernel[:, C]
-    found = np.corrcoef(b.T, c.T)[:SHARED, SHARED:]
+    found = np.corrcoef(b.T, c.T)[:BC_DIM, BC_DIM:]
     # Each column of c with its partner, and with no other.
     np.testing.assert_allclose(np.diag(found), correlation, atol=0.15)
     assert np.diag(found).mean() == pytest.approx(correlation, abs=0.025)
@@ -114,8 +114,8 @@ def test_all_columns_have_the_variance_of_their_fan_in(correlation, seed):
     kernel = in_projection(correlation, seed=seed, width=1000).astype(np.float64)
     deviations = np.sqrt((kernel**2).mean(0)) * math.sqrt(3 * 1000)
     np.testing.assert_allclose(deviations, 1, atol=0.1)
-    for part in (slice(0, B.start), B, C, STEPS):
-        assert deviations[part].mean() == pytest.approx(1, abs=0.05 if part == STEPS else 0.02)
+    for part in (slice(0, B.start), B, C, DT):
+        assert deviations[part].mean() == pytest.approx(1, abs=0.05 if part == DT else 0.02)
 
 
 @pytest.mark.parametrize("correlation", [1.0, -1.0])
@@ -127,17 +127,17 @@ def test_full_correlation_copies_b(correlation):
 def test_their_product_is_near_the_identity():
     kernel = in_projection(0.9, width=400).astype(np.float64)
     product = kernel[:, C].T @ kernel[:, B] * 3
-    np.testing.assert_allclose(product, 0.9 * np.eye(SHARED), atol=0.25)
-    assert np.trace(product) / SHARED == pytest.approx(0.9, abs=0.05)
+    np.testing.assert_allclose(product, 0.9 * np.eye(BC_DIM), atol=0.25)
+    assert np.trace(product) / BC_DIM == pytest.approx(0.9, abs=0.05)
 
 
 def test_each_part_changes_its_columns_alone():
     plain = in_projection()
-    correlated, constant = in_projection(correlation=0.9), in_projection(has_steps=False)
+    correlated, constant = in_projection(correlation=0.9), in_projection(input_dependent_dt=False)
     assert (np.flatnonzero((correlated != plain).any(0)) == np.arange(C.start, C.stop)).all()
     np.testing.assert_array_equal(constant[:, : C.stop], plain[:, : C.stop])
-    assert plain[:, STEPS].all()
-    assert not constant[:, STEPS].any()
+    assert plain[:, DT].all()
+    assert not constant[:, DT].any()
 
 
 @pytest.mark.parametrize("taps", [1, 4])
@@ -152,10 +152,10 @@ def test_all_are_float32_of_the_given_shape():
     shapes = [(4800 // COLUMNS, COLUMNS), (4800,), (4800,), (4, 1200), (4800,), (60, 80)]
     constant = (
         state_space.log_decays((3,), a_log=-8.0, seed=0),
-        state_space.step_biases((3,), step=1.0, seed=0),
+        state_space.dt_biases((3,), dt=1.0, seed=0),
         state_space.conv_kernel((2, 3), identity=True, seed=0),
         state_space.conv_bias((3,), taps=2, identity=True, seed=0),
-        in_projection(0.9, has_steps=False),
+        in_projection(0.9, input_dependent_dt=False),
     )
     assert [values.shape for values in own(0).values()] == shapes
     assert {values.dtype for values in (*own(0).values(), *constant)} == {np.dtype("float32")}
@@ -185,14 +185,14 @@ GOLDEN = {
 
 @pytest.mark.parametrize("role", GOLDEN)
 def test_golden_bits(role):
-    draws = {**own(42), "mimetic": in_projection(0.9, has_steps=False, seed=42)}
+    draws = {**own(42), "mimetic": in_projection(0.9, input_dependent_dt=False, seed=42)}
     digest = hashlib.sha256(draws[role].astype("<f4").tobytes()).hexdigest()[:32]
     assert digest == GOLDEN[role]
 
 
-def test_golden_decays_and_steps():
+def test_golden_decays_and_dts():
     # Logarithms are not the same to the bit on every processor.
     decays = state_space.log_decays((3,), a_log=None, seed=42)
-    biases = state_space.step_biases((3,), step=None, seed=42)
+    biases = state_space.dt_biases((3,), dt=None, seed=42)
     np.testing.assert_allclose(decays, [2.2254412, 0.4350027, 0.3464949], rtol=1e-6)
     np.testing.assert_allclose(biases, [-5.9985833, -4.0361257, -5.5108776], rtol=1e-6)

@@ -13,9 +13,9 @@ import keras_mimetic
 from keras_mimetic._numerics import state_space
 from keras_mimetic.layers import MimeticStateSpace
 
-OWN = {"a_log": None, "step": None, "correlation": None, "convolution": None}
-ALL = {"a_log": -6.0, "step": 0.5, "correlation": 0.7, "convolution": "identity"}
-ROLES = ("in_projection/kernel", "a_log", "step_bias", "conv_kernel", "conv_bias")
+OWN = {"a_log": None, "dt": None, "correlation": None, "convolution": None}
+ALL = {"a_log": -6.0, "dt": 0.5, "correlation": 0.7, "convolution": "identity"}
+ROLES = ("in_projection/kernel", "a_log", "dt_bias", "conv_kernel", "conv_bias")
 
 
 def make(width=64, depth=2, groups=1, **arguments):
@@ -48,7 +48,7 @@ def test_all_parts_are_written_and_nothing_else():
     for layer in state_spaces(model):
         new = values(layer)
         np.testing.assert_array_equal(new["a_log"], -6)
-        np.testing.assert_allclose(np.log1p(np.exp(new["step_bias"])), 0.5, rtol=1e-6)
+        np.testing.assert_allclose(np.log1p(np.exp(new["dt_bias"])), 0.5, rtol=1e-6)
         np.testing.assert_array_equal(new["conv_kernel"][-1], 1)
         assert not new["conv_kernel"][:-1].any()
         assert not new["conv_bias"].any()
@@ -61,10 +61,10 @@ def test_all_parts_are_written_and_nothing_else():
 def test_the_default_is_that_of_the_layer():
     model = make()
     report = keras_mimetic.initialize(model, seed=0)
-    assert {row.path.split("/")[-1] for row in report.written} == {"kernel", "a_log", "step_bias"}
+    assert {row.path.split("/")[-1] for row in report.written} == {"kernel", "a_log", "dt_bias"}
     measured = keras_mimetic.measure(model).settings()["state_space"]
     layer = MimeticStateSpace(16, 32)
-    expected = {"a_log": layer.initial_a_log, "step": layer.initial_step}
+    expected = {"a_log": layer.initial_a_log, "dt": layer.initial_dt}
     assert {name: measured[name] for name in expected} == pytest.approx(expected)
     assert measured["correlation"] == pytest.approx(layer.correlation, abs=0.05)
     assert measured["convolution"] == layer.convolution
@@ -74,7 +74,7 @@ def test_the_default_is_that_of_the_layer():
     ("name", "roles"),
     [
         ("a_log", {"a_log"}),
-        ("step", {"in_projection/kernel", "step_bias"}),
+        ("dt", {"in_projection/kernel", "dt_bias"}),
         ("correlation", {"in_projection/kernel"}),
         ("convolution", {"conv_kernel", "conv_bias"}),
     ],
@@ -101,14 +101,14 @@ def test_control_has_the_norms_and_no_structure():
             assert norms[1] == pytest.approx(norms[0], rel=1e-5)
         # Mamba-2's own.
         assert (noise["a_log"] > 0).all()
-        steps = np.log1p(np.exp(noise["step_bias"]))
-        assert ((steps > 9.9e-4) & (steps < 0.101)).all()
+        dts = np.log1p(np.exp(noise["dt_bias"]))
+        assert ((dts > 9.9e-4) & (dts < 0.101)).all()
     rows = keras_mimetic.measure(control).select(figure="correlation")
     assert max(abs(row.value) for row in rows) < 0.15
     assert all(row.note.startswith("control of ") for row in report.written)
 
 
-def test_seeds_and_places():
+def test_seeds_and_layer_paths():
     kernels = []
     for seed in (1, 1, 2):
         model = make()
@@ -128,7 +128,7 @@ def test_figures():
             assert abs(row.value - row.untrained_mean) < 5 * row.untrained_std
     assert fresh.select(figure="present")[0].untrained_mean == pytest.approx(1 / 4, abs=0.05)
     layer.a_log.assign([0.0, 1.0, -1.0, -2.0])
-    layer.step_bias.assign([math.log(math.e**2 - 1)] * 4)
+    layer.dt_bias.assign([math.log(math.e**2 - 1)] * 4)
     kernel = np.array(array(layer.in_projection.kernel))
     b, c, _ = state_space.parts(kernel.shape[1], 4, 32)
     kernel[:, c] = kernel[:, b]
@@ -141,7 +141,7 @@ def test_figures():
         return [row.value for row in measured.select(figure=name)]
 
     assert figures("a_log") == pytest.approx([0, 1, -1, -2])
-    assert figures("step") == pytest.approx([2] * 4)
+    assert figures("dt") == pytest.approx([2] * 4)
     assert figures("memory") == pytest.approx([1 / 2, math.exp(-1) / 2, math.e / 2, math.e**2 / 2])
     # A group each, and the head number is the group's.
     assert figures("correlation") == pytest.approx([1, -1])
@@ -259,11 +259,11 @@ def test_in_a_subclassed_model_and_alone():
     ("settings", "error", "match"),
     [
         (OWN, ValueError, "must not be None"),
-        ({"step": 0}, ValueError, "`step` must be None or a finite number > 0"),
+        ({"dt": 0}, ValueError, "`dt` must be None or a finite number > 0"),
         ({"a_log": "slow"}, TypeError, "`a_log` must be None or a finite number"),
         ({"correlation": 1.5}, ValueError, r"`correlation` must be None or a number in \[-1, 1\]"),
         ({"convolution": "causal"}, ValueError, "`convolution` must be one of 'identity', None"),
-        ({"decay": 1}, ValueError, "among 'a_log', 'step', 'correlation', 'convolution'"),
+        ({"decay": 1}, ValueError, "among 'a_log', 'dt', 'correlation', 'convolution'"),
     ],
 )
 def test_bad_settings(settings, error, match):
