@@ -28,12 +28,11 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
 
-import options
-import script
+from common import options, script
 
 COLUMNS = ("part", "what", "value", "unit", "backend", "hardware", "versions")
 TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
-CIFAR_ROWS = ("default", "control", "spatial", "all")
+CIFAR = ("default", "control", "spatial", "all")
 
 
 def parse(argv=None):
@@ -63,7 +62,7 @@ def parse(argv=None):
     add("--epochs", type=options.positive(int), default=5, help="of small networks [%(default)s]")
     add("--seeds", type=options.positive(int), default=3, help="of them [%(default)s]")
     add("--cifar-model", nargs="+", default=["vit", "convnext"], help="%(default)s")
-    add("--row", nargs="+", default=list(CIFAR_ROWS), help="of rows.py %(default)s")
+    add("--variant", nargs="+", default=list(CIFAR), help="of variants.py %(default)s")
     return parser.parse_args(argv)
 
 
@@ -139,10 +138,10 @@ class Results:
 
 def measure(args, results):
     """Make all measurements that fit in the time; return the names of the others."""
-    import report
+    from common import environment
 
     options.set_precision(args)
-    where = report.environment()
+    where = environment.current()
     missing = []
     for part in args.part:
         for what, unit, function in PARTS[part](args, results):
@@ -201,9 +200,10 @@ def _batch(shape, args):
 
 def _keras_rate(name, shape, args):
     import keras
-    import speed_alone
-    from imagenet_models import MODELS
-    from training import adamw
+
+    from common.training import adamw
+    from imagenet import speed_alone
+    from imagenet.models import MODELS
 
     model = MODELS[name](shape, args.classes, seed=0)
     model.compile(
@@ -219,9 +219,10 @@ def _keras_rate(name, shape, args):
 
 
 def _timm_rate(name, shape, args):
-    import speed_alone
     import timm
     import torch
+
+    from imagenet import speed_alone
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = timm.create_model(name, num_classes=args.classes).to(device).train()
@@ -317,7 +318,7 @@ def _compare(args, results):
     given = {
         "--dataset": [args.dataset],
         "--model": args.cifar_model,
-        "--row": args.row,
+        "--variant": args.variant,
         "--seeds": [args.seeds],
         "--epochs": [args.epochs],
         "--learning-rate": [2e-3],

@@ -84,7 +84,7 @@ def test_timm_stands_beside(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="processes are the same on each backend")
 def test_backends_in_processes_with_runs_on_images(tmp_path):
-    rows = run(tmp_path, "--backends", "torch", "--part", "cifar10", "--row", "default")
+    rows = run(tmp_path, "--backends", "torch", "--part", "cifar10", "--variant", "default")
     assert [row[:2] for row in rows] == [["cifar10", "vit, default, seed 0"]]
     assert 0 < float(rows[0][2]) < 100
     # The time is over: what is there is shown.
