@@ -7,7 +7,7 @@ import time
 import keras
 
 
-class _Repeated(keras.utils.PyDataset):
+class Repeated(keras.utils.PyDataset):
     """One batch again and again."""
 
     def __init__(self, batch, steps):
@@ -32,8 +32,8 @@ def show(model, batches, batch_size, seconds=10.0):
     """
     endless = _endless(batches)
     batch = next(endless)
-    data = _rate(lambda count: collections.deque(itertools.islice(endless, count), 0), seconds)
-    steps = _rate(lambda count: model.fit(_Repeated(batch, count), verbose=0), seconds)
+    data = rate(lambda count: collections.deque(itertools.islice(endless, count), 0), seconds)
+    steps = rate(lambda count: model.fit(Repeated(batch, count), verbose=0), seconds)
     print(f"data alone: {data * batch_size:,.0f} images/s")
     print(f"steps alone: {steps * batch_size:,.0f} images/s (batches of {batch_size})")
     print("The smaller one limits training; they share the processor, if steps use it.")
@@ -45,7 +45,7 @@ def _endless(batches):
             yield batches[number]
 
 
-def _rate(work, seconds):
+def rate(work, seconds):
     """How many a second, from a run of at least a quarter of that time, behind a short one."""
     work(4)
     count, elapsed = 1, 0.0

@@ -1,0 +1,370 @@
+"""What one GPU does in nine minutes: images a second, the state space, and CIFAR-10 runs.
+
+    python benchmarks/gpu.py --backends jax torch --download
+    KERAS_BACKEND=torch python benchmarks/gpu.py --minutes 4 --part images
+
+The first measures each backend in a process of its own, with an equal share of the time. Every
+measurement is a line of results.csv in the output folder, with hardware and versions; a second
+call goes on with what is missing. Prints all of them as a table, where what did not fit in the
+time is "not yet measured".
+
+Training steps of ViT-S/16 and ConvNeXt-Tiny run on images from the host's memory, in the given
+precision, beside those of timm in PyTorch, where it is installed. The state space stands beside
+the Mamba-2 of transformers, where that is. The last part trains small networks with
+compare.py, whose own folder has their curves.
+"""
+
+import argparse
+import csv
+import functools
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
+
+from common import options, script
+
+COLUMNS = ("part", "what", "value", "unit", "backend", "hardware", "versions")
+TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
+CIFAR = ("default", "control", "spatial", "all")
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = options.adder(parser)
+    backends = ("jax", "torch", "tensorflow")
+    each = "measure these, one process each [KERAS_BACKEND's, in this one]"
+    add("--backends", nargs="*", choices=backends, default=[], help=each)
+    add("--minutes", type=options.positive(float), default=9.0, help="for all [%(default)s]")
+    add("--part", nargs="+", choices=PARTS, default=list(PARTS), help=f"{', '.join(PARTS)} [all]")
+    add("--output", type=options.text, default="results/gpu", help="folder [%(default)s]")
+    models = options.IMAGENET_MODELS
+    add("--model", nargs="+", choices=models, default=list(TIMM), help="for images %(default)s")
+    add("--image-size", type=options.positive(int), default=224, help="pixels [%(default)s]")
+    add("--batch-size", type=options.positive(int), default=256, help="images [%(default)s]")
+    add("--classes", type=options.positive(int), default=1000, help="of images [%(default)s]")
+    add("--seconds", type=options.positive(float), default=8.0, help="a measurement [%(default)s]")
+    precision = {"choices": options.PRECISION, "default": "bfloat16"}
+    add("--mixed-precision", **precision, help="[%(default)s]")
+    sizes = "width, state_dim, head_dim and batch of the state space %(default)s"
+    add("--state-space", nargs=4, type=int, default=[1024, 128, 64, 8], help=sizes)
+    add("--lengths", nargs="+", type=int, default=[512, 2048, 8192], help="of it %(default)s")
+    options.add_data(add, parser)
+    parser.set_defaults(dataset="cifar10")
+    add("--epochs", type=options.positive(int), default=5, help="of small networks [%(default)s]")
+    add("--seeds", type=options.positive(int), default=3, help="of them [%(default)s]")
+    add("--cifar-model", nargs="+", default=["vit", "convnext"], help="%(default)s")
+    add("--variant", nargs="+", default=list(CIFAR), help="of variants.py %(default)s")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse(argv)
+    deadline = time.monotonic() + 60 * args.minutes
+    results = Results(pathlib.Path(args.output), deadline)
+    if args.backends:
+        for number, backend in enumerate(args.backends):
+            share = (deadline - time.monotonic()) / (len(args.backends) - number)
+            _run_in_process(argv, backend, share)
+        missing = []
+    else:
+        missing = measure(args, results)
+    print(table(results.read(), missing))
+
+
+def _run_in_process(argv, backend, seconds):
+    """Measure a backend with this script, for so many seconds at the most."""
+    command = [sys.executable, __file__, *argv, "--minutes", f"{seconds / 60:.3f}", "--backends"]
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    print(f"{backend}: {seconds:.0f} s", flush=True)
+    # Its table is left out: one of all backends comes at the end.
+    started = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    if _wait(started, seconds) is None:
+        print(f"{backend}: the time is over", flush=True)
+
+
+def _wait(process, seconds):
+    """Return a process's exit status, or end it and those that it started and return `None`."""
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+class Results:
+    """Measurements in a CSV file that only grows."""
+
+    def __init__(self, folder, deadline):
+        self.path, self.deadline = folder / "results.csv", deadline
+
+    def read(self):
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            # A line that a kill cut off is none.
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+
+    def add(self, **row):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        begins = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if begins:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def has(self, part, what, where):
+        """Return whether something was measured on this hardware with these versions."""
+        key = {"part": part, "what": what, **where}
+        return any(all(row[name] == key[name] for name in key) for row in self.read())
+
+    def left(self):
+        """Return the seconds that are left."""
+        return self.deadline - time.monotonic()
+
+
+def measure(args, results):
+    """Make all measurements that fit in the time; return the names of the others."""
+    from common import environment
+
+    options.set_precision(args)
+    where = environment.current()
+    missing = []
+    for part in args.part:
+        for what, unit, function in PARTS[part](args, results):
+            if results.has(part, what, where):
+                continue
+            values = _try(what, function) if results.left() > _least(args) else {}
+            if not values:
+                missing.append((part, what, where["backend"]))
+            for name, value in values.items():
+                if not results.has(part, name, where):
+                    results.add(part=part, what=name, value=f"{value:.6g}", unit=unit, **where)
+    return missing
+
+
+def _least(args):
+    """Return the seconds that must be left for a measurement to begin.
+
+    To compile a model for a GPU takes up to a minute.
+    """
+    return min(20.0, 2 * args.seconds)
+
+
+def _try(what, function):
+    """Return what a measurement gives, by name, or nothing and say why."""
+    try:
+        values = function()
+    except Exception as error:
+        # The memory of this GPU may be too small for one of them.
+        note = str(error).strip().splitlines() or [""]
+        print(f"{what}: {type(error).__name__}: {note[0]}", file=sys.stderr, flush=True)
+        return {}
+    return values if isinstance(values, dict) else {what: values}
+
+
+def images(args, results):
+    """Training steps of models as published: images a second."""
+    import keras
+
+    shape = (args.image_size, args.image_size, 3)
+    sizes = f"{args.image_size} pixels, batch {args.batch_size}, {args.mixed_precision}"
+    for name in args.model:
+        step = functools.partial(_keras_rate, name, shape, args)
+        yield f"{name}, {sizes}", "images/s", step
+        if keras.backend.backend() == "torch" and name in TIMM:
+            step = functools.partial(_timm_rate, TIMM[name], shape, args)
+            yield f"timm {TIMM[name]}, {sizes}", "images/s", step
+
+
+def _batch(shape, args):
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (args.batch_size, *shape), dtype=np.uint8)
+    return x, generator.integers(0, args.classes, args.batch_size)
+
+
+def _keras_rate(name, shape, args):
+    import keras
+
+    from common.training import adamw
+    from imagenet import speed_alone
+    from imagenet.models import MODELS
+
+    model = MODELS[name](shape, args.classes, seed=0)
+    model.compile(
+        optimizer=adamw(1e-3, 0.05, 10**6, warmup=0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    batch = _batch(shape, args)
+
+    def steps(count):
+        model.fit(speed_alone.Repeated(batch, count), verbose=0)
+
+    return args.batch_size * speed_alone.rate(steps, args.seconds)
+
+
+def _timm_rate(name, shape, args):
+    import timm
+    import torch
+
+    from imagenet import speed_alone
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = timm.create_model(name, num_classes=args.classes).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    x, labels = (torch.from_numpy(array) for array in _batch(shape, args))
+    is_mixed, dtype = args.mixed_precision != "no", _torch_dtype(args)
+
+    def steps(count):
+        for _ in range(count):
+            pixels = x.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.autocast(device, dtype=dtype, enabled=is_mixed):
+                loss = torch.nn.functional.cross_entropy(model(pixels), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        # Until it is there.
+        float(loss.detach())
+
+    return args.batch_size * speed_alone.rate(steps, args.seconds)
+
+
+def _torch_dtype(args):
+    import torch
+
+    return torch.float16 if args.mixed_precision == "float16" else torch.bfloat16
+
+
+def state_space(args, results):
+    """One layer, forward and training step, beside a Mamba-2 of PyTorch: milliseconds."""
+    import keras
+    import state_space_layers
+
+    width, state_dim, head_dim, batch = args.state_space
+    sizes = argparse.Namespace(
+        width=width,
+        state_dim=state_dim,
+        head_dim=head_dim,
+        beside=[state_space_layers.TRANSFORMERS],
+        their_chunks=[256],
+    )
+    names, _ = state_space_layers.layers(sizes)
+    for name in names:
+        for length in args.lengths:
+            what = f"{name}, {width} x {length}, state {state_dim}, batch {batch}"
+            for kind in state_space_layers.KINDS:
+                run = functools.partial(_layer_times, name, kind, sizes, (batch, length), args)
+                label = f"{what}, {args.mixed_precision}, {kind} on {keras.backend.backend()}"
+                yield label, "ms", run
+
+
+def _layer_times(name, kind, sizes, shape, args):
+    import contextlib
+
+    import keras
+    import numpy as np
+    import state_space_layers
+    from speed import wait
+
+    x = np.random.default_rng(0).normal(size=(*shape, sizes.width))
+    x = keras.ops.convert_to_tensor(x, dtype=keras.config.dtype_policy().compute_dtype)
+    function = state_space_layers.functions(name, sizes)[kind]
+    context = contextlib.nullcontext()
+    if name != state_space_layers.OURS and args.mixed_precision != "no":
+        import torch
+
+        # Its weights are float32.
+        context = torch.autocast(x.device.type, dtype=_torch_dtype(args))
+    times = []
+    with context:
+        end = time.perf_counter() + args.seconds / 4
+        while len(times) < 4 or time.perf_counter() < end:
+            start = time.perf_counter()
+            for tensor in keras.tree.flatten(function(x)):
+                wait(tensor)
+            times.append(time.perf_counter() - start)
+    # The first compile and allocate.
+    return 1e3 * statistics.median(times[2:])
+
+
+def cifar10(args, results):
+    """Runs of compare.py, as many as fit in the time that is left: test accuracy."""
+    import keras
+
+    backend = keras.backend.backend()
+    yield f"{args.dataset} on {backend}", "% of test images", lambda: _compare(args, results)
+
+
+def _compare(args, results):
+    import keras
+
+    folder = results.path.parent / f"compare-{keras.backend.backend()}"
+    command = [sys.executable, str(ROOT / "benchmarks" / "compare.py")]
+    given = {
+        "--dataset": [args.dataset],
+        "--model": args.cifar_model,
+        "--variant": args.variant,
+        "--seeds": [args.seeds],
+        "--epochs": [args.epochs],
+        "--learning-rate": [2e-3],
+        "--mixed-precision": [args.mixed_precision],
+        "--validate": ["last"],
+        "--output": [folder],
+    }
+    for name, value in (("--data-dir", args.data_dir), ("--train-size", args.train_size)):
+        if value is not None:
+            given[name] = [value]
+    for name, values in given.items():
+        command += [name, *map(str, values)]
+    if args.download:
+        command.append("--download")
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    # It keeps every run that has ended.
+    code = _wait(started, max(1.0, results.left() - 5))
+    runs = _read_runs(folder)
+    if code or not runs:
+        raise RuntimeError("compare.py ended without a result; run it alone to see why.")
+    return runs
+
+
+def _read_runs(folder):
+    path = folder / "runs.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {
+            f"{row['model']}, {row['init']}, seed {row['seed']}": 100 * float(row["test_accuracy"])
+            for row in csv.DictReader(file)
+        }
+
+
+def table(rows, missing):
+    """A Markdown table of all measurements, and of those that are missing."""
+    columns = ("part", "what", "value", "unit", "backend", "hardware")
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row[name] for name in columns) + " |" for row in rows]
+    for part, what, backend in missing:
+        lines.append(f"| {part} | {what} | not yet measured |  | {backend} |  |")
+    return "\n".join(lines)
+
+
+PARTS = {"images": images, "state-space": state_space, "cifar10": cifar10}
+
+
+if __name__ == "__main__":
+    script.run(main)

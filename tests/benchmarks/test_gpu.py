@@ -1,0 +1,91 @@
+import csv
+import sys
+import types
+
+import keras
+import pytest
+import scripts
+from paths import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import gpu
+
+BACKEND = keras.backend.backend()
+SMALL = (
+    *("--model", "vit_trial", "--image-size", 32, "--batch-size", 4, "--classes", 3),
+    *("--state-space", 16, 4, 8, 2, "--lengths", 16, "--seconds", 0.02, "--dataset", "digits"),
+    *("--train-size", 64, "--epochs", 1, "--seeds", 1, "--cifar-model", "vit"),
+)
+
+
+def run(folder, *arguments, **options):
+    given = (*SMALL, "--output", folder, *arguments)
+    finished = scripts.run("benchmarks/gpu.py", *given, **options)
+    assert finished.returncode == 0, finished.stderr
+    head, rule, *rows = finished.stdout[finished.stdout.index("| part") :].splitlines()
+    assert head.count("|") == rule.count("|")
+    return [[cell.strip() for cell in row[1:-1].split("|")] for row in rows]
+
+
+def read(folder):
+    with (folder / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_measurements_are_lines_and_are_made_once(tmp_path):
+    rows = run(tmp_path, "--part", "images", "state-space")
+    lines = read(tmp_path)
+    assert [line["what"] for line in lines] == [row[1] for row in rows]
+    assert lines[0]["what"] == "vit_trial, 32 pixels, batch 4, bfloat16"
+    assert sum("ours, 16 x 16" in line["what"] for line in lines) == 2
+    for line in lines:
+        assert float(line["value"]) > 0
+        assert line["backend"] == BACKEND
+        assert f"keras {keras.__version__}" in line["versions"]
+    assert run(tmp_path, "--part", "images", "state-space") == rows
+    assert read(tmp_path) == lines
+    # Another size is another measurement.
+    assert len(run(tmp_path, "--part", "images", "--image-size", 64)) == len(rows) + 1
+
+
+def test_what_does_not_fit_in_the_time_is_not_yet_measured(tmp_path):
+    rows = run(tmp_path, "--minutes", 1e-9)
+    assert {row[0] for row in rows} == set(gpu.PARTS)
+    assert {row[2] for row in rows} == {"not yet measured"}
+    assert not (tmp_path / "results.csv").exists()
+
+
+def test_a_measurement_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    def fails(*_):
+        raise MemoryError("The GPU is full.\nAnd more.")
+
+    monkeypatch.setattr(gpu, "_keras_rate", fails)
+    rows = run(tmp_path, "--part", "images", "state-space")
+    assert rows[-1][2] == "not yet measured"
+    assert len(rows) > 2
+    assert all(float(row[2]) > 0 for row in rows[:-1])
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="timm is in PyTorch")
+def test_timm_stands_beside(tmp_path, monkeypatch):
+    import torch
+
+    def create_model(name, num_classes):
+        assert (name, num_classes) == ("small", 3)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, num_classes))
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    monkeypatch.setattr(gpu, "TIMM", {"vit_trial": "small"})
+    rows = run(tmp_path, "--part", "images")
+    assert [row[1].split(",")[0] for row in rows] == ["vit_trial", "timm small"]
+    assert all(float(row[2]) > 0 for row in rows)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="processes are the same on each backend")
+def test_backends_in_processes_with_runs_on_images(tmp_path):
+    rows = run(tmp_path, "--backends", "torch", "--part", "cifar10", "--variant", "default")
+    assert [row[:2] for row in rows] == [["cifar10", "vit, default, seed 0"]]
+    assert 0 < float(rows[0][2]) < 100
+    # The time is over: what is there is shown.
+    assert run(tmp_path, "--backends", "torch", "--part", "cifar10", "--minutes", 1e-3) == rows
