@@ -4,11 +4,28 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mimetic._numerics.fans import fans, scaled_std
+from keras_mimetic._patterns.kernels import values_of
 
 # Standard deviation of a unit normal truncated at two standard deviations.
 _TRUNCATED = 0.87962566103423978
+
+
+def rms_to_keep(variable: Any, initializer: Any) -> float:
+    """Return the root mean square entry that new values of a variable keep.
+
+    It is what the variable's initializer means, so that it does not depend on its
+    samples, or the variable's own where its values are no sample of that.
+    """
+    shape = tuple(variable.shape)
+    own = float(np.sqrt(np.mean(np.square(values_of(variable), dtype=np.float64))))
+    meant = rms_of(initializer, shape)
+    if not meant:
+        return own
+    # Five standard errors of the root mean square of normals.
+    return meant if abs(own / meant - 1) < 5 / np.sqrt(2 * math.prod(shape)) else own
 
 
 def rms_of(initializer: Any, shape: tuple[int, ...]) -> float | None:

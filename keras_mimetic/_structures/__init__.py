@@ -7,15 +7,16 @@ from keras_mimetic._structures.attention import Attention, AttentionSettings
 from keras_mimetic._structures.base import Structure
 from keras_mimetic._structures.depthwise import Depthwise, DepthwiseSettings
 from keras_mimetic._structures.mlp import MLP, MLPSettings
+from keras_mimetic._structures.position import Position, PositionSettings
 from keras_mimetic._structures.state_space import StateSpace, StateSpaceSettings
 
-_ALL = (MLP(), Attention(), Depthwise(), StateSpace())
+_ALL = (MLP(), Attention(), Depthwise(), StateSpace(), Position())
 
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in _ALL}
 DEFAULT = tuple(structure.name for structure in _ALL if structure.by_default)
 COMPOUND_LAYERS = tuple({layer for structure in _ALL for layer in structure.compound_layers})
 
-StructureName = Literal["mlp", "attention", "depthwise", "state_space"]
+StructureName = Literal["mlp", "attention", "depthwise", "state_space", "position"]
 
 
 class StructureSettings(TypedDict, total=False):
@@ -25,6 +26,7 @@ class StructureSettings(TypedDict, total=False):
     attention: AttentionSettings | None
     depthwise: DepthwiseSettings | None
     state_space: StateSpaceSettings | None
+    position: PositionSettings | None
 
 
 # Names of structures, or names with settings; `None` for the defaults. Not `Iterable`, which

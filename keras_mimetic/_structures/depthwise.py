@@ -1,7 +1,6 @@
 """The structure of depthwise convolutions: a covariance of filters that widens with depth."""
 
 import dataclasses
-import math
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -18,8 +17,7 @@ from keras_mimetic._numerics.depthwise import (
 )
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.depth import depths
-from keras_mimetic._patterns.kernels import values_of
-from keras_mimetic._patterns.scale import rms_of
+from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
     Figure,
@@ -218,20 +216,11 @@ def _sigma(site: DepthwiseSite, settings: Settings) -> float:
 
 
 def _rms(site: DepthwiseSite, gain: float | str) -> float:
-    """Return the root mean square of the entries of new filters.
-
-    `"keep"` is the nominal scale of the initializer, which does not depend on the current
-    kernel, unless the scale of the kernel is different.
-    """
+    """Return the root mean square entry of new filters."""
     kernel = site.weights["kernel"]
-    if gain != "keep":
-        return depthwise.rms_of_gain(tuple(kernel.shape), gain)
-    own = float(np.sqrt(np.mean(np.square(values_of(kernel), dtype=np.float64))))
-    nominal = rms_of(_initializer(site.layer), tuple(kernel.shape))
-    if nominal is None:
-        return own
-    # Five standard errors of the root mean square of normals.
-    return nominal if abs(own / nominal - 1) < 5 / np.sqrt(2 * math.prod(kernel.shape)) else own
+    if gain == "keep":
+        return rms_to_keep(kernel, _initializer(site.layer))
+    return depthwise.rms_of_gain(tuple(kernel.shape), gain)
 
 
 def _initializer(layer: Any) -> Any:

@@ -143,6 +143,7 @@ SETTINGS = {
         "correlation": [2],
         "convolution": [3],
     },
+    "position": {"rms": ["nothing", 0, "1", NAN]},
 }
 # Of `initialize`, and of the functions that hand theirs on to it.
 GIVEN = {

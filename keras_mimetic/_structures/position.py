@@ -1,0 +1,295 @@
+"""Position: learned tables of positions start as sines and cosines."""
+
+import dataclasses
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, TypedDict
+
+import keras
+import numpy as np
+
+from keras_mimetic._checks import check_positive
+from keras_mimetic._numerics.position import explained_by_sinusoids, same_norm, sin_cos_table
+from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.scale import rms_to_keep
+from keras_mimetic._patterns.site import Site
+from keras_mimetic._structures.base import (
+    Figure,
+    FigureSpec,
+    Measured,
+    NewWeights,
+    Reading,
+    Settings,
+    Skip,
+    Structure,
+    Weights,
+)
+from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, own_variables
+from keras_mimetic._tracing.operations import is_passthrough, name_of
+from keras_mimetic._tracing.symbol import Value
+
+# What moves a table's entries about before it is added.
+_MOVES = {"Reshape", "ExpandDims", "BroadcastTo", "Repeat", "Tile", "Squeeze", "GetItem"}
+# So many tensors are looked at for the rows and columns of patches.
+_TENSORS = 64
+# Rows before those of the patches: of class tokens and registers.
+_MAX_PREFIX = 8
+
+
+class PositionSettings(TypedDict, total=False):
+    """Settings of the structure `"position"`; see `Position`."""
+
+    rms: float | Literal["keep"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PositionSite(Site):
+    """A learned table of positions; its weight is `table`.
+
+    Attributes:
+        grid: The number of positions (n,), or rows and columns of an image's patches (h, w).
+        prefix: Rows of the table before these, such as that of a class token.
+    """
+
+    structure: ClassVar[str] = "position"
+
+    grid: tuple[int, ...]
+    prefix: int = 0
+
+
+class Position(Structure):
+    """Learned tables of positions start as sines and cosines.
+
+    Found are tables that are added to a sequence or image: an `Embedding` of 0, 1, 2, ...,
+    `keras_hub.layers.PositionEmbedding`, or a weight. The patches of an image get a table in
+    two dimensions, half of the channels for rows and half for columns. Rows of class tokens
+    stay as they are. It is off by default, since its gain is not measured here.
+
+    Settings:
+        rms: Root mean square entry of the table. `"keep"` is the scale that the layer's
+            initializer means or, where the table is no sample of it, the table's own. A table
+            of sines and cosines themselves has 0.71.
+
+    Reference:
+
+    - Vaswani et al., 2017, "Attention Is All You Need" (arXiv:1706.03762).
+    - He et al., 2022, "Masked Autoencoders Are Scalable Vision Learners"
+      (arXiv:2111.06377), for the form in two dimensions.
+    - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention Layers"
+      (arXiv:2305.09828), whose Vision Transformers use such tables by accounts of it.
+    """
+
+    name = "position"
+    by_default = False
+    looks_for = "learned position tables (a weight or an Embedding added to a sequence)"
+    defaults: ClassVar[Settings] = {"rms": "keep"}
+    legend = "part of a position table's energy that one sinusoid for each channel explains"
+    figures = (
+        FigureSpec(
+            "table",
+            "explained",
+            "explained by sinusoids",
+            ".2f",
+            panel="position table explained by sinusoids",
+            unit="part",
+        ),
+    )
+
+    def check(self, settings: dict[str, Any]) -> dict[str, Any]:
+        rms = settings["rms"]
+        keeps = isinstance(rms, str) and rms == "keep"
+        return {
+            "rms": rms if keeps else check_positive("rms", rms, "'keep' or a finite number > 0")
+        }
+
+    def find(
+        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
+    ) -> Sequence[PositionSite]:
+        return list(_Finder(graph, layers, layer_paths).sites())
+
+    def site_at(self, layer: Any, layer_path: str) -> PositionSite | None:
+        if is_keras_class(layer) and not isinstance(layer, keras.layers.Embedding):
+            return None
+        tables = [x for x in own_variables(layer) if _table_shape(x)]
+        return _site(layer, layer_path, tables[0]) if len(tables) == 1 else None
+
+    def sample(self, site: PositionSite, settings: Settings, seed: int) -> NewWeights | Skip:
+        variable = site.weights["table"]
+        rms = settings["rms"]
+        if rms == "keep":
+            initializer = getattr(site.layer, "embeddings_initializer", None)
+            initializer = initializer or getattr(site.layer, "initializer", None)
+            rms = rms_to_keep(variable, initializer)
+        if not rms:
+            return Skip("its table is zero: name an `rms`")
+        before = values_of(variable)
+        table = _rows(before).copy()
+        table[site.prefix :] = sin_cos_table(site.grid, table.shape[1], rms)
+        grid = " by ".join(map(str, site.grid))
+        note = f"sines and cosines of {grid} positions"
+        return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
+
+    def control(self, weights: Weights, seed: int) -> Weights:
+        return {"table": same_norm(weights["table"], seed)}
+
+    def measure(self, site: PositionSite, weights: Weights) -> Measured:
+        table = _rows(weights["table"])[site.prefix :]
+        return Measured((Figure("table", "explained", explained_by_sinusoids(table, site.grid)),))
+
+    def untrained_key(self, site: PositionSite) -> Hashable:
+        return site.grid, site.prefix
+
+    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
+        """Keep the scale of the other model, where tables are nearer to sinusoids than noise."""
+        key = "table", "explained"
+        near = [x for x in readings if x.values[key][0] > max(x.untrained[key])]
+        return {"rms": "keep"} if near else {}
+
+
+class _Finder:
+    """Looks for additions of a table to a sequence."""
+
+    def __init__(self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]) -> None:
+        self._graph, self._layer_paths = graph, layer_paths
+        self._owners = [
+            (variable, layer)
+            for layer in layers
+            for variable in own_variables(layer)
+            if _table_shape(variable)
+        ]
+        # Tables that flow, with the number of positions, by the `id` of a value.
+        self._tables: dict[int, tuple[Any, Any, int]] = {}
+
+    def sites(self) -> Iterator[PositionSite]:
+        found = set()
+        for call in self._graph.calls:
+            if call.seen:
+                self._follow(call)
+            if not call.seen or name_of(call.operation) != "Add":
+                continue
+            given = keras.tree.flatten((call.args, call.kwargs))
+            streams = [x for x in given if self._is_stream(x)]
+            for other in given:
+                for stream in streams if len(streams) == 1 else ():
+                    table = None if other is stream else self._table(other, stream.shape)
+                    if table is None or id(table[0]) in found:
+                        continue
+                    variable, layer, used = table
+                    found.add(id(variable))
+                    grid = _grid(stream, used) if used == _length(variable) else None
+                    path = self._layer_paths[layer]
+                    yield _site(layer, path, variable, grid)
+
+    def _is_stream(self, x: Any) -> bool:
+        return isinstance(x, Value) and x.constant is None and id(x) not in self._tables
+
+    def _follow(self, call: Call) -> None:
+        """Follow a table from an `Embedding` of 0, 1, 2, ... to where it is added."""
+        layer, name = call.operation, name_of(call.operation)
+        if isinstance(layer, keras.layers.Embedding) and len(call.inputs) == 1:
+            tokens = call.inputs[0].constant
+            used = None if tokens is None else _counted(tokens)
+            if used and layer in self._layer_paths:
+                self._tables[id(call.outputs[0])] = layer.embeddings, layer, used
+        elif (name in _MOVES or is_passthrough(layer)) and len(call.inputs) == 1:
+            table = self._tables.get(id(call.inputs[0]))
+            if table is not None:
+                self._tables |= {id(value): table for value in call.outputs}
+
+    def _table(self, x: Any, shape: tuple[int | None, ...]) -> tuple[Any, Any, int] | None:
+        """The table that a summand is, its layer and the number of positions."""
+        if isinstance(x, Value):
+            if id(x) in self._tables:
+                table = self._tables[id(x)]
+                return table if shape[-2:][:1] in ((table[2],), (None,)) else None
+            x = x.constant
+        is_weight = isinstance(x, keras.Variable)
+        if x is None or not (is_weight or is_tensor(x)) or len(x.shape) < 2:
+            return None
+        width, rank = shape[-1], len(shape)
+        sizes = tuple(x.shape)
+        if sizes[-1] != width or len(sizes) > rank or 1 in sizes[-2:]:
+            return None
+        if any(
+            a not in (1, b) and b is not None
+            for a, b in zip(sizes[::-1], shape[::-1], strict=False)
+        ):
+            return None
+        return self._same_as(x)
+
+    def _same_as(self, x: Any) -> tuple[Any, Any, int] | None:
+        """The weight whose values a tensor has; the code may have sliced or broadcast it."""
+        for variable, layer in self._owners:
+            if variable is x:
+                return variable, layer, _length(variable)
+        given = None
+        for variable, layer in self._owners:
+            if variable.shape[-1] != x.shape[-1]:
+                continue
+            if given is None:
+                given = values_of(x)
+                rank = 3 if len(x.shape) == 4 else 2
+                given = _rows(given[(0,) * (given.ndim - rank)])
+            if len(given) <= _length(variable) and np.array_equal(
+                _rows(values_of(variable))[: len(given)], given
+            ):
+                return variable, layer, len(given)
+        return None
+
+
+def _site(
+    layer: Any, layer_path: str, variable: Any, grid: tuple[int, ...] | None = None
+) -> PositionSite:
+    shape = _table_shape(variable)
+    grid = grid or shape[:-1]
+    prefix = math.prod(shape[:-1]) - math.prod(grid)
+    return PositionSite(
+        layer_path=layer_path, layer=layer, weights={"table": variable}, grid=grid, prefix=prefix
+    )
+
+
+def _table_shape(variable: Any) -> tuple[int, ...]:
+    """Shape (n, width) or (h, w, width) of a table, without axes of 1; () for no table."""
+    shape = tuple(variable.shape)
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+    is_float = keras.backend.is_float_dtype(variable.dtype)
+    return shape if is_float and len(shape) in (2, 3) and min(shape) > 1 else ()
+
+
+def _length(variable: Any) -> int:
+    return math.prod(_table_shape(variable)[:-1])
+
+
+def _rows(table: np.ndarray) -> np.ndarray:
+    return table.reshape(-1, table.shape[-1])
+
+
+def _counted(tokens: Any) -> int | None:
+    """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
+    numbers = np.asarray(keras.ops.convert_to_numpy(tokens))
+    n = numbers.shape[-1] if numbers.ndim else 0
+    return (
+        n
+        if n > 1 and np.array_equal(numbers, np.broadcast_to(np.arange(n), numbers.shape))
+        else None
+    )
+
+
+def _grid(stream: Value, length: int) -> tuple[int, ...] | None:
+    """Rows and columns of the patches that a sequence is made of, or `None`."""
+    waiting = [stream]
+    seen: set[int] = set()
+    while waiting and len(seen) < _TENSORS:
+        value = waiting.pop(0)
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if len(value.shape) == 4:
+            for rows, columns in (value.shape[1:3], value.shape[2:]):
+                if rows and columns and 0 <= length - rows * columns <= _MAX_PREFIX:
+                    return rows, columns
+        if value.producer is not None:
+            waiting += value.producer.inputs
+    return None
