@@ -36,7 +36,7 @@ def values_of(initializer, shape, dtype=None):
     st.sampled_from(DISTRIBUTIONS),
     st.sampled_from(FLOATS[:3]),
 )
-def test_mean_and_deviation(shape, mean, scale, mode, distribution, dtype):
+def test_mean_and_std(shape, mean, scale, mode, distribution, dtype):
     fan = {"fan_in": shape[0], "fan_out": shape[1], "fan_avg": sum(shape) / 2}[mode]
     std = math.sqrt(scale / fan)
     values = values_of(MimeticMean(mean, scale, mode, distribution, seed=1), shape, dtype)
@@ -104,7 +104,7 @@ def test_the_default_mean_is_safe_for_any_input(kind, fan_in):
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("is_standardized", [False, True])
-def test_the_one_liner_trains_as_well_as_glorot(activation, is_standardized):
+def test_the_default_trains_as_well_as_glorot(activation, is_standardized):
     x, y = sklearn.datasets.load_digits(return_X_y=True)
     x = x.astype("f4") / 16  # in [0, 1]
     if is_standardized:
@@ -132,7 +132,7 @@ def test_the_one_liner_trains_as_well_as_glorot(activation, is_standardized):
     assert accuracies[1] > accuracies[0] - 0.03
 
 
-def test_every_weight_has_memory_of_its_own():
+def test_every_weight_has_its_own_memory():
     # On torch a tensor keeps the memory of the drawn array, and training writes to it.
     initializer = MimeticMean(seed=3)
     first, second = keras.Variable(initializer((4, 5))), keras.Variable(initializer((4, 5)))
@@ -215,7 +215,7 @@ def test_none_follows_set_random_seed():
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-def test_seed_generator_draws_anew_at_each_call():
+def test_seed_generator_gives_a_new_weight_at_each_call():
     first = MimeticMean(-0.1, seed=keras.random.SeedGenerator(7))
     second = MimeticMean(-0.1, seed=keras.random.SeedGenerator(7))
     drawn = [values_of(i, (4, 5)) for i in (first, first, second, second)]
@@ -234,7 +234,7 @@ def test_integer_seeds_inside_a_trace():
     )
 
 
-def test_seed_generator_inside_a_trace_is_refused_and_unharmed():
+def test_seed_generator_inside_a_trace_is_rejected_and_unchanged():
     generator = keras.random.SeedGenerator(3)
     with pytest.raises(ValueError, match="SeedGenerator.*traced.*Use an integer seed"):
         traced(lambda: MimeticMean(seed=generator)((4, 5)))
@@ -387,7 +387,7 @@ def test_bad_calls(shape, dtype, message):
         MimeticMean(input_axes=(0,), output_axes=(2,))((2, 3))
 
 
-def test_the_tensor_takes_the_memory_of_what_is_drawn(monkeypatch):
+def test_the_tensor_shares_the_memory_of_the_sample(monkeypatch):
     # No copy of a large weight, and no second look at all of its values.
     drawn = []
 
@@ -402,7 +402,7 @@ def test_the_tensor_takes_the_memory_of_what_is_drawn(monkeypatch):
     assert np.shares_memory(values, drawn[0])
 
 
-def test_a_bound_that_fits_is_believed_and_another_is_not():
+def test_the_bound_decides_whether_values_are_checked():
     values = np.array([1.0, np.inf], "float32")
     check_fits(values, "float32", "it", bound=2.0)
     for bound in (1e39, math.inf, math.nan):
