@@ -259,9 +259,9 @@ def test_the_report():
     frozen = array(model.layers[5].kernel)
     report = keras_mimetic.initialize(model, seed=0)
     assert len(report.skipped) == 2
-    for left in report.skipped:
-        assert left.note == "frozen (trainable=False)"
-        assert left.norm_after is None
+    for skipped in report.skipped:
+        assert skipped.note == "frozen (trainable=False)"
+        assert skipped.norm_after is None
     np.testing.assert_array_equal(frozen, array(model.layers[5].kernel))
     text = str(report)
     lines = text.splitlines()
@@ -383,7 +383,7 @@ def test_a_bias_or_kernel_that_is_frozen_alone():
         assert {row.note for row in rows} == {"frozen (trainable=False)"}
         for a, b in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-    # What is left by the settings may be frozen.
+    # Weights that the settings keep may be frozen.
     report = keras_mimetic.initialize(model, {"mlp": {"mean": None}}, seed=0)
     assert [row.path for row in report.written] == [up.bias.path]
 

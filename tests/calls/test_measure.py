@@ -234,8 +234,8 @@ def test_rules_include_and_skip():
     assert {row.structure for row in keras_mimetic.measure(model).rows} == {"depthwise"}
     measured = keras_mimetic.measure(model, rules={"pointwise_": "mlp", "spatial": None})
     assert {row.structure for row in measured.rows} == {"mlp"}
-    (left,) = measured.skipped
-    assert (left.structure, left.reason) == ("depthwise", "by the rule 'spatial'")
+    (skipped,) = measured.skipped
+    assert (skipped.structure, skipped.reason) == ("depthwise", "by the rule 'spatial'")
     assert "skipped:\nspatial  by the rule 'spatial'" in str(measured)
 
 
@@ -281,8 +281,8 @@ def test_weights_that_are_not_finite_are_skipped():
     dense = next(x for x in model.layers if isinstance(x, layers.Dense))
     dense.kernel.assign(np.full(dense.kernel.shape, np.nan))
     measured = keras_mimetic.measure(model)
-    (left,) = measured.skipped
-    assert "not finite (kernel)" in left.reason
+    (skipped,) = measured.skipped
+    assert "not finite (kernel)" in skipped.reason
     assert len(measured.select(part="first", figure="mean")) == 1
 
 
@@ -335,7 +335,7 @@ def test_models_of_several_arguments_take_inputs():
     x, context = np.zeros((1, 3, 16), "float32"), np.zeros((1, 4, 16), "float32")
     model(x, context)
     measured = keras_mimetic.measure(model)
-    assert any("could not be followed" in left.reason for left in measured.skipped)
+    assert any("could not be followed" in skipped.reason for skipped in measured.skipped)
     measured = keras_mimetic.measure(model, inputs=(x, context))
     assert not measured.skipped
     notes = {row.structure: row.note for row in measured.rows}

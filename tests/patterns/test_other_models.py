@@ -227,8 +227,8 @@ def test_vision_transformer():
     # The head is an MLP, too, after Flatten: with the mean that is safe for any input.
     assert "not directly after" in head
     # Of the head's layers the last hidden one is narrower than its input.
-    (left,) = report.skipped
-    assert "narrower" in left.note
+    (skipped,) = report.skipped
+    assert "narrower" in skipped.note
 
 
 def test_gpt_like_subclassed_model():

@@ -581,8 +581,8 @@ def test_opaque_layers_are_reported_and_rules_reach_them():
     assert by_structure["attention"].self_attention
 
     up = model.layers[1].block.up.kernel.path
-    (left,) = find_sites(model, ["mlp"], {up: None}).sites
-    assert left.by_rule
+    (skipped,) = find_sites(model, ["mlp"], {up: None}).sites
+    assert skipped.by_rule
 
 
 def test_rules_reach_layers_without_a_traced_call():
@@ -624,8 +624,8 @@ def test_rules_override_the_finder():
     named = sites_of(model, "mlp", {"first/kernel": "mlp"})
     assert [site.before for site in named] == ["layer_norm", "other"]
     up = named[0].weights["kernel"].path
-    (left,) = sites_of(model, "mlp", {up: None})
-    assert left.skip_reason == f"by the rule {up!r}"
+    (skipped,) = sites_of(model, "mlp", {up: None})
+    assert skipped.skip_reason == f"by the rule {up!r}"
 
 
 @pytest.mark.parametrize(
