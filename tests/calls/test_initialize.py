@@ -15,7 +15,7 @@ from keras import layers
 import keras_mimetic
 from keras_mimetic._structures import STRUCTURES
 
-# What is drawn from the seed; kernels of MLPs are shifted and keep their own draws.
+# Weights that are sampled from the seed. Kernels of MLPs are shifted and keep their samples.
 DRAWN = ("attention", "depthwise")
 GOLDEN = paths.GOLDEN / "initialize.npz"
 # Where another process finds this module and what it imports.
@@ -266,7 +266,7 @@ def test_the_report():
     text = str(report)
     lines = text.splitlines()
     assert lines[0] == "12 weights given structure, 2 skipped; seed 0"
-    # The head is in no place.
+    # The head belongs to no site.
     assert len(lines) == 2 + 14 + 1
     for row in report.rows:
         assert sum(row.path in line and row.note in line for line in lines) == 1
@@ -436,7 +436,7 @@ def test_filters_keep_their_scale(initializer, is_known):
         expected = np.sqrt(np.mean(before**2))
         assert np.sqrt(np.mean(after**2)) == pytest.approx(expected, rel=0.25)
         assert "norm changes" not in row.note
-    # Twice the same: the scale is the initializer's, not that of its draw.
+    # Equal both times: the scale is that of the initializer, not of its sample.
     first = array(layer.kernel)
     layer.kernel.assign(before[::-1])
     keras_mimetic.initialize(model, "depthwise", seed=1)

@@ -104,7 +104,7 @@ def test_an_mlp_without_a_bias_says_so():
 
 def test_structures_without_measurements_are_skipped():
     keras.utils.set_random_seed(0)
-    model = make()  # fresh: no sigma can be read
+    model = make()  # untrained, so sigma cannot be fitted
     other = make(width=32, depth=2)
     report = keras_mimetic.mimic(model, other, seed=0)
     assert {row.structure for row in report.written} == {"mlp", "attention"}

@@ -133,7 +133,7 @@ def test_the_default_trains_as_well_as_glorot(activation, is_standardized):
 
 
 def test_every_weight_has_its_own_memory():
-    # On torch a tensor keeps the memory of the drawn array, and training writes to it.
+    # On torch, a tensor shares the memory of the sampled array, and training writes to it.
     initializer = MimeticMean(seed=3)
     first, second = keras.Variable(initializer((4, 5))), keras.Variable(initializer((4, 5)))
     first.assign_sub(keras.ops.ones((4, 5)))
@@ -182,7 +182,7 @@ def test_in_layers():
 
 @pytest.mark.parametrize("average", [0.0, 0.5])
 def test_the_shift_that_the_docstring_gives(average):
-    # fan_in 3072 and mean 0.1: 4.8 deviations for inputs uniform on (0, 1).
+    # fan_in 3072 and mean 0.1: 4.8 standard deviations for inputs uniform on (0, 1).
     x = np.random.default_rng(0).uniform(average - 0.5, average + 0.5, size=(50, 3072))
     kernel = values_of(MimeticMean(0.1, seed=0), (3072, 512)).astype("f8")
     outputs = x @ kernel
@@ -288,7 +288,7 @@ def test_large_sharded_kernels():
         expected = mean_shifted((4096, 4352), mean=-0.5 / 64, scale=1.0, mode="fan_avg",
                                 distribution="uniform", seed=3)
         np.testing.assert_array_equal(np.asarray(value), expected)
-        # Older versions of Keras draw eagerly whatever the size: nothing to refuse.
+        # Older versions of Keras initialize eagerly at any size, so there is no error.
         from keras.src.backend.jax import core
         jitted = hasattr(core, "should_shard_at_init")
         generator = MimeticMean(seed=keras.random.SeedGenerator(3))

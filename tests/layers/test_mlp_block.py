@@ -77,7 +77,7 @@ def test_kernels():
     assert fc1.std() / std == pytest.approx(1, abs=0.02)
     assert fc2.mean() / fc2.std() == pytest.approx(0, abs=0.04)
     assert abs(fc2).max() == pytest.approx(math.sqrt(6 / 350), rel=1e-3)
-    # The structure alone differs from mean 0: the draws are the same.
+    # The samples equal those with mean 0; only the mean differs.
     plain = MimeticMLPBlock(300, 50, mean=0, seed=3)
     plain.build((None, 100))
     np.testing.assert_allclose(fc1 - array(plain.fc1.kernel), -0.5 * std, atol=1e-7)
@@ -101,13 +101,13 @@ def test_kernels_of_one_block_are_independent():
         ({"norm": "layer_norm"}, -1, -0.5),
         ({"norm": "layer_norm", "use_bias": False}, -1, 0),
         ({"norm": "layer_norm", "bias_initializer": "ones"}, -1, 0),
-        # Zeros of the user's own are a bias that is free.
+        # An explicit zero initializer allows a hidden bias.
         ({"norm": "layer_norm", "bias_initializer": keras.initializers.Constant(0.0)}, -1, -0.5),
         # Each strength can be set alone.
         ({"norm": "layer_norm", "hidden_bias": 0}, -1, 0),
         ({"norm": "layer_norm", "mean": 0}, 0, -0.5),
         ({"norm": "layer_norm", "mean": 0.3}, 0.3, -0.5),
-        # What stands before the block is not known to it: the mean is safe for any input.
+        # The block does not know its input, so the mean is safe for any input.
         ({}, -0.5 / 4, 0),
         ({"use_bias": False}, -0.5 / 4, 0),
         ({"hidden_bias": -0.3}, -0.5 / 4, -0.3),
@@ -394,7 +394,7 @@ def test_load_models_saved_by_another_backend(backend):
         np.testing.assert_allclose(
             array(loaded(make.inputs())), file["outputs"], rtol=2e-5, atol=2e-5
         )
-    # And the same seeds draw the same weights here, to the bit.
+    # The same seeds give the same weights on this backend, bit for bit.
     for here, there in zip(make.model().weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(array(here), array(there))
 

@@ -92,7 +92,7 @@ def test_golden_filters():
     # Written down once, so that a change of the stream or of the root shows.
     filters = depthwise_filters((3,), 2, sigma=0.5, rms=1.0, seed=0)
     np.testing.assert_allclose(filters, GOLDEN, atol=1e-6)
-    # And they are the symmetric root of Sigma times the documented draws.
+    # They are the symmetric root of Sigma times the documented samples.
     values, vectors = np.linalg.eigh(3 * by_the_formula((3,), 0.5))
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     z = sample("untruncated_normal", (2, 3), 0)

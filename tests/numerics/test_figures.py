@@ -64,7 +64,7 @@ def test_effective_bias_equals_that_of_the_pre_activations(centered):
     if centered:  # as a LayerNorm makes it
         n -= n.mean(axis=1, keepdims=True)
         n /= n.std(axis=1, keepdims=True)
-    # A large mean, to see that it does not count behind a LayerNorm.
+    # A large mean, which must have no effect after a LayerNorm.
     matrix = normals(channels, units, seed=1) - 2
     gamma, beta = 1 + 0.3 * normals(channels, seed=2), 0.2 * normals(channels, seed=3)
     bias = 0.5 * normals(units, seed=4)
@@ -156,7 +156,7 @@ def test_sigma_of_the_closed_form_is_recovered(sigma, kernel_size):
     form = covariance(kernel_size, sigma)
     found, quality = fit_sigma(3 * form, kernel_size)
     assert quality == pytest.approx(1, abs=1e-4)
-    # Narrow forms are alike: a single pixel at the center.
+    # Narrow forms are almost equal: a single pixel at the center.
     if sigma >= 0.08:
         assert found == pytest.approx(sigma, rel=0.03)
 

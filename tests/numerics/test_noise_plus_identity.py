@@ -210,7 +210,7 @@ def test_the_cache_is_bounded():
     sized = BoundedCache(limit=10, size=len)
     for key in ("a" * 11, "a" * 11, "b" * 6, "c" * 4, "b" * 6, "d" * 2, "b" * 6):
         sized.get(key, functools.partial(make, key))
-    # The first is too large; d takes the place of c.
+    # The first is too large; d replaces c.
     assert [key[0] for key in made[5:]] == ["a", "a", "b", "c", "d"]
     sized.clear(larger_than=2)
     assert len(sized) == 1

@@ -82,7 +82,7 @@ def convolution(x):
     qkv = layers.Conv2D(3 * HEADS * SIZE, 1)(image)
     qkv = ops.transpose(ops.reshape(qkv, (-1, TOKENS, 3, HEADS, SIZE)), (0, 3, 2, 4, 1))
     q, k, v = (qkv[:, :, n] for n in range(3))
-    # Channels before places.
+    # Channels before positions.
     scores = ops.softmax(ops.einsum("bhdn,bhdm->bhnm", q, k) * SIZE**-0.5)
     y = ops.einsum("bhnm,bhdm->bhdn", scores, v)
     y = ops.transpose(ops.reshape(y, (-1, HEADS * SIZE, 2, 3)), (0, 2, 3, 1))
@@ -177,7 +177,7 @@ def test_shifted_windows():
     model = keras.Model(x, ops.roll(y, (1, 1), axis=(1, 2)))
     report = keras_mimetic.initialize(model, EXACT, seed=0)
     assert len(report.written) == 4
-    # Places that are all alike attend to what they are.
+    # Equal positions attend to themselves.
     one = np.random.default_rng(0).normal(size=DIM).astype("float32")
     normed = (one - one.mean()) / np.sqrt(one.var() + 1e-3)
     images = np.broadcast_to(one, (2, 4, 4, DIM))

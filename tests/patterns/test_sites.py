@@ -492,7 +492,7 @@ def test_a_shared_layer_counts_once():
     norm, up, down = layers.LayerNormalization(), layers.Dense(16, "gelu"), layers.Dense(8)
     model = functional(lambda x: down(up(norm(down(up(norm(x)))))))
     assert mlps(model) == [LAYER_NORM]
-    # With something else before it at one of its places, the weaker of the two.
+    # In several contexts, the weaker one counts.
     norm, up, down = layers.LayerNormalization(), layers.Dense(16, "gelu"), layers.Dense(8)
     model = functional(lambda x: down(up(down(up(norm(x))))))
     assert mlps(model) == [OTHER]
@@ -966,7 +966,7 @@ class Hidden(layers.Layer):
 @pytest.mark.parametrize(("early", "expected"), [(False, [0, 1 / 3, 2 / 3, 1]), (True, None)])
 def test_opaque_layers_keep_their_position_in_the_network(early, expected):
     found = depths(lambda x: depthwise()(depthwise()(Hidden(early)(x))))
-    # What no call was seen of stands side by side.
+    # Layers without a traced call have equal depth.
     np.testing.assert_allclose(found, expected or [0, 0, 0.5, 1])
 
 
