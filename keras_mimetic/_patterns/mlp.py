@@ -35,6 +35,9 @@ INNER_NORM = (
     "a normalization between its first matrix and its activation would cancel the mean and the "
     "hidden bias"
 )
+WITH_DEPTHWISE = (
+    "a depthwise convolution between its first matrix and its activation has the hidden bias"
+)
 INVERTED = (
     "an inverted residual: the effect of a mean or hidden bias before its depthwise "
     "convolution is unknown"
@@ -43,9 +46,6 @@ INVERTED = (
 # Limit of operations that are followed back from the end of an inverted residual.
 _STEPS = 24
 _PADS = {"ZeroPadding1D", "ZeroPadding2D", "Pad"}
-WITH_DEPTHWISE = (
-    "a depthwise convolution between its first matrix and its activation has the hidden bias"
-)
 
 
 # The input of an MLP; see `MLPSite.before`.
@@ -158,7 +158,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
 
 @dataclasses.dataclass(frozen=True)
 class _Followed:
-    """What is known of an MLP from what follows its first projection."""
+    """The properties of an MLP that the calls after its first projection determine."""
 
     skip_reason: str
     second: Any = None

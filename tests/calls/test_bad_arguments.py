@@ -1,4 +1,4 @@
-"""Bad arguments of every public call: a clear error names each, and models stay as they were.
+"""Bad arguments of every public call raise a clear error that names them, and change no model.
 
 The values are drawn with a seed, besides those that were often passed by mistake.
 """
@@ -185,7 +185,7 @@ def assert_clear(error, name):
     assert "eceived" in text or "Rule" in text or "has been trained" in text, text
 
 
-def test_there_are_many():
+def test_there_are_many_cases():
     assert len(TABLE) + len(FUNCTIONS) + sum(map(len, CALLS.values())) >= 250
 
 
@@ -250,6 +250,6 @@ def test_sizes_of_a_batch(value):
 
 
 @pytest.mark.parametrize("value", [0, "yes", None])
-def test_whether_a_state_is_returned(value):
+def test_invalid_return_state(value):
     with pytest.raises(TypeError, match="`return_state`"):
         MimeticStateSpace(4, 8)(np.zeros((1, 3, 8), "float32"), return_state=value)

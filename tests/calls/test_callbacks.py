@@ -68,7 +68,7 @@ def test_figures_are_in_logs_and_history(tmp_path):
     assert [axis.get_title() for axis in picture.axes if axis.axison] == names
 
 
-def test_every_so_many_epochs():
+def test_logging_interval():
     logger = StructureLogger(every=2, figures=["mlp/second/mean"])
     history = fit(make(), logger, epochs=4).history["mlp/second/mean"]
     assert [row["epoch"] for row in logger.history] == [0, 1, 3]

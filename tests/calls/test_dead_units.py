@@ -19,7 +19,7 @@ def data(*shape):
 
 
 def kill(layer, count=DEAD):
-    """Give the first units of a layer a bias that no input gets over."""
+    """Give the first units of a layer a bias so low that no input turns them on."""
     bias = array(layer.bias).copy()
     bias[:count] = -100
     layer.bias.assign(bias)
@@ -41,7 +41,7 @@ def functional(activate, shape=(WIDTH,), first=None, second=None):
     "activate",
     [ops.relu, layers.Activation("gelu"), layers.ReLU(), lambda x: x * ops.sigmoid(1.7 * x)],
 )
-def test_an_activation_of_its_own(activate):
+def test_an_activation_layer(activate):
     model = functional(activate)
     assert fractions(model, data(20, WIDTH)) == [pytest.approx(DEAD / HIDDEN)]
 
@@ -102,7 +102,7 @@ def test_subclassed_models_of_two_arguments_and_blocks():
     assert not keras_mimetic.measure(model, inputs=(x, scale)).select(figure="dead")
 
 
-def test_data_that_the_model_does_not_take():
+def test_data_that_the_model_rejects():
     model = functional(ops.relu)
     with pytest.raises(ValueError, match=r"`data` must be a batch.*shapes \(\(20, 3\),\)"):
         keras_mimetic.measure(model, data=data(20, 3))

@@ -15,7 +15,7 @@ from keras import layers
 import keras_mimetic
 from keras_mimetic._structures import STRUCTURES
 
-# What is drawn from the seed; kernels of MLPs are shifted and keep their own draws.
+# Weights that are sampled from the seed. Kernels of MLPs are shifted and keep their samples.
 DRAWN = ("attention", "depthwise")
 GOLDEN = paths.GOLDEN / "initialize.npz"
 # Where another process finds this module and what it imports.
@@ -38,7 +38,7 @@ def make(width=8):
 
 
 def by_place(model, report):
-    """New weights by structure, place and role, which do not change with layers' names."""
+    """Return new weights by structure, layer path and role."""
     weights = {variable.path: array(variable) for variable in model.variables}
     found = {}
     for row in report.written:
@@ -53,7 +53,7 @@ def all_equal(a, b):
         np.testing.assert_array_equal(a[key], b[key], err_msg=str(key))
 
 
-def test_what_it_writes():
+def test_written_weights():
     model = make()
     before = {v.path: array(v) for v in model.variables}
     report = keras_mimetic.initialize(model, seed=0)
@@ -70,7 +70,7 @@ def test_what_it_writes():
         assert row.norm_after == pytest.approx(np.linalg.norm(after[row.path]), rel=1e-5)
 
 
-def test_the_structures_are_there():
+def test_structures_are_measurable_in_the_weights():
     model = make(width=64)
     keras_mimetic.initialize(model, seed=0)
     norm, attention = model.layers[1], model.layers[2]
@@ -199,7 +199,7 @@ def test_dry_run_reports_the_same_and_writes_nothing():
     assert "would be" not in str(real)
 
 
-def test_a_dry_run_keeps_no_values():
+def test_a_dry_run_stores_no_values():
     x = inputs = keras.Input((192,))
     for _ in range(8):
         x = layers.Dense(192)(layers.Dense(768, "relu")(x))
@@ -259,14 +259,14 @@ def test_the_report():
     frozen = array(model.layers[5].kernel)
     report = keras_mimetic.initialize(model, seed=0)
     assert len(report.skipped) == 2
-    for left in report.skipped:
-        assert left.note == "frozen (trainable=False)"
-        assert left.norm_after is None
+    for skipped in report.skipped:
+        assert skipped.note == "frozen (trainable=False)"
+        assert skipped.norm_after is None
     np.testing.assert_array_equal(frozen, array(model.layers[5].kernel))
     text = str(report)
     lines = text.splitlines()
     assert lines[0] == "12 weights given structure, 2 skipped; seed 0"
-    # The head is in no place.
+    # The head belongs to no site.
     assert len(lines) == 2 + 14 + 1
     for row in report.rows:
         assert sum(row.path in line and row.note in line for line in lines) == 1
@@ -279,7 +279,7 @@ def test_the_report():
 
 
 def mlp_after(*before, **arguments):
-    """An MLP of 64 and 256 units after some layers, and its first layer."""
+    """Return an MLP of 64 and 256 units after some layers, and its first layer."""
     up = layers.Dense(256, "gelu", **arguments)
     return keras.Sequential([keras.Input((64,)), *before, up, layers.Dense(64)]), up
 
@@ -337,7 +337,7 @@ AFTER_LAYER_NORM, SAFE = -1, -0.5 / 8
     ],
 )
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_what_an_mlp_gets_depends_on_what_stands_before(before, mean, hidden_bias, use_bias):
+def test_the_mean_of_an_mlp_depends_on_the_preceding_layer(before, mean, hidden_bias, use_bias):
     model, up = mlp_after(*(make_layer() for make_layer in before), use_bias=use_bias)
     weights = model.get_weights()
     report = keras_mimetic.initialize(model, seed=0)
@@ -359,14 +359,14 @@ def test_what_an_mlp_gets_depends_on_what_stands_before(before, mean, hidden_bia
         np.testing.assert_allclose(array(up.bias), hidden_bias * spread * 8, rtol=1e-5)
 
 
-def test_mean_and_hidden_bias_can_each_be_left():
+def test_mean_and_hidden_bias_can_each_be_none():
     for settings, role in (({"mean": None}, "bias"), ({"hidden_bias": None}, "kernel")):
         model, up = mlp_after(layers.LayerNormalization())
         (row,) = keras_mimetic.initialize(model, {"mlp": settings}, seed=0).rows
         assert row.path == getattr(up, role).path
 
 
-def test_a_kernel_of_equal_values_is_left():
+def test_a_kernel_of_equal_values_is_skipped():
     model, up = mlp_after(layers.LayerNormalization(), kernel_initializer="zeros")
     (row,) = keras_mimetic.initialize(model, seed=0).rows
     assert not row.written
@@ -383,7 +383,7 @@ def test_a_bias_or_kernel_that_is_frozen_alone():
         assert {row.note for row in rows} == {"frozen (trainable=False)"}
         for a, b in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-    # What is left by the settings may be frozen.
+    # Weights that the settings keep may be frozen.
     report = keras_mimetic.initialize(model, {"mlp": {"mean": None}}, seed=0)
     assert [row.path for row in report.written] == [up.bias.path]
 
@@ -426,7 +426,7 @@ def test_dead_units_are_counted_and_warned_of():
         ("ones", False),
     ],
 )
-def test_filters_keep_their_own_scale(initializer, is_known):
+def test_filters_keep_their_scale(initializer, is_known):
     layer = layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=initializer)
     model = keras.Sequential([keras.Input((8, 8, 32)), layer])
     before = array(layer.kernel)
@@ -436,7 +436,7 @@ def test_filters_keep_their_own_scale(initializer, is_known):
         expected = np.sqrt(np.mean(before**2))
         assert np.sqrt(np.mean(after**2)) == pytest.approx(expected, rel=0.25)
         assert "norm changes" not in row.note
-    # Twice the same: the scale is the initializer's, not that of its draw.
+    # Equal both times: the scale is that of the initializer, not of its sample.
     first = array(layer.kernel)
     layer.kernel.assign(before[::-1])
     keras_mimetic.initialize(model, "depthwise", seed=1)
@@ -466,7 +466,7 @@ def test_a_change_of_attention_norms_is_noted():
     assert all("norm changes by a factor of" in row.note for row in report.rows)
 
 
-def test_nothing_to_do():
+def test_a_model_without_sites():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     report = keras_mimetic.initialize(model, seed=0)
     assert report.rows == ()
@@ -519,7 +519,7 @@ def test_trained_models_need_force():
     model.fit(x, y, verbose=0)
 
 
-def test_it_takes_effect_after_compile():
+def test_initialize_works_after_compile():
     x = np.random.default_rng(0).normal(size=(4, 6, 8)).astype("float32")
     model = make()
     model.compile("sgd", "mse")
@@ -530,7 +530,7 @@ def test_it_takes_effect_after_compile():
     assert abs(after - before).max() > 1e-3
 
 
-def test_refused_models():
+def test_rejected_models():
     unbuilt = keras.Sequential([layers.Dense(3)])
     with pytest.raises(ValueError, match="`model` must be built"):
         keras_mimetic.initialize(unbuilt)
@@ -586,7 +586,7 @@ def test_bad_arguments_change_nothing(arguments, error, match):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_failure_half_way_leaves_the_model_as_it_was(monkeypatch):
+def test_a_failure_restores_the_model(monkeypatch):
     model = make()
     before = model.get_weights()
     variables = [v for v in model.variables if "depthwise" in v.path and "kernel" in v.path]
@@ -681,7 +681,7 @@ def test_weights_that_appear_trained_need_force(name, tmp_path):
         assert keras_mimetic.initialize(trained, seed=1, force=True).written
 
 
-def test_writing_nothing_is_a_warning():
+def test_writing_nothing_warns():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.warns(UserWarning, match="wrote no weight. It looked for MLPs .*none were found"):
         keras_mimetic.initialize(model, seed=0)
@@ -691,7 +691,7 @@ def test_writing_nothing_is_a_warning():
 
 
 class Experts(layers.Layer):
-    """Matrices of its own."""
+    """A layer that holds matrices itself."""
 
     def build(self, shape):
         self.up = self.add_weight(shape=(2, shape[-1], 16))
@@ -702,7 +702,7 @@ class Experts(layers.Layer):
         return keras.ops.einsum("betd,edc->btc", hidden, self.down)
 
 
-def test_matrices_in_no_place_are_counted():
+def test_matrices_without_a_site_are_counted():
     inputs = keras.Input((6, 8))
     model = keras.Model(inputs, layers.Dense(3)(Experts()(body(layers.Dense(8)(inputs)))))
     report = keras_mimetic.initialize(model, seed=0, dry_run=True)
@@ -758,7 +758,7 @@ def test_the_report_of_a_model_without_a_path():
     assert len(report.written) == 1
 
 
-def test_values_that_do_not_fit_are_refused():
+def test_values_that_do_not_fit_are_rejected():
     model = keras.Sequential(
         [
             keras.Input((8,)),

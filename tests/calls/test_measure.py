@@ -48,12 +48,12 @@ def one_mlp(units=64, width=16, **kwargs):
 
 
 def line_of(measured, layer):
-    """The layer's line of the printed table."""
+    """Return the line of the layer in the printed table."""
     (line,) = (x for x in str(measured).splitlines() if x.split()[:1] == [layer.path])
     return line
 
 
-def test_what_was_written_is_measured():
+def test_written_strengths_are_measured():
     model = make()
     keras_mimetic.initialize(model, structures=STRUCTURES, seed=0)
     measured = keras_mimetic.measure(model)
@@ -90,7 +90,7 @@ def test_what_was_written_is_measured():
         assert row.value > 0.8 > 0.3 > row.untrained_mean
 
 
-def test_settings_give_the_constants_back():
+def test_settings_recover_the_constants():
     model = make()
     keras_mimetic.initialize(model, structures=STRUCTURES, seed=0)
     settings = keras_mimetic.measure(model).settings()
@@ -103,7 +103,7 @@ def test_settings_give_the_constants_back():
     assert keras_mimetic.measure(model).settings()["mlp"]["mean"] < 0
 
 
-def test_a_fresh_model_looks_fresh():
+def test_an_untrained_model_has_untrained_figures():
     keras.utils.set_random_seed(0)
     measured = keras_mimetic.measure(make())
     beyond = [
@@ -119,7 +119,7 @@ def test_a_fresh_model_looks_fresh():
     assert "depthwise" not in settings
 
 
-def test_it_leaves_the_model_as_it_is():
+def test_measuring_does_not_change_the_model():
     model = make(depth=1)
     before = [array(v) for v in model.variables]
     first, second = keras_mimetic.measure(model), keras_mimetic.measure(model)
@@ -128,7 +128,7 @@ def test_it_leaves_the_model_as_it_is():
     assert first.to_dicts() == second.to_dicts()
 
 
-def test_figures_of_a_bias_behind_a_trained_norm():
+def test_figures_of_a_bias_after_a_trained_norm():
     model = one_mlp()
     norm, first, _ = model.layers
     random = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_figures_of_a_bias_behind_a_trained_norm():
     assert deviation.value == pytest.approx(biases.std(), rel=0.05)
 
 
-def test_a_dead_hidden_unit_does_not_count():
+def test_a_dead_hidden_unit_is_ignored():
     model = one_mlp()
     kernel = array(model.layers[1].kernel)
     kernel[:, 3] = 0
@@ -156,7 +156,7 @@ def test_a_dead_hidden_unit_does_not_count():
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_a_hidden_bias_comes_back_behind_either_norm(norm):
+def test_a_hidden_bias_is_recovered_after_either_norm(norm):
     make_norm = {"layer": layers.LayerNormalization, "batch": layers.BatchNormalization}[norm]
     model = keras.Sequential(
         [keras.Input((64,)), make_norm(), layers.Dense(256, "gelu"), layers.Dense(64)]
@@ -197,7 +197,7 @@ def test_kernels_of_several_layouts(layout):
         assert row.value == pytest.approx(value, rel=0.15)
 
 
-def test_gated_mlps_are_measured_but_not_read():
+def test_gated_mlps_are_measured_but_not_fitted():
     inputs = keras.Input((16,))
     gate = layers.Dense(64, activation="silu", name="gate")(inputs)
     x = layers.Multiply()([gate, layers.Dense(64, name="up")(inputs)])
@@ -210,7 +210,7 @@ def test_gated_mlps_are_measured_but_not_read():
     assert measured.settings() == {}
 
 
-def test_cross_attention_is_measured_but_not_read():
+def test_cross_attention_is_measured_but_not_fitted():
     a, b = keras.Input((5, 16)), keras.Input((7, 16))
     model = keras.Model([a, b], layers.MultiHeadAttention(2, 8)(a, b))
     measured = keras_mimetic.measure(model)
@@ -226,7 +226,7 @@ def test_products_that_are_not_square_have_no_diagonal():
     assert measured.skipped[0].reason == "cross-attention"
 
 
-def test_rules_name_and_leave():
+def test_rules_include_and_skip():
     inputs = keras.Input((6, 6, 16))
     x = layers.Conv2D(16, 1, name="pointwise_0")(inputs)
     x = layers.DepthwiseConv2D(3, name="spatial")(layers.Activation("gelu")(x))
@@ -234,12 +234,12 @@ def test_rules_name_and_leave():
     assert {row.structure for row in keras_mimetic.measure(model).rows} == {"depthwise"}
     measured = keras_mimetic.measure(model, rules={"pointwise_": "mlp", "spatial": None})
     assert {row.structure for row in measured.rows} == {"mlp"}
-    (left,) = measured.skipped
-    assert (left.structure, left.reason) == ("depthwise", "by the rule 'spatial'")
+    (skipped,) = measured.skipped
+    assert (skipped.structure, skipped.reason) == ("depthwise", "by the rule 'spatial'")
     assert "skipped:\nspatial  by the rule 'spatial'" in str(measured)
 
 
-def test_structures_choose():
+def test_structures_select_what_is_measured():
     model = make(depth=1)
     measured = keras_mimetic.measure(model, structures="depthwise")
     assert {row.structure for row in measured.rows} == {"depthwise"}
@@ -276,13 +276,13 @@ def test_weights_of_zeros_and_of_one_value():
     assert all(math.isnan(row.value) for row in keras_mimetic.measure(model).rows)
 
 
-def test_weights_that_are_not_finite_are_left():
+def test_weights_that_are_not_finite_are_skipped():
     model = make(depth=2)
     dense = next(x for x in model.layers if isinstance(x, layers.Dense))
     dense.kernel.assign(np.full(dense.kernel.shape, np.nan))
     measured = keras_mimetic.measure(model)
-    (left,) = measured.skipped
-    assert "not finite (kernel)" in left.reason
+    (skipped,) = measured.skipped
+    assert "not finite (kernel)" in skipped.reason
     assert len(measured.select(part="first", figure="mean")) == 1
 
 
@@ -301,7 +301,7 @@ def test_low_precision(dtype):
 
 
 class Doubled(layers.Layer):
-    """A layer that calls its sublayers itself."""
+    """A layer that calls its sublayers."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -335,7 +335,7 @@ def test_models_of_several_arguments_take_inputs():
     x, context = np.zeros((1, 3, 16), "float32"), np.zeros((1, 4, 16), "float32")
     model(x, context)
     measured = keras_mimetic.measure(model)
-    assert any("could not be followed" in left.reason for left in measured.skipped)
+    assert any("could not be followed" in skipped.reason for skipped in measured.skipped)
     measured = keras_mimetic.measure(model, inputs=(x, context))
     assert not measured.skipped
     notes = {row.structure: row.note for row in measured.rows}
@@ -394,7 +394,7 @@ def test_rows_as_dicts_and_csv(tmp_path):
         assert line["head"] == ("" if row["head"] is None else str(row["head"]))
 
 
-def test_the_table_has_a_line_a_place_and_one_for_fresh_weights():
+def test_the_table_has_one_line_per_layer_and_one_for_untrained_weights():
     model = make(depth=2)
     lines = str(keras_mimetic.measure(model)).splitlines()
     assert (
@@ -432,7 +432,7 @@ def test_plot(tmp_path):
         after.plot(before=model)
 
 
-def test_the_plot_numbers_places_as_they_are_in_the_network():
+def test_the_plot_numbers_layers_in_the_order_of_the_network():
     pytest.importorskip("matplotlib")
     inputs = x = keras.Input((16,))
     for number in range(4):
@@ -451,7 +451,7 @@ def test_the_plot_numbers_places_as_they_are_in_the_network():
     assert {tuple(line.get_xdata()) for line in lines if len(line.get_xdata()) > 1} == {(3, 4)}
 
 
-def test_figures_far_from_fresh_weights_are_marked():
+def test_figures_far_from_untrained_weights_are_marked():
     model = one_mlp(width=64, units=256)
     model.layers[1].kernel.assign(np.random.default_rng(0).normal(size=(64, 256)))
     mean = line_of(keras_mimetic.measure(model), model.layers[1]).split()[1]
@@ -470,7 +470,7 @@ def test_measurements_compare_and_hash():
     assert first.rows == second.rows
 
 
-def test_large_filters_do_not_take_forever():
+def test_large_filters_are_measured_quickly():
     model = keras.Sequential([keras.Input((40, 40, 16)), layers.DepthwiseConv2D(17)])
     keras_mimetic.initialize(model, structures={"depthwise": {"sigma_0": 3.0}}, seed=0)
     (row,) = keras_mimetic.measure(model).select(figure="sigma")

@@ -31,7 +31,7 @@ def trained_like():
     return model
 
 
-def test_strengths_arrive_at_another_width_and_depth():
+def test_strengths_transfer_to_another_width_and_depth():
     model = make(width=96, depth=5, heads=4)
     report = keras_mimetic.mimic(trained_like(), model, seed=1)
     assert not report.skipped
@@ -45,7 +45,7 @@ def test_strengths_arrive_at_another_width_and_depth():
     assert sigmas == pytest.approx([0.4, 0.575, 0.8, 1.075, 1.4], rel=0.35)
 
 
-def test_it_is_initialize_with_what_was_measured():
+def test_mimic_equals_initialize_with_measured_settings():
     trained = trained_like()
     measured = keras_mimetic.measure(trained)
     models = [make(width=32) for _ in range(3)]
@@ -102,9 +102,9 @@ def test_an_mlp_without_a_bias_says_so():
     assert "no bias for a hidden bias of -0.6" in kernel.note
 
 
-def test_structures_that_the_trained_model_does_not_show_are_left():
+def test_structures_without_measurements_are_skipped():
     keras.utils.set_random_seed(0)
-    model = make()  # fresh: no sigma can be read
+    model = make()  # untrained, so sigma cannot be fitted
     other = make(width=32, depth=2)
     report = keras_mimetic.mimic(model, other, seed=0)
     assert {row.structure for row in report.written} == {"mlp", "attention"}
@@ -123,7 +123,7 @@ def test_cross_attention_is_skipped():
     assert {row.note for row in report.skipped} == {"cross-attention"}
 
 
-def test_models_that_cannot_be_read():
+def test_models_without_measurable_structures():
     nothing = keras.Sequential([keras.Input((8,)), layers.Dense(3)])
     with pytest.raises(ValueError, match="`trained` must have MLPs.*0 layers measured"):
         keras_mimetic.mimic(nothing, make(depth=1))

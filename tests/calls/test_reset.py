@@ -57,14 +57,14 @@ def test_a_compiled_model_starts_again_and_runs_are_paired(trained):
     assert not np.allclose(*kernels)
 
 
-def test_it_is_a_new_model(trained):
+def test_weights_equal_those_of_a_new_model(trained):
     keras_mimetic.reset(trained, 5)
     random.seed(5)
     new = network()
     assert_equal(arrays(trained.weights), arrays(new.weights))
 
 
-def test_own_seeds_draw_what_they_drew():
+def test_initializers_with_seeds_repeat_their_samples():
     model = network(seed=3)
     before = arrays(model.weights)
     for weight in model.weights:
@@ -74,7 +74,7 @@ def test_own_seeds_draw_what_they_drew():
     assert_equal(arrays(model.weights)[:-2], before[:-2])
 
 
-def test_what_random_state_the_caller_has_stays(trained):
+def test_the_random_state_of_the_caller_is_unchanged(trained):
     states = random.getstate(), np.random.get_state()[1].tolist()
     keras_mimetic.reset(trained, 0)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
@@ -109,7 +109,7 @@ def test_subclassed_models():
     assert abs(np.einsum("dhk,dhk->", query, key)) < 4
 
 
-def test_what_cannot_be_made_again_is_refused_and_stays():
+def test_models_that_cannot_be_rebuilt_are_rejected_unchanged():
     class Closed(keras.Model):
         def __init__(self, layer_count, callback):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Results in a terminal: tables by rich that fit it, and plain text where there is none."""
+"""Results are rich tables in a terminal, and plain text elsewhere."""
 
 import io
 
@@ -49,12 +49,12 @@ def test_tables_fit_a_narrow_terminal(results, number):
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["report", "measurements"])
-def test_show_in_a_pipe_is_print(results, number, capsys):
+def test_show_prints_plain_text_to_a_pipe(results, number, capsys):
     results[number].show()
     assert capsys.readouterr().out == f"{results[number]}\n"
 
 
-def test_show_in_a_terminal_is_a_table(results, capsys, monkeypatch):
+def test_show_prints_a_table_to_a_terminal(results, capsys, monkeypatch):
     # rich reads them from the environment.
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")

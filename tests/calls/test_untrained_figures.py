@@ -24,7 +24,7 @@ def normals(number, *shape):
 
 
 def assert_close(values, expected, rel=0.0):
-    """Mean and deviation are within four standard errors, which must be small."""
+    """Check mean and standard deviation to four standard errors, which must be small."""
     mean, deviation = expected
     error = deviation / math.sqrt(len(values))
     assert abs(np.mean(values) - mean) < 4 * error
@@ -33,7 +33,7 @@ def assert_close(values, expected, rel=0.0):
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(12, 5), (8, 40), (30, 1)])
-def test_figures_of_matrices_are_those_of_draws(inputs, outputs):
+def test_figures_of_matrices_agree_with_samples(inputs, outputs):
     matrices = [normals(number, inputs, outputs) for number in range(1000)]
     expected = expected_of_normals(inputs, outputs)
     means, z = zip(*map(standardized_mean, matrices), strict=True)
@@ -44,7 +44,7 @@ def test_figures_of_matrices_are_those_of_draws(inputs, outputs):
             assert_close([energy_of_ones(m, axis) for m in matrices], expected[name], rel=0.05)
 
 
-def test_matrices_too_small_for_a_law_with_a_deviation():
+def test_matrices_too_small_for_a_finite_standard_deviation():
     assert "z" not in expected_of_normals(3, 50)
     assert "mean" not in expected_of_normals(3, 1)
     assert "energy_over_inputs" not in expected_of_normals(1, 50)
@@ -52,7 +52,7 @@ def test_matrices_too_small_for_a_law_with_a_deviation():
 
 
 @pytest.mark.parametrize(("count", "rank"), [(16, 32), (40, 16), (128, 4)])
-def test_diagonals_are_those_of_draws(count, rank):
+def test_diagonals_agree_with_samples(count, rank):
     values = [
         diagonal(normals(2 * number, count, rank), normals(2 * number + 1, rank, count))
         for number in range(800)
@@ -62,7 +62,7 @@ def test_diagonals_are_those_of_draws(count, rank):
     assert expected_diagonal(15, 1000) is None
 
 
-def test_parts_of_the_energy_are_those_of_draws():
+def test_fractions_of_the_energy_agree_with_samples():
     energies = [np.square(normals(number, 4, 6)).sum(axis=1) for number in range(800)]
     assert_close([e[-1] / e.sum() for e in energies], expected_part(6, 24))
 
@@ -77,7 +77,7 @@ def make():
     return keras.Model(inputs, keras.layers.MultiHeadAttention(2, 16)(x, x))
 
 
-def test_a_second_call_draws_nothing_and_gives_the_same(monkeypatch):
+def test_a_second_call_reuses_the_samples(monkeypatch):
     model = make()
     MEASURE._sampled.clear()
     cold = keras_mimetic.measure(model)
@@ -88,7 +88,7 @@ def test_a_second_call_draws_nothing_and_gives_the_same(monkeypatch):
     assert warm.settings() == cold.settings()
 
 
-def test_closed_forms_and_draws_agree_in_a_report(monkeypatch):
+def test_closed_forms_and_samples_agree_in_a_report(monkeypatch):
     model = make()
     closed = keras_mimetic.measure(model, ("mlp", "attention"))
     for name in ("mlp", "attention"):
@@ -106,7 +106,7 @@ def test_closed_forms_and_draws_agree_in_a_report(monkeypatch):
         assert other.untrained_std == pytest.approx(row.untrained_std, rel=0.35)
 
 
-def test_layers_of_other_kinds_do_not_share_what_was_drawn():
+def test_layers_of_different_kinds_do_not_share_samples():
     def built(norm):
         inputs = keras.Input((3,))
         x = keras.layers.Dense(4, activation="gelu")(norm(inputs))

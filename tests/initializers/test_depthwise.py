@@ -58,7 +58,7 @@ def test_the_scales_of_the_documentation():
     assert math.sqrt((fan_in**2).mean()) == pytest.approx(0.143, abs=0.01)
 
 
-def test_filters_keep_together_in_every_layout():
+def test_every_layout_has_the_same_filters():
     # (window, channels, multiplier) and (window, 1, filters): the window is one filter's.
     plain = array(MimeticDepthwise(1.9, gain="fan_in", seed=4)((5, 5, 6, 2)))
     grouped = array(MimeticDepthwise(1.9, gain="fan_in", seed=4)((5, 5, 1, 12)))
@@ -109,7 +109,7 @@ def test_saves_with_a_model(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_dtypes_round_the_same_draw(dtype):
+def test_dtypes_round_the_same_sample(dtype):
     exact = MimeticDepthwise(0.5, seed=1)((3, 3, 8, 1))
     values = MimeticDepthwise(0.5, seed=1)((3, 3, 8, 1), dtype=dtype)
     assert keras.backend.standardize_dtype(values.dtype) == dtype
@@ -168,7 +168,7 @@ def test_integer_seeds_inside_a_trace():
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(values), array(expected))
 
 
-def test_seed_generator_inside_a_trace_is_refused():
+def test_seed_generator_inside_a_trace_is_rejected():
     generator = keras.random.SeedGenerator(3)
     with pytest.raises(ValueError, match="SeedGenerator.*traced.*Use an integer seed"):
         traced(lambda: MimeticDepthwise(0.5, seed=generator)((3, 3, 4, 1)))

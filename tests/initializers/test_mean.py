@@ -36,7 +36,7 @@ def values_of(initializer, shape, dtype=None):
     st.sampled_from(DISTRIBUTIONS),
     st.sampled_from(FLOATS[:3]),
 )
-def test_mean_and_deviation(shape, mean, scale, mode, distribution, dtype):
+def test_mean_and_std(shape, mean, scale, mode, distribution, dtype):
     fan = {"fan_in": shape[0], "fan_out": shape[1], "fan_avg": sum(shape) / 2}[mode]
     std = math.sqrt(scale / fan)
     values = values_of(MimeticMean(mean, scale, mode, distribution, seed=1), shape, dtype)
@@ -104,7 +104,7 @@ def test_the_default_mean_is_safe_for_any_input(kind, fan_in):
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("is_standardized", [False, True])
-def test_the_one_liner_trains_as_well_as_glorot(activation, is_standardized):
+def test_the_default_trains_as_well_as_glorot(activation, is_standardized):
     x, y = sklearn.datasets.load_digits(return_X_y=True)
     x = x.astype("f4") / 16  # in [0, 1]
     if is_standardized:
@@ -132,8 +132,8 @@ def test_the_one_liner_trains_as_well_as_glorot(activation, is_standardized):
     assert accuracies[1] > accuracies[0] - 0.03
 
 
-def test_every_weight_has_memory_of_its_own():
-    # On torch a tensor keeps the memory of the drawn array, and training writes to it.
+def test_every_weight_has_its_own_memory():
+    # On torch, a tensor shares the memory of the sampled array, and training writes to it.
     initializer = MimeticMean(seed=3)
     first, second = keras.Variable(initializer((4, 5))), keras.Variable(initializer((4, 5)))
     first.assign_sub(keras.ops.ones((4, 5)))
@@ -182,7 +182,7 @@ def test_in_layers():
 
 @pytest.mark.parametrize("average", [0.0, 0.5])
 def test_the_shift_that_the_docstring_gives(average):
-    # fan_in 3072 and mean 0.1: 4.8 deviations for inputs uniform on (0, 1).
+    # fan_in 3072 and mean 0.1: 4.8 standard deviations for inputs uniform on (0, 1).
     x = np.random.default_rng(0).uniform(average - 0.5, average + 0.5, size=(50, 3072))
     kernel = values_of(MimeticMean(0.1, seed=0), (3072, 512)).astype("f8")
     outputs = x @ kernel
@@ -215,7 +215,7 @@ def test_none_follows_set_random_seed():
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-def test_seed_generator_draws_anew_at_each_call():
+def test_seed_generator_gives_a_new_weight_at_each_call():
     first = MimeticMean(-0.1, seed=keras.random.SeedGenerator(7))
     second = MimeticMean(-0.1, seed=keras.random.SeedGenerator(7))
     drawn = [values_of(i, (4, 5)) for i in (first, first, second, second)]
@@ -234,7 +234,7 @@ def test_integer_seeds_inside_a_trace():
     )
 
 
-def test_seed_generator_inside_a_trace_is_refused_and_unharmed():
+def test_seed_generator_inside_a_trace_is_rejected_and_unchanged():
     generator = keras.random.SeedGenerator(3)
     with pytest.raises(ValueError, match="SeedGenerator.*traced.*Use an integer seed"):
         traced(lambda: MimeticMean(seed=generator)((4, 5)))
@@ -288,7 +288,7 @@ def test_large_sharded_kernels():
         expected = mean_shifted((4096, 4352), mean=-0.5 / 64, scale=1.0, mode="fan_avg",
                                 distribution="uniform", seed=3)
         np.testing.assert_array_equal(np.asarray(value), expected)
-        # Older versions of Keras draw eagerly whatever the size: nothing to refuse.
+        # Older versions of Keras initialize eagerly at any size, so there is no error.
         from keras.src.backend.jax import core
         jitted = hasattr(core, "should_shard_at_init")
         generator = MimeticMean(seed=keras.random.SeedGenerator(3))
@@ -387,7 +387,7 @@ def test_bad_calls(shape, dtype, message):
         MimeticMean(input_axes=(0,), output_axes=(2,))((2, 3))
 
 
-def test_the_tensor_takes_the_memory_of_what_is_drawn(monkeypatch):
+def test_the_tensor_shares_the_memory_of_the_sample(monkeypatch):
     # No copy of a large weight, and no second look at all of its values.
     drawn = []
 
@@ -402,7 +402,7 @@ def test_the_tensor_takes_the_memory_of_what_is_drawn(monkeypatch):
     assert np.shares_memory(values, drawn[0])
 
 
-def test_a_bound_that_fits_is_believed_and_another_is_not():
+def test_the_bound_decides_whether_values_are_checked():
     values = np.array([1.0, np.inf], "float32")
     check_fits(values, "float32", "it", bound=2.0)
     for bound in (1e39, math.inf, math.nan):

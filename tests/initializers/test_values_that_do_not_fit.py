@@ -1,4 +1,4 @@
-"""Arguments that are allowed one by one, and give values that a dtype can't hold."""
+"""Arguments that are valid separately but give values that a dtype can't hold."""
 
 import re
 
@@ -42,7 +42,7 @@ def build_attention(**arguments):
         (lambda: build_attention(query_key=(1e12, 0), dtype="float16"), ["query_key=", "float16"]),
     ],
 )
-def test_they_are_refused_by_name(make, names):
+def test_values_that_do_not_fit_raise_an_error_with_the_arguments(make, names):
     with pytest.raises(ValueError, match=re.escape(names[0])) as caught:
         make()
     for name in names[1:]:
@@ -52,7 +52,7 @@ def test_they_are_refused_by_name(make, names):
 @pytest.mark.parametrize("strength", [1e-36, 1e-20, 3e-4, 5e3, 1e19, 1e36])
 @pytest.mark.parametrize("identity", [0.0, -0.5])
 @pytest.mark.parametrize("draw", [query_key, value_output])
-def test_products_of_any_scale_are_those_of_scale_one(draw, strength, identity):
+def test_products_of_any_scale_are_scaled_products_of_scale_one(draw, strength, identity):
     products = []
     for scale in (1.0, strength):
         given = {"noise": scale, "identity": scale * identity, "seed": 0}
@@ -65,7 +65,7 @@ def test_products_of_any_scale_are_those_of_scale_one(draw, strength, identity):
     np.testing.assert_allclose(products[1], products[0], rtol=0, atol=1e-5 * largest)
 
 
-def test_initialize_and_mimic_take_large_strengths_or_refuse_them():
+def test_initialize_and_mimic_accept_or_reject_large_strengths():
     x = keras.Input((5, 8))
     model = keras.Model(x, keras.layers.MultiHeadAttention(2, 4)(x, x))
     keras_mimetic.initialize(model, {"attention": {"value_output": (1e25, -1e25)}}, seed=0)

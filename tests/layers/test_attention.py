@@ -20,7 +20,7 @@ def kernels(layer):
 
 
 def products(layer):
-    """The mean diagonals of W_Q W_K^T (by head) and of W_V W_O."""
+    """Return the mean diagonals of W_Q W_K^T (by head) and of W_V W_O."""
     k = kernels(layer)
     by_head = [
         np.trace(k["query"][:, h] @ k["key"][:, h].T) / len(k["query"])
@@ -60,7 +60,7 @@ def test_keras_layer_test(arguments, weights, generators):
     )
 
 
-def test_a_causal_layer_has_the_value_output_pair_alone():
+def test_a_causal_layer_has_only_the_value_output_pair():
     plain = MimeticMultiHeadAttention(2, 16, query_key=None, seed=0)
     causal = MimeticMultiHeadAttention(2, 16, causal=True, seed=0)
     copy = MimeticMultiHeadAttention.from_config(causal.get_config())
@@ -79,7 +79,7 @@ def test_serialization(arguments):
     run_class_serialization_test(MimeticMultiHeadAttention(2, 4, seed=3, **arguments))
 
 
-def test_weights_are_those_of_the_structure():
+def test_weights_equal_those_of_the_structure():
     layer = MimeticMultiHeadAttention(4, 16, seed=0)
     layer.build((None, 10, 64), (None, 10, 64))
     by_head, whole = products(layer)
@@ -119,7 +119,7 @@ def test_unseeded_layers_differ_and_follow_the_global_seed():
     assert (first != second).any()
 
 
-def test_is_keras_layer_with_other_weights():
+def test_equals_keras_layer_with_other_weights():
     ours = MimeticMultiHeadAttention(2, 4, seed=0)
     plain = keras.layers.MultiHeadAttention(2, 4)
     x, y = data(2, 5, 8), data(2, 6, 8, seed=1)
@@ -142,7 +142,7 @@ def test_is_keras_layer_with_other_weights():
     assert scores.shape == (2, 2, 5, 6)
 
 
-def test_weight_files_move_both_ways(tmp_path):
+def test_weight_files_are_compatible_with_keras_layer(tmp_path):
     class Model(keras.Model):
         def __init__(self, layer):
             super().__init__()
@@ -235,7 +235,7 @@ def test_one_pair_alone():
     assert (k["query"] != k["key"]).all()
 
 
-def test_a_gate_where_keras_has_one():
+def test_a_gate_if_keras_supports_it():
     try:
         layer = MimeticMultiHeadAttention(2, 4, use_gate=True, seed=0)
     except (TypeError, ValueError):
@@ -287,7 +287,7 @@ def test_saves_trains_and_is_built_inside_a_subclassed_model(tmp_path):
     )
 
 
-def test_lora_is_that_of_the_sublayers():
+def test_lora_applies_to_the_sublayers():
     x = keras.Input((5, 8))
     model = keras.Model(x, MimeticMultiHeadAttention(2, 4, seed=5)(x, x))
     expected = array(model(data(2, 5, 8)))
@@ -318,7 +318,7 @@ def test_bad_arguments(arguments, error, match):
         MimeticMultiHeadAttention(2, 4, **arguments)
 
 
-def test_nothing_left_for_cross_attention():
+def test_cross_attention_without_noise_is_rejected():
     layer = MimeticMultiHeadAttention(2, 4, query_key=(0, 1.0))
     with pytest.raises(ValueError, match="`query_key` must have noise > 0"):
         layer(data(2, 5, 8), data(2, 6, 8))
@@ -327,7 +327,7 @@ def test_nothing_left_for_cross_attention():
 @pytest.mark.parametrize(
     ("role", "shape"), [("key", (8, 2, 4)), ("output", (2, 4, 8)), ("value", (8, 2, 4))]
 )
-def test_one_projection_by_itself(role, shape):
+def test_a_single_projection(role, shape):
     initializer = AttentionProjection(role, 8, 0.7, 0.7, seed=5)
     run_class_serialization_test(initializer)
     values = traced(lambda: initializer(shape)) if role == "output" else initializer(shape)

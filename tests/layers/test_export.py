@@ -1,4 +1,4 @@
-"""What is exported from Keras gives the outputs of the layers, at every length."""
+"""Exported models give the outputs of the layers, at every sequence length."""
 
 import importlib.util
 import sys
@@ -75,7 +75,7 @@ def run_tf_saved_model(path):
     ("format", "length"),
     [("onnx", None), ("onnx", 6), ("litert", None), ("litert", 6), ("tf_saved_model", None)],
 )
-def test_exported_outputs_are_those_of_the_layer(format, length, layer, tmp_path):
+def test_exported_outputs_equal_those_of_the_layer(format, length, layer, tmp_path):
     tools = TOOLS.get((format, BACKEND))
     if tools is None:
         pytest.skip(f"no {format} from {BACKEND}, or not of every length (docs/export.md)")
@@ -98,7 +98,7 @@ def test_exported_outputs_are_those_of_the_layer(format, length, layer, tmp_path
 
 @pytest.mark.skipif(BACKEND != "torch", reason="elsewhere Keras's own can be exported")
 @pytest.mark.filterwarnings("ignore")
-def test_the_norm_is_that_of_keras_while_it_is_exported(monkeypatch):
+def test_the_norm_equals_that_of_keras_during_export(monkeypatch):
     import torch
 
     block = MimeticMLPBlock(32, norm="layer_norm", seed=0)

@@ -1,4 +1,4 @@
-"""LoRA of a layer's sublayers is there again after loading, with its rank."""
+"""LoRA of sublayers is restored by loading, with its rank."""
 
 import keras
 import numpy as np

@@ -77,7 +77,7 @@ def test_kernels():
     assert fc1.std() / std == pytest.approx(1, abs=0.02)
     assert fc2.mean() / fc2.std() == pytest.approx(0, abs=0.04)
     assert abs(fc2).max() == pytest.approx(math.sqrt(6 / 350), rel=1e-3)
-    # The structure alone differs from mean 0: the draws are the same.
+    # The samples equal those with mean 0; only the mean differs.
     plain = MimeticMLPBlock(300, 50, mean=0, seed=3)
     plain.build((None, 100))
     np.testing.assert_allclose(fc1 - array(plain.fc1.kernel), -0.5 * std, atol=1e-7)
@@ -101,13 +101,13 @@ def test_kernels_of_one_block_are_independent():
         ({"norm": "layer_norm"}, -1, -0.5),
         ({"norm": "layer_norm", "use_bias": False}, -1, 0),
         ({"norm": "layer_norm", "bias_initializer": "ones"}, -1, 0),
-        # Zeros of the user's own are a bias that is free.
+        # An explicit zero initializer allows a hidden bias.
         ({"norm": "layer_norm", "bias_initializer": keras.initializers.Constant(0.0)}, -1, -0.5),
         # Each strength can be set alone.
         ({"norm": "layer_norm", "hidden_bias": 0}, -1, 0),
         ({"norm": "layer_norm", "mean": 0}, 0, -0.5),
         ({"norm": "layer_norm", "mean": 0.3}, 0.3, -0.5),
-        # What stands before the block is not known to it: the mean is safe for any input.
+        # The block does not know its input, so the mean is safe for any input.
         ({}, -0.5 / 4, 0),
         ({"use_bias": False}, -0.5 / 4, 0),
         ({"hidden_bias": -0.3}, -0.5 / 4, -0.3),
@@ -137,7 +137,7 @@ def test_a_norm_before_the_block_counts_as_one_inside():
     np.testing.assert_array_equal(array(copy(norm(x))), array(inside(x)))
 
 
-def test_mean_after_a_fresh_layer_norm_changes_nothing():
+def test_mean_after_an_untrained_layer_norm_has_no_effect():
     x = data(8, 32) * 3 + 1
     outputs = {
         (norm, mean): array(MimeticMLPBlock(128, mean=mean, norm=norm, seed=0)(x))
@@ -152,7 +152,7 @@ def test_mean_after_a_fresh_layer_norm_changes_nothing():
 
 
 @pytest.mark.parametrize("hidden_bias", [-0.8, 0.5])
-def test_hidden_bias_is_in_deviations_of_the_pre_activation(hidden_bias):
+def test_hidden_bias_is_in_standard_deviations_of_the_pre_activation(hidden_bias):
     block = MimeticMLPBlock(
         512, activation=None, mean=0, norm="layer_norm", hidden_bias=hidden_bias, seed=0
     )
@@ -190,7 +190,7 @@ def test_none_follows_set_random_seed():
 
 
 @pytest.mark.parametrize("name", ["he_normal", "orthogonal", "zeros", "random_normal"])
-def test_named_fc2_initializers_draw_from_the_seed(name):
+def test_named_fc2_initializers_use_the_seed(name):
     kernels = []
     for seed in (5, 5, 6):
         block = MimeticMLPBlock(8, fc2_initializer=name, seed=seed)
@@ -204,7 +204,7 @@ def test_named_fc2_initializers_draw_from_the_seed(name):
     "unseeded",
     [keras.initializers.HeNormal, keras.initializers.HeNormal(), MimeticMean, "he_normal"],
 )
-def test_the_seed_covers_whatever_has_none(unseeded):
+def test_the_seed_covers_initializers_without_one(unseeded):
     weights = []
     for seed in (5, 5, 6):
         block = MimeticMLPBlock(8, fc2_initializer=unseeded, bias_initializer=unseeded, seed=seed)
@@ -227,7 +227,7 @@ def test_named_variance_scaling_has_its_own_scale():
     assert abs(kernel).max() <= 2 * math.sqrt(2 / 400) / 0.8796 * (1 + 1e-5)  # truncated
 
 
-def test_fc2_initializer_with_a_seed_is_used_as_it_is():
+def test_fc2_initializer_with_a_seed_is_used_unchanged():
     initializer = keras.initializers.HeNormal(seed=4)
     block = MimeticMLPBlock(8, fc2_initializer=initializer, seed=5)
     block.build((None, 4))
@@ -385,7 +385,7 @@ def test_save_and_load(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_load_what_another_backend_saved(backend):
+def test_load_models_saved_by_another_backend(backend):
     spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
@@ -394,7 +394,7 @@ def test_load_what_another_backend_saved(backend):
         np.testing.assert_allclose(
             array(loaded(make.inputs())), file["outputs"], rtol=2e-5, atol=2e-5
         )
-    # And the same seeds draw the same weights here, to the bit.
+    # The same seeds give the same weights on this backend, bit for bit.
     for here, there in zip(make.model().weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(array(here), array(there))
 
@@ -415,7 +415,7 @@ def test_lora():
     assert not np.allclose(array(model(x)), before)
 
 
-def test_int8_quantization_and_loading_it(tmp_path):
+def test_int8_quantization_and_loading(tmp_path):
     model = keras.Sequential(
         [keras.Input((6,)), MimeticMLPBlock(32, norm="layer_norm", mean=0, seed=0)]
     )

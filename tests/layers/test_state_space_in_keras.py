@@ -368,7 +368,7 @@ def test_lora():
     assert not np.allclose(array(model(x)), before)
 
 
-def test_int8_quantization_and_loading_it(tmp_path):
+def test_int8_quantization_and_loading(tmp_path):
     model = keras.Sequential([keras.Input((None, WIDTH)), built()])
     x = data(2, 10, WIDTH)
     before = array(model(x))

@@ -14,7 +14,7 @@ from keras_mimetic._numerics.random import fold_in, sample
 
 
 def target(rows, columns, noise, identity, seed):
-    """A = noise Z + identity I, from the draws that the structure documents."""
+    """Return A = noise Z + identity I, from the documented sub-streams."""
     z = sample("untruncated_normal", (rows, columns), fold_in(seed, 0))
     a = noise * z.astype(np.float64) / math.sqrt(math.sqrt(rows * columns))
     return a + identity * np.eye(rows, columns)
@@ -33,7 +33,7 @@ def heads_of(w_query, w_key):
 
 
 @pytest.mark.parametrize(("dim", "heads", "head_dim"), [(48, 3, 16), (96, 2, 7), (20, 1, 20)])
-def test_query_key_products_are_those_of_a_full_svd(dim, heads, head_dim):
+def test_query_key_products_equal_those_of_a_full_svd(dim, heads, head_dim):
     pair = query_key(dim, dim, heads, head_dim, noise=0.7, identity=0.7, seed=3)
     assert [w.shape for w in pair] == [(dim, heads, head_dim)] * 2
     for head, product in enumerate(heads_of(*pair)):
@@ -42,7 +42,7 @@ def test_query_key_products_are_those_of_a_full_svd(dim, heads, head_dim):
         assert np.linalg.matrix_rank(product, tol=1e-4) == head_dim
 
 
-def test_value_output_is_the_whole_matrix_where_the_heads_have_room():
+def test_value_output_is_the_whole_matrix_if_heads_have_enough_channels():
     w_value, w_output = value_output(48, 48, 3, 16, noise=0.4, identity=-0.4, seed=5)
     assert (w_value.shape, w_output.shape) == ((48, 3, 16), (3, 16, 48))
     product = w_value.reshape(48, 48).astype(float) @ w_output.reshape(48, 48)
@@ -50,7 +50,7 @@ def test_value_output_is_the_whole_matrix_where_the_heads_have_room():
     assert np.trace(product) / 48 == pytest.approx(-0.4, abs=0.1)
 
 
-def test_value_output_with_fewer_channels_is_the_nearest_matrix():
+def test_value_output_with_fewer_channels_is_the_nearest_low_rank_matrix():
     w_value, w_output = value_output(48, 48, 2, 8, noise=0.4, identity=-0.4, seed=5)
     product = w_value.reshape(48, 16).astype(float) @ w_output.reshape(16, 48)
     expected = cut(target(48, 48, 0.4, -0.4, fold_in(5, 1)), 16)
@@ -74,7 +74,7 @@ def test_any_shape(rows, columns, rank, noise, seed):
     np.testing.assert_allclose(np.linalg.norm(left), np.linalg.norm(right), rtol=1e-3, atol=1e-6)
 
 
-def test_singular_values_fall_and_are_shared_evenly():
+def test_singular_values_decrease_and_are_split_evenly():
     w_query, w_key = query_key(40, 40, 1, 10, noise=0.7, identity=0.7, seed=1)
     for factor in (w_query[:, 0], w_key[:, 0]):
         gram = factor.T @ factor
@@ -110,14 +110,14 @@ def test_equal_seeds_give_equal_weights_for_any_number_of_threads():
     assert abs(other[0] - one[0]).max() > 0.1
 
 
-def test_heads_are_drawn_apart_and_do_not_depend_on_how_many_there_are():
+def test_heads_are_independent_and_do_not_depend_on_their_number():
     two = query_key(32, 32, 2, 8, noise=0.7, identity=0.7, seed=4)
     three = query_key(32, 32, 3, 8, noise=0.7, identity=0.7, seed=4)
     np.testing.assert_array_equal(two[0], three[0][:, :2])
     assert abs(three[0][:, 0] - three[0][:, 1]).max() > 0.1
 
 
-def test_without_noise_it_is_a_projection():
+def test_product_without_noise_is_a_projection():
     w_query, w_key = query_key(24, 24, 2, 6, noise=0.0, identity=0.5, seed=2)
     products = heads_of(w_query, w_key)
     for product in products:
@@ -126,12 +126,12 @@ def test_without_noise_it_is_a_projection():
     assert abs(products[0] - products[1]).max() > 0.05
 
 
-def test_an_identity_needs_a_square():
+def test_identity_requires_a_square_product():
     with pytest.raises(ValueError, match=r"`identity` must be 0 .*\(8, 6\).*Received: identity=1"):
         query_key(8, 6, 2, 4, noise=1.0, identity=1.0, seed=0)
 
 
-def test_nothing_is_no_product():
+def test_noise_and_identity_must_not_both_be_zero():
     with pytest.raises(ValueError, match="must not both be 0"):
         value_output(8, 8, 2, 4, noise=0.0, identity=0.0, seed=0)
 

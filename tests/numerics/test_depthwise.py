@@ -20,7 +20,7 @@ GOLDEN = [
 
 
 def by_the_formula(kernel_size, sigma):
-    """Sigma pixel by pixel, as the documentation writes it."""
+    """Compute Sigma pixel by pixel, by the documented formula."""
     pixels = list(itertools.product(*(range(size) for size in kernel_size)))
     center = [(size - 1) / 2 for size in kernel_size]
 
@@ -37,14 +37,14 @@ def by_the_formula(kernel_size, sigma):
 
 @pytest.mark.parametrize("kernel_size", [(3,), (4,), (5, 5), (2, 3), (7, 7), (3, 3, 3)])
 @pytest.mark.parametrize("sigma", [0.08, 0.5, 1.9, 10.0])
-def test_covariance_is_the_formula(kernel_size, sigma):
+def test_covariance_equals_the_formula(kernel_size, sigma):
     expected = by_the_formula(kernel_size, sigma)
     np.testing.assert_allclose(covariance(kernel_size, sigma), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("kernel_size", [(1,), (2, 2), (5, 5), (9,)])
 @pytest.mark.parametrize("sigma", [1e-6, 1e-3, 0.3, 100.0, 1e6])
-def test_covariance_is_one_at_any_width(kernel_size, sigma):
+def test_covariance_is_valid_at_any_width(kernel_size, sigma):
     c = covariance(kernel_size, sigma)
     assert np.isfinite(c).all()
     np.testing.assert_allclose(c, c.T, atol=1e-12)
@@ -52,7 +52,7 @@ def test_covariance_is_one_at_any_width(kernel_size, sigma):
     assert np.trace(c) == pytest.approx(1)
 
 
-def test_a_narrow_filter_is_its_centre_and_a_wide_one_is_smooth():
+def test_narrow_filters_are_one_pixel_and_wide_ones_are_smooth():
     narrow = covariance((5, 5), 0.02)
     assert narrow[12, 12] == pytest.approx(1, abs=1e-6)
     wide = covariance((5, 5), 1.9)
@@ -63,7 +63,7 @@ def test_a_narrow_filter_is_its_centre_and_a_wide_one_is_smooth():
 
 
 @pytest.mark.parametrize("sigma", [0.08, 0.75, 1.9])
-def test_covariance_of_drawn_filters(sigma):
+def test_covariance_of_sampled_filters(sigma):
     count = 100_000
     filters = depthwise_filters((3, 3), count, sigma=sigma, rms=1.0, seed=1)
     assert filters.shape == (3, 3, count)
@@ -92,7 +92,7 @@ def test_golden_filters():
     # Written down once, so that a change of the stream or of the root shows.
     filters = depthwise_filters((3,), 2, sigma=0.5, rms=1.0, seed=0)
     np.testing.assert_allclose(filters, GOLDEN, atol=1e-6)
-    # And they are the symmetric root of Sigma times the documented draws.
+    # They are the symmetric root of Sigma times the documented samples.
     values, vectors = np.linalg.eigh(3 * by_the_formula((3,), 0.5))
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     z = sample("untruncated_normal", (2, 3), 0)

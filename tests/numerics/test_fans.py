@@ -14,7 +14,7 @@ shapes = st.lists(st.integers(1, 7), max_size=5).map(tuple)
 
 
 @given(shapes)
-def test_fans_are_those_of_keras(shape):
+def test_fans_equal_those_of_keras(shape):
     # Keras's counts, seen through the limit of its uniform distribution.
     for mode, fan in (("fan_in", fans(shape)[0]), ("fan_out", fans(shape)[1])):
         keras_draw = keras.initializers.VarianceScaling(1.0, mode, "uniform", seed=0)

@@ -39,7 +39,7 @@ def test_z_counts_input_channels_not_weights():
     assert np.std(naive) > 5
 
 
-def test_means_that_are_not_defined():
+def test_undefined_means():
     assert all(math.isnan(x) for x in standardized_mean(np.full((4, 5), 0.1, np.float32)))
     mean, z = standardized_mean(np.array([[1.0, 2.0]]))
     assert (mean, math.isnan(z)) == (pytest.approx(3), True)
@@ -58,13 +58,13 @@ def test_energy_of_ones_is_relative_to_chance(axis):
 
 
 @pytest.mark.parametrize("centered", [True, False])
-def test_effective_bias_is_that_of_the_pre_activations(centered):
+def test_effective_bias_equals_that_of_the_pre_activations(centered):
     channels, units, count = 48, 20, 200_000
     n = normals(count, channels)
     if centered:  # as a LayerNorm makes it
         n -= n.mean(axis=1, keepdims=True)
         n /= n.std(axis=1, keepdims=True)
-    # A large mean, to see that it does not count behind a LayerNorm.
+    # A large mean, which must have no effect after a LayerNorm.
     matrix = normals(channels, units, seed=1) - 2
     gamma, beta = 1 + 0.3 * normals(channels, seed=2), 0.2 * normals(channels, seed=3)
     bias = 0.5 * normals(units, seed=4)
@@ -74,7 +74,7 @@ def test_effective_bias_is_that_of_the_pre_activations(centered):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20])
-def test_figures_that_know_no_scale(scale):
+def test_figures_do_not_depend_on_the_scale(scale):
     matrix = normals(20, 60).astype("float32") + np.float32(0.1)
     scaled = (matrix * scale).astype("float32")
     for axis in (0, 1):
@@ -101,14 +101,14 @@ def test_effective_bias_without_gamma_beta_or_bias():
 
 
 @pytest.mark.parametrize(("count", "rank"), [(30, 4), (30, 30), (12, 20), (2, 1)])
-def test_diagonal_is_that_of_the_product(count, rank):
+def test_diagonal_equals_that_of_the_product(count, rank):
     left, right = normals(count, rank), normals(rank, count, seed=1)
     product = left @ right
     off = product[~np.eye(count, dtype=bool)]
     assert diagonal(left, right) == pytest.approx(product.diagonal().mean() / off.std())
 
 
-def test_diagonals_that_are_not_defined():
+def test_undefined_diagonals():
     assert math.isnan(diagonal(np.ones((1, 4)), np.ones((4, 1))))
     assert math.isnan(diagonal(np.zeros((5, 2)), np.zeros((2, 5))))
     assert math.isnan(diagonal(np.eye(5), np.eye(5)))
@@ -119,7 +119,7 @@ STRENGTHS = [(0.7, 0.7), (0.4, -0.4), (1.0, 0.1), (0.1, 1.0), (0.7, 0.0), (0.0, 
 
 @pytest.mark.parametrize(("noise", "identity"), STRENGTHS)
 @pytest.mark.parametrize(("dim", "rank"), [(64, 32), (192, 64), (300, 10), (400, 33)])
-def test_strengths_of_query_and_key_come_back(noise, identity, dim, rank):
+def test_strengths_of_query_and_key_are_recovered(noise, identity, dim, rank):
     w_query, w_key = query_key(dim, dim, 1, rank, noise=noise, identity=identity, seed=7)
     found = strengths(w_query[:, 0], w_key[:, 0].T)
     assert found == pytest.approx((noise, identity), abs=0.03)
@@ -130,20 +130,20 @@ def test_strengths_of_query_and_key_come_back(noise, identity, dim, rank):
 
 @pytest.mark.parametrize(("noise", "identity"), STRENGTHS)
 @pytest.mark.parametrize(("heads", "head_dim"), [(4, 16), (2, 16), (4, 32)])
-def test_strengths_of_value_and_output_come_back(noise, identity, heads, head_dim):
+def test_strengths_of_value_and_output_are_recovered(noise, identity, heads, head_dim):
     value, output = value_output(64, 64, heads, head_dim, noise=noise, identity=identity, seed=7)
     found = strengths(value.reshape(64, -1), output.reshape(-1, 64))
     assert found == pytest.approx((noise, identity), abs=0.03)
 
 
 @pytest.mark.parametrize(("dim", "rank"), [(3, 1), (8, 1), (16, 2), (100, 1)])
-def test_strengths_of_small_products_come_back_on_the_whole(dim, rank):
+def test_strengths_of_small_products_are_recovered_on_average(dim, rank):
     w_query, w_key = query_key(dim, dim, 300, rank, noise=0.7, identity=0.7, seed=7)
     found = [strengths(w_query[:, h], w_key[:, h].T) for h in range(300)]
     assert np.median(found, axis=0) == pytest.approx((0.7, 0.7), abs=0.15)
 
 
-def test_strengths_of_products_of_noise_and_of_nothing():
+def test_strengths_of_noise_and_of_zeros():
     # Factors that nobody drew from a product: all noise.
     noise, identity = strengths(normals(128, 16), normals(16, 128, seed=1))
     assert noise > 10 * abs(identity)
@@ -152,16 +152,16 @@ def test_strengths_of_products_of_noise_and_of_nothing():
 
 @pytest.mark.parametrize("sigma", [0.02, 0.08, 0.5, 2.0, 6.0])
 @pytest.mark.parametrize("kernel_size", [(3, 3), (7, 7), (5, 3), (9,), (3, 3, 3)])
-def test_sigma_of_the_closed_form_comes_back(sigma, kernel_size):
+def test_sigma_of_the_closed_form_is_recovered(sigma, kernel_size):
     form = covariance(kernel_size, sigma)
     found, quality = fit_sigma(3 * form, kernel_size)
     assert quality == pytest.approx(1, abs=1e-4)
-    # Narrow forms are alike: a single pixel at the center.
+    # Narrow forms are almost equal: a single pixel at the center.
     if sigma >= 0.08:
         assert found == pytest.approx(sigma, rel=0.03)
 
 
-def test_sigma_of_drawn_filters_comes_back():
+def test_sigma_of_sampled_filters_is_recovered():
     for sigma in (0.3, 1.0, 3.0):
         filters = depthwise_filters((7, 7), 384, sigma=sigma, rms=0.2, seed=1)
         found, quality = fit_sigma(empirical_covariance(filters), (7, 7))
@@ -171,7 +171,7 @@ def test_sigma_of_drawn_filters_comes_back():
     assert all(math.isnan(x) for x in fit_sigma(np.zeros((9, 9)), (3, 3)))
 
 
-def test_smoothness_without_a_centre_is_told_from_the_closed_form():
+def test_smooth_covariance_is_distinguished_from_the_closed_form():
     centered = covariance((7, 7), 1.0)
     assert fit_sigma(centered, (7, 7))[1] > fit_sigma(centered, (7, 7), centered=False)[1] + 0.2
     rows = np.stack(np.meshgrid(*[np.arange(7.0)] * 2), axis=-1).reshape(49, 2)
@@ -197,7 +197,7 @@ def test_covariance_is_about_the_mean_filter():
     )
 
 
-def test_a_curve_over_depth_comes_back():
+def test_a_curve_over_depth_is_recovered():
     depths = [0, 0.2, 0.6, 1]
     found = fit_over_depth(depths, [sigma_at_depth(x) for x in depths])
     assert found == pytest.approx({"sigma_0": 0.08, "velocity": 0.37, "acceleration": 2.9})
@@ -208,7 +208,7 @@ def test_a_curve_over_depth_comes_back():
 
 
 @hypothesis.given(st.lists(st.floats(0.01, 50), min_size=1, max_size=12))
-def test_a_curve_over_depth_stays_near_what_was_measured(sigmas):
+def test_a_curve_over_depth_stays_near_the_measurements(sigmas):
     depths = np.linspace(0, 1, len(sigmas)) if len(sigmas) > 1 else [0.0]
     found = fit_over_depth(list(depths), sigmas)
     curve = [sigma_at_depth(x, **found) for x in np.linspace(0, 1, 1001)]
@@ -220,7 +220,7 @@ def test_a_curve_over_depth_stays_near_what_was_measured(sigmas):
     ("depths", "sigmas"),
     [([0, 0.1, 0.2], [0.3, 0.5, 1.2]), ([0.8, 0.9, 1], [1.2, 0.5, 0.3]), ([0, 0.1], [0.3, 1.2])],
 )
-def test_a_curve_over_depth_does_not_run_away_where_nothing_was_measured(depths, sigmas):
+def test_a_curve_over_depth_is_bounded_between_measurements(depths, sigmas):
     found = fit_over_depth(depths, sigmas)
     assert max(sigma_at_depth(x, **found) for x in np.linspace(0, 1, 101)) <= 2.4 + 1e-6
 

@@ -20,7 +20,7 @@ def product(pair):
 
 
 def figures(p):
-    """What the law of a product shows itself in."""
+    """Return figures that characterize the distribution of a product."""
     values = np.linalg.svd(p, compute_uv=False)
     rank = (values > 1e-4).sum()
     diagonal = p.diagonal()
@@ -29,9 +29,9 @@ def figures(p):
         "an entry of the diagonal": diagonal[0],
         "another": diagonal[-1],
         "mean of the diagonal": diagonal.mean(),
-        "deviation of the diagonal": diagonal.std(),
+        "standard deviation of the diagonal": diagonal.std(),
         "an entry off it": p[0, 1],
-        "deviation of the entries": p.std(),
+        "standard deviation of the entries": p.std(),
         "symmetry": (square * square.T).sum() / (square**2).sum(),
         "largest singular value": values[0],
         "smallest singular value": values[rank - 1],
@@ -39,7 +39,7 @@ def figures(p):
 
 
 def differences(some, others):
-    """p values of two-sample Kolmogorov-Smirnov tests, by figure."""
+    """Return p values of two-sample Kolmogorov-Smirnov tests, by figure."""
     some, others = ([figures(p) for p in products] for products in (some, others))
     return {
         name: ks_2samp([x[name] for x in some], [x[name] for x in others]).pvalue
@@ -51,7 +51,7 @@ def differences(some, others):
     ("rows", "columns", "rank", "noise", "identity"),
     [(24, 24, 6, 0.7, 0.7), (20, 20, 20, 0.4, -0.4), (16, 16, 10, 1.0, 0.5), (12, 20, 5, 0.7, 0)],
 )
-def test_a_turned_product_has_the_law_of_one_that_is_decomposed(
+def test_a_rotated_product_has_the_distribution_of_a_decomposed_one(
     rows, columns, rank, noise, identity
 ):
     # With a decomposition of its own for each, the law is exactly the same.
@@ -70,7 +70,7 @@ def test_a_turned_product_has_the_law_of_one_that_is_decomposed(
     assert min(p_values.values()) < 1e-6
 
 
-def test_heads_that_share_a_decomposition_overlap_like_others():
+def test_heads_that_share_a_decomposition_overlap_like_independent_ones():
     draw = functools.partial(factors, 48, 48, 12, noise=0.7, identity=0.7)
 
     def overlaps(is_shared):
@@ -96,15 +96,15 @@ def test_the_heads_of_a_layer_are_independent():
     assert abs(correlation) < 0.05
 
 
-def test_what_wide_products_share_and_what_they_do_not():
+def test_wide_products_share_singular_values_but_not_entries():
     w_query, w_key = query_key(256, 256, 2, 32, noise=0.7, identity=0.7, seed=3)
     products = [w_query[:, h].astype(float) @ w_key[:, h].T for h in range(2)]
     first, second = map(figures, products)
     own = figures(product(factors(256, 256, 32, noise=0.7, identity=0.7, seed=3, is_shared=False)))
     for name, tolerance in {
         "mean of the diagonal": 0.03,
-        "deviation of the diagonal": 0.15,
-        "deviation of the entries": 0.03,
+        "standard deviation of the diagonal": 0.15,
+        "standard deviation of the entries": 0.03,
         "largest singular value": 0.05,
         "smallest singular value": 0.05,
     }.items():
@@ -152,7 +152,7 @@ def test_strengths_of_any_size_scale_the_factors(width):
         (1e-40, 1e-41, r"`noise` must be .*Received: noise=1e-40"),
     ],
 )
-def test_strengths_beyond_float32_are_refused(noise, identity, message):
+def test_strengths_beyond_float32_are_rejected(noise, identity, message):
     with pytest.raises(ValueError, match=message):
         query_key(8, 8, 2, 4, noise=noise, identity=identity, seed=0)
 
@@ -166,7 +166,7 @@ def test_noise_below_rounding_leaves_a_random_projection(width):
     assert abs(p).max() < 0.45
 
 
-def test_equal_weights_for_any_number_of_threads_and_from_an_empty_cache(monkeypatch):
+def test_weights_do_not_depend_on_threads_or_the_cache(monkeypatch):
     def weights():
         return (
             *query_key(256, 256, 5, 16, noise=0.7, identity=0.7, seed=9),
@@ -185,7 +185,7 @@ def test_equal_weights_for_any_number_of_threads_and_from_an_empty_cache(monkeyp
             np.testing.assert_array_equal(a, b)
 
 
-def test_large_decompositions_are_given_back():
+def test_large_decompositions_are_freed():
     kept = noise_plus_identity._kept
     noise_plus_identity.clear_decompositions(larger_than=0)
     small, large = (shared_core(256, 256, rank, 0.7, 0.7) for rank in (8, 256))
@@ -195,7 +195,7 @@ def test_large_decompositions_are_given_back():
     assert shared_core(256, 256, 8, 0.7, 0.7) is small
 
 
-def test_what_is_kept_has_bounds():
+def test_the_cache_is_bounded():
     kept = BoundedCache(limit=3)
     made = []
 
@@ -210,7 +210,7 @@ def test_what_is_kept_has_bounds():
     sized = BoundedCache(limit=10, size=len)
     for key in ("a" * 11, "a" * 11, "b" * 6, "c" * 4, "b" * 6, "d" * 2, "b" * 6):
         sized.get(key, functools.partial(make, key))
-    # The first is too large; d takes the place of c.
+    # The first is too large; d replaces c.
     assert [key[0] for key in made[5:]] == ["a", "a", "b", "c", "d"]
     sized.clear(larger_than=2)
     assert len(sized) == 1

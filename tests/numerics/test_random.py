@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**130)
 distributions = st.sampled_from(DISTRIBUTIONS)
 
 
-def test_every_distribution_has_an_expectation():
+def test_every_distribution_is_tested():
     assert set(EXPECTED) == set(DISTRIBUTIONS)
 
 
@@ -56,12 +56,12 @@ def test_values_are_bounded():
 
 
 def grid(first, step=1):
-    """Uniforms of the generator's grid, from a number of its positive half to 1."""
+    """Return the uniforms of the generator's grid from a number > 0 to 1."""
     return (2 * np.r_[first : 2**23 : step, 2**23 - 100 : 2**23] + 1) / 2**24
 
 
 def normals(x):
-    """What `to_normals` gives, with its tail."""
+    """Return the normals of uniforms, including the tail."""
     scaled = (SCALE * x).astype(np.float32)
     tail, *arguments = to_normals(scaled, np.empty((SCRATCH, len(x)), np.float32))
     scaled[tail] = tail_normals(*arguments)
@@ -75,7 +75,7 @@ def test_transformation_is_the_inverse_distribution_function():
         np.testing.assert_allclose(normals(x), expected, rtol=3e-6)
 
 
-def test_the_farthest_values_are_within_what_is_said():
+def test_largest_values_are_within_the_documented_bounds():
     # The functions are odd, and the last part of the grid has the largest values.
     x = grid(2**23 - 2**16)
     ends = {"uniform": math.sqrt(3), "untruncated_normal": normals(x).max()}
@@ -96,7 +96,7 @@ def test_memory_is_aligned_for_the_backends():
 
 
 @given(distributions, seeds, st.integers(0, 200_000), st.integers(0, 70_000))
-def test_a_range_is_a_part_of_the_whole(distribution, seed, start, length):
+def test_a_range_is_a_slice_of_the_whole_sample(distribution, seed, start, length):
     whole = sample(distribution, (start + length,), seed, threads=2)
     part = sample_range(distribution, start, start + length, seed)
     np.testing.assert_array_equal(part, whole[start:])
@@ -129,7 +129,7 @@ def test_neighboring_seeds_and_sub_streams_are_independent():
     assert abs(correlations).max() < 5 / math.sqrt(values.shape[1])
 
 
-def test_subseed_is_an_integer_of_128_bits():
+def test_fold_in_returns_an_integer_of_128_bits():
     children = {fold_in(5, number) for number in range(1000)}
     assert len(children) == 1000
     assert all(type(child) is int and 0 <= child < 2**128 for child in children)

@@ -1,4 +1,4 @@
-"""Which attention is causal, and which sees text."""
+"""Recognition of causal attention and of embedded tokens."""
 
 import keras
 import numpy as np
@@ -63,7 +63,7 @@ def test_causal(arguments, causal):
     assert facts(attention(**arguments)) == (causal, False)
 
 
-def test_tokens_are_what_is_embedded_and_places_are_not():
+def test_tokens_are_embedded_inputs_and_not_positions():
     def model(embed):
         x = keras.Input((6,), dtype="int32") if embed else keras.Input((6, 8))
         y = layers.Embedding(9, 8)(x) if embed else x

@@ -1,4 +1,4 @@
-"""What is found in the models of tests/zoo.py, by the table in the docs."""
+"""The sites of the models in tests/zoo.py agree with the table in the docs."""
 
 import re
 
@@ -6,7 +6,7 @@ import zoo
 
 
 def test_every_backend_gives_the_table_of_the_docs():
-    """A line that differs shrinks or grows what is found: `python tests/zoo.py` writes it."""
+    """A line differs if more or fewer sites are found; `python tests/zoo.py` writes the table."""
     stored = zoo.TABLE.read_text().splitlines()
     found = dict(zoo.rows())
     assert len(found) > 10
@@ -14,7 +14,7 @@ def test_every_backend_gives_the_table_of_the_docs():
         assert line in stored, name
 
 
-def test_nearly_all_that_models_have_is_listed():
+def test_nearly_all_layers_of_the_models_are_listed():
     numbers = [
         tuple(map(int, three))
         for three in re.findall(r"(\d+) / (\d+) / (\d+)", zoo.TABLE.read_text())

@@ -1,4 +1,4 @@
-"""How channels are followed through operations that move entries about."""
+"""Channels are followed through operations that move entries."""
 
 import math
 import tracemalloc
@@ -13,7 +13,7 @@ from keras_mimetic._tracing.symbol import Foreign, Value
 
 
 def after(name, array, *shapes):
-    """What an operation of this name makes of the channels."""
+    """Return the channels after an operation of this name."""
     outputs = [Value(shape, "float32") for shape in shapes]
     call = Call(Foreign(name), (), {}, [Value(array.shape, "float32")], outputs)
     return moved(call, array)
@@ -24,7 +24,7 @@ def after(name, array, *shapes):
     told=st.sets(st.integers(0, 4), max_size=3),
     number=st.integers(0, 3**10),
 )
-def test_reshape_is_that_of_the_whole_array(shape, told, number):
+def test_reshape_equals_that_of_the_whole_array(shape, told, number):
     axes = tuple(sorted(axis for axis in told if axis < len(shape)))
     sizes = [shape[axis] for axis in axes]
     array = spread(np.arange(math.prod(sizes)).reshape(sizes), axes, tuple(shape))

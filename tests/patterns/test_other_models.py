@@ -1,4 +1,4 @@
-"""`initialize` and `measure` on models that this project did not write.
+"""`initialize` and `measure` on models from other projects.
 
 What must be found is found, what must not be touched is not, outputs stay finite,
 and what was written is measured.
@@ -14,7 +14,7 @@ import keras_mimetic
 
 
 def check(model, expected, inputs):
-    """Initializes; `expected` counts the weights written by structure. Returns the report."""
+    """Initialize a model, check the number of written weights by structure, return the report."""
     before = {v.path: array(v) for v in model.variables}
     assert len(before) == len(model.variables)
     report = keras_mimetic.initialize(model, seed=0)
@@ -147,7 +147,7 @@ def test_hub_gpt2():
 
 
 def conv_mixer(size=32, filters=16, depth=3, kernel_size=5, patch_size=2, classes=10):
-    """In the manner of the keras.io example."""
+    """Build a ConvMixer as in the keras.io example."""
 
     def activation_block(x):
         x = layers.Activation("gelu")(x)
@@ -197,7 +197,7 @@ class PatchEncoder(layers.Layer):
 
 
 def vision_transformer(size=24, patch=8, width=16, heads=2, depth=2, classes=10):
-    """In the manner of the keras.io example, its MLP head included."""
+    """Build a Vision Transformer as in the keras.io example, including its MLP head."""
 
     def mlp(x, hidden_units, rate):
         for units in hidden_units:
@@ -227,8 +227,8 @@ def test_vision_transformer():
     # The head is an MLP, too, after Flatten: with the mean that is safe for any input.
     assert "not directly after" in head
     # Of the head's layers the last hidden one is narrower than its input.
-    (left,) = report.skipped
-    assert "narrower" in left.note
+    (skipped,) = report.skipped
+    assert "narrower" in skipped.note
 
 
 def test_gpt_like_subclassed_model():

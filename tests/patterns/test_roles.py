@@ -82,7 +82,7 @@ def convolution(x):
     qkv = layers.Conv2D(3 * HEADS * SIZE, 1)(image)
     qkv = ops.transpose(ops.reshape(qkv, (-1, TOKENS, 3, HEADS, SIZE)), (0, 3, 2, 4, 1))
     q, k, v = (qkv[:, :, n] for n in range(3))
-    # Channels before places.
+    # Channels before positions.
     scores = ops.softmax(ops.einsum("bhdn,bhdm->bhnm", q, k) * SIZE**-0.5)
     y = ops.einsum("bhnm,bhdm->bhdn", scores, v)
     y = ops.transpose(ops.reshape(y, (-1, HEADS * SIZE, 2, 3)), (0, 2, 3, 1))
@@ -144,7 +144,7 @@ def reference(x):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_products_are_exact_however_kernels_are_laid_out(form):
+def test_products_are_exact_for_every_kernel_layout(form):
     model = model_of(form)
     report = keras_mimetic.initialize(model, EXACT, seed=0)
     assert len(report.written) == 4
@@ -160,7 +160,7 @@ def test_products_are_exact_however_kernels_are_laid_out(form):
 
 
 def test_shifted_windows():
-    """Swin: windows of shifted places, heads of one fused kernel."""
+    """Swin: windows of shifted positions, heads of one fused kernel."""
     x = keras.Input((4, 4, DIM))
     y = ops.roll(layers.LayerNormalization()(x), (-1, -1), axis=(1, 2))
     y = ops.reshape(y, (-1, 2, 2, 2, 2, DIM))
@@ -177,7 +177,7 @@ def test_shifted_windows():
     model = keras.Model(x, ops.roll(y, (1, 1), axis=(1, 2)))
     report = keras_mimetic.initialize(model, EXACT, seed=0)
     assert len(report.written) == 4
-    # Places that are all alike attend to what they are.
+    # Equal positions attend to themselves.
     one = np.random.default_rng(0).normal(size=DIM).astype("float32")
     normed = (one - one.mean()) / np.sqrt(one.var() + 1e-3)
     images = np.broadcast_to(one, (2, 4, 4, DIM))
@@ -272,7 +272,7 @@ def gated_values(x):
     return dense(y * ops.sigmoid(dense(x)), DIM)
 
 
-def test_a_gate_behind_it_leaves_values_and_output():
+def test_a_gate_after_attention_skips_value_and_output():
     report = keras_mimetic.initialize(model_of(gated_values), "attention", seed=0)
     assert [row.written for row in report.rows] == [True, True, False, False]
 
@@ -301,7 +301,7 @@ def additive(x):
         (additive, "additive attention"),
     ],
 )
-def test_what_is_skipped_has_a_reason(form, why):
+def test_skipped_attention_has_a_reason(form, why):
     model = model_of(form)
     before = model.get_weights()
     report = keras_mimetic.initialize(model, "attention", seed=0)
@@ -319,7 +319,7 @@ def test_cross_attention_is_skipped():
     assert [row.note for row in report.rows] == ["cross-attention"] * 4
 
 
-def test_each_pair_is_judged_by_itself():
+def test_each_pair_is_considered_separately():
     x, memory = keras.Input((TOKENS, DIM)), keras.Input((TOKENS, DIM))
     z = dense(attend(heads(dense(x)), heads(dense(x)), heads(dense(memory))), DIM)
     report = keras_mimetic.initialize(keras.Model([x, memory], z), "attention", seed=0)
@@ -335,7 +335,7 @@ def test_without_an_output_projection():
     assert "no projection follows" in report.skipped[0].note
 
 
-def test_a_rule_for_one_of_its_layers_leaves_all():
+def test_a_rule_for_one_layer_of_attention_skips_all():
     x = keras.Input((TOKENS, DIM))
     q, k, v = (heads(layers.Dense(HEADS * SIZE, name=name)(x)) for name in ("q1", "k1", "v1"))
     model = keras.Model(x, dense(attend(q, k, v), DIM))
@@ -364,7 +364,7 @@ def test_causal_masks_in_operations():
         assert site.is_causal is expected
 
 
-def test_a_control_has_the_norms_and_not_the_structure():
+def test_a_control_has_the_norms_without_the_structure():
     model = model_of(split_in_three)
     before = model.get_weights()
     structured = keras_mimetic.initialize(model, "attention", seed=0, dry_run=True)
@@ -375,7 +375,7 @@ def test_a_control_has_the_norms_and_not_the_structure():
 
 
 def reduced(make):
-    """Keys and values of fewer places, in `MultiHeadAttention` and in operations."""
+    """Attention to fewer positions, in `MultiHeadAttention` and in operations."""
 
     def build(in_operations):
         x = keras.Input((8, DIM))
@@ -402,7 +402,7 @@ def reduced(make):
     ],
 )
 def test_keys_of_the_stream_in_other_channels(make, what, in_operations):
-    """Spatial reduction, as in PVT and SegFormer, is no cross-attention."""
+    """Spatial reduction, as in PVT and SegFormer, is not cross-attention."""
     (site,) = find_sites(reduced(make)(in_operations), ["attention"]).sites
     expected = [f"{name} are {what} of the stream" for name in ("keys", "values")] if what else []
     assert "cross" not in site.skip_reason

@@ -1,4 +1,4 @@
-"""The finder: what is found, what is not, and what stands before it."""
+"""Sites that are found, layers that are not sites, and the context of sites."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def sites_of(model, structure, rules=None):
 
 
 def mlps(model):
-    """(kernel's shape, what precedes) of each MLP that would be written."""
+    """Return (kernel shape, preceding layer) of each MLP that would be written."""
     return [
         (tuple(site.weights["kernel"].shape), site.before)
         for site in sites_of(model, "mlp")
@@ -66,18 +66,18 @@ OTHER = ((8, 16), "other")
         ),
     ],
 )
-def test_what_stands_before(body, expected):
+def test_context_of_an_mlp(body, expected):
     assert mlps(functional(body)) == expected
 
 
-def test_rms_norm_is_no_layer_norm():
+def test_rms_norm_is_not_a_layer_norm():
     if not hasattr(layers, "RMSNormalization"):
         pytest.skip("this version of Keras has none")
     assert mlps(functional(lambda x: expand_contract(layers.RMSNormalization()(x)))) == [OTHER]
 
 
 @pytest.mark.parametrize(("weight", "value"), [("gamma", 2.0), ("beta", 0.1)])
-def test_a_norm_that_is_not_fresh(weight, value):
+def test_a_norm_that_is_trained(weight, value):
     model = functional(lambda x: expand_contract(layers.LayerNormalization()(x)))
     variable = getattr(model.layers[1], weight)
     variable.assign(value * np.ones(variable.shape))
@@ -106,7 +106,7 @@ class LayerScale(layers.Layer):
 
 
 def between(*middle):
-    """An MLP with these layers between its projections."""
+    """Return a function that builds an MLP with these layers between its projections."""
 
     def body(x):
         y = layers.Dense(16)(layers.LayerNormalization()(x))
@@ -148,7 +148,7 @@ def test_between_the_projections(middle):
         [layers.Activation("gelu"), layers.Permute((2, 1)), layers.Dense(6)],
     ],
 )
-def test_no_mlps(middle):
+def test_layers_that_are_not_an_mlp(middle):
     assert mlps(functional(between(*middle))) == []
 
 
@@ -197,12 +197,12 @@ def test_mlps_of_other_kinds_are_written_or_have_a_reason(body, why):
     assert bool(why) is bool(site.skip_reason)
 
 
-def test_a_projection_alone_is_no_mlp():
+def test_a_projection_alone_is_not_an_mlp():
     assert sites_of(functional(lambda x: layers.Dense(16, "gelu")(x)), "mlp") == []
 
 
 def test_a_spatial_gate_is_reported():
-    """gMLP: one half of the hidden units is mixed over places and multiplies the other."""
+    """gMLP: one half of the hidden units is mixed over positions and multiplies the other."""
 
     def body(x):
         u, v = ops.split(layers.Dense(16, "gelu")(layers.LayerNormalization()(x)), 2, axis=-1)
@@ -215,7 +215,7 @@ def test_a_spatial_gate_is_reported():
 
 
 class Snake(layers.Layer):
-    """An activation with a weight, on the left."""
+    """An activation with a weight as the left operand."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=(), initializer="ones")
@@ -250,12 +250,12 @@ def test_activations_with_weights():
         (lambda y: ops.transpose(y, (0, 2, 1)), "other"),
     ],
 )
-def test_norms_hold_where_places_are_moved(move, before):
+def test_norms_are_found_through_moved_positions(move, before):
     model = functional(lambda x: expand_contract(move(layers.LayerNormalization()(x)), hidden=32))
     assert [kind for _, kind in mlps(model)] == [before]
 
 
-def test_hidden_units_that_feed_two_layers_are_no_mlp():
+def test_hidden_units_that_feed_two_layers_are_not_an_mlp():
     def body(x):
         hidden = layers.Dense(16, "gelu")(x)
         return layers.Dense(8)(hidden) + layers.Dense(8)(hidden)
@@ -263,7 +263,7 @@ def test_hidden_units_that_feed_two_layers_are_no_mlp():
     assert mlps(functional(body)) == []
 
 
-def test_a_residual_bottleneck_is_no_mlp():
+def test_a_residual_bottleneck_is_not_an_mlp():
     def body(x):
         y = layers.Conv1D(32, 1)(x)
         y = layers.ReLU()(layers.Add()([y, layers.Conv1D(32, 1)(x)]))
@@ -272,7 +272,7 @@ def test_a_residual_bottleneck_is_no_mlp():
     assert mlps(functional(body)) == []
 
 
-def test_layer_scale_and_residual_after_it_do_not_matter():
+def test_layer_scale_and_residual_after_an_mlp_do_not_matter():
     def body(x):
         return x + LayerScale()(expand_contract(layers.LayerNormalization()(x)))
 
@@ -300,7 +300,7 @@ def test_gated_mlps_are_reported(body, count):
     assert all("gated" in site.skip_reason for site in found)
 
 
-def test_squeeze_and_excitation_is_no_gated_mlp():
+def test_squeeze_and_excitation_is_not_a_gated_mlp():
     def body(x):
         squeezed = layers.Dense(4, "relu")(layers.GlobalAveragePooling1D(keepdims=True)(x))
         return layers.Dense(4)(x * layers.Dense(8, "sigmoid")(squeezed))
@@ -322,7 +322,7 @@ def test_one_by_one_convolutions(norm):
     "arguments",
     [{"kernel_size": 3}, {"kernel_size": 1, "strides": 2}, {"kernel_size": 1, "groups": 2}],
 )
-def test_other_convolutions_are_no_projections(arguments):
+def test_other_convolutions_are_not_projections(arguments):
     def body(x):
         return layers.Conv2D(8, 1)(layers.Conv2D(16, activation="gelu", **arguments)(x))
 
@@ -337,7 +337,7 @@ def test_einsum_dense():
     assert mlps(functional(body)) == [OTHER]
 
 
-def test_an_inverted_residual_is_a_depthwise_convolution_and_no_mlp():
+def test_an_inverted_residual_is_a_depthwise_convolution_and_not_an_mlp():
     def body(x):
         y = layers.Conv2D(32, 1, activation="relu6")(x)
         y = layers.ReLU()(layers.DepthwiseConv2D(3, padding="same")(y))
@@ -406,7 +406,7 @@ def test_nested_and_subclassed_models(make):
 
 
 @pytest.mark.parametrize("make", [nested, subclassed, built_by_shape])
-def test_tracing_leaves_the_model_as_it_was(make):
+def test_tracing_does_not_change_the_model(make):
     model = make()
     before = [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in sublayers(model)]
     weights = model.get_weights()
@@ -422,7 +422,7 @@ def test_tracing_leaves_the_model_as_it_was(make):
         assert model.layers[-1].output.shape == (None, 6, 3)
 
 
-def test_a_layer_with_a_state_keeps_it():
+def test_tracing_does_not_change_the_state_of_a_layer():
     class Counter(layers.Layer):
         def build(self, shape):
             self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
@@ -450,7 +450,7 @@ def test_a_layer_with_a_state_keeps_it():
     assert not isinstance(losses[0], keras.KerasTensor)
 
 
-def test_places_are_those_of_weight_files(tmp_path):
+def test_layer_paths_equal_those_of_weight_files(tmp_path):
     h5py = pytest.importorskip("h5py")
     for make in (nested, subclassed, built_by_shape):
         model = make()
@@ -466,7 +466,7 @@ def test_places_are_those_of_weight_files(tmp_path):
         assert found <= set(files), found - set(files)
 
 
-def test_places_do_not_depend_on_names_or_neighbors():
+def test_layer_paths_do_not_depend_on_names_or_neighbors():
     class Model(keras.Model):
         def __init__(self, head):
             super().__init__()
@@ -492,13 +492,13 @@ def test_a_shared_layer_counts_once():
     norm, up, down = layers.LayerNormalization(), layers.Dense(16, "gelu"), layers.Dense(8)
     model = functional(lambda x: down(up(norm(down(up(norm(x)))))))
     assert mlps(model) == [LAYER_NORM]
-    # With something else before it at one of its places, the weaker of the two.
+    # In several contexts, the weaker one counts.
     norm, up, down = layers.LayerNormalization(), layers.Dense(16, "gelu"), layers.Dense(8)
     model = functional(lambda x: down(up(down(up(norm(x))))))
     assert mlps(model) == [OTHER]
 
 
-def test_attention_and_what_flows_into_it():
+def test_attention_and_its_inputs():
     x, y = keras.Input((6, 8)), keras.Input((4, 8))
     own = layers.MultiHeadAttention(2, 4)
     cross = layers.MultiHeadAttention(2, 4)
@@ -545,7 +545,7 @@ def test_one_pixel_has_no_structure():
 
 
 class Branching(layers.Layer):
-    """Whether it can be followed depends on values: it cannot."""
+    """A layer whose control flow depends on values, so it cannot be traced."""
 
     def __init__(self):
         super().__init__()
@@ -569,7 +569,7 @@ def opaque_model():
     return functional(lambda x: layers.Dense(3)(Branching()(x)))
 
 
-def test_what_cannot_be_followed_is_reported_and_rules_reach_it():
+def test_opaque_layers_are_reported_and_rules_reach_them():
     model = opaque_model()
     found = find_sites(model, ["mlp", "attention", "depthwise"])
     assert [type(layer).__name__ for layer, _, _ in found.opaque] == ["Branching"]
@@ -581,11 +581,11 @@ def test_what_cannot_be_followed_is_reported_and_rules_reach_it():
     assert by_structure["attention"].self_attention
 
     up = model.layers[1].block.up.kernel.path
-    (left,) = find_sites(model, ["mlp"], {up: None}).sites
-    assert left.by_rule
+    (skipped,) = find_sites(model, ["mlp"], {up: None}).sites
+    assert skipped.by_rule
 
 
-def test_rules_reach_what_no_call_was_seen_of():
+def test_rules_reach_layers_without_a_traced_call():
     class Alone(layers.Layer):
         def __init__(self):
             super().__init__()
@@ -615,7 +615,7 @@ def test_rules_reach_what_no_call_was_seen_of():
     assert by_structure["attention"].self_attention
 
 
-def test_rules_overrule():
+def test_rules_override_the_finder():
     model = functional(
         lambda x: layers.Dense(8, name="second")(
             layers.Dense(8, name="first")(expand_contract(layers.LayerNormalization()(x)))
@@ -624,8 +624,8 @@ def test_rules_overrule():
     named = sites_of(model, "mlp", {"first/kernel": "mlp"})
     assert [site.before for site in named] == ["layer_norm", "other"]
     up = named[0].weights["kernel"].path
-    (left,) = sites_of(model, "mlp", {up: None})
-    assert left.skip_reason == f"by the rule {up!r}"
+    (skipped,) = sites_of(model, "mlp", {up: None})
+    assert skipped.skip_reason == f"by the rule {up!r}"
 
 
 @pytest.mark.parametrize(
@@ -647,7 +647,7 @@ def test_bad_rules(rules, error, match):
 
 
 class Pair(keras.Model):
-    """Takes a second input, which may be left out."""
+    """A model with an optional second input."""
 
     def __init__(self):
         super().__init__()
@@ -697,7 +697,7 @@ def test_an_optional_input_gets_its_default():
     assert not found.notes
 
 
-def test_inputs_left_out():
+def test_missing_inputs():
     x = np.zeros((2, 5, 8), "float32")
     model = Pair()
     model(x)
@@ -719,7 +719,7 @@ def test_a_model_that_requires_training():
     assert mlps(model) == [OTHER]
 
 
-def test_a_layer_alone():
+def test_a_single_layer():
     x = np.zeros((2, 5, 8), "float32")
     attention = layers.MultiHeadAttention(2, 4)
     attention(x, x)
@@ -751,7 +751,7 @@ def test_layers_in_a_list_that_is_called_layers():
         ]
 
 
-def test_nothing_is_built_by_tracing():
+def test_tracing_builds_nothing():
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
@@ -774,7 +774,7 @@ def test_nothing_is_built_by_tracing():
     assert mlps(model) == [OTHER]
 
 
-def test_attributes_that_call_sets_are_put_back():
+def test_attributes_that_call_sets_are_restored():
     class Model(keras.Model):
         def __init__(self):
             super().__init__()
@@ -823,17 +823,17 @@ def test_own_activations_that_are_not_pointwise(activation):
         lambda y: keras.ops.mean(y, axis=1, keepdims=True),
     ],
 )
-def test_pooling_in_operations_is_no_normalization(reduce):
+def test_pooling_in_operations_is_not_a_normalization(reduce):
     assert mlps(functional(between(layers.Activation("relu"), reduce))) == []
 
 
-def test_hidden_units_that_the_model_gives_out_are_no_mlp():
+def test_hidden_units_that_are_outputs_are_not_an_mlp():
     x = keras.Input((6, 8))
     hidden = layers.Dense(16, "relu")(x)
     assert mlps(keras.Model(x, [hidden, layers.Dense(8)(hidden)])) == []
 
 
-def test_a_functional_model_called_by_names():
+def test_a_functional_model_with_named_inputs():
     a, b = keras.Input((8,), name="b"), keras.Input((8,), name="a")
     inner = keras.Model([a, b], [expand_contract(a), b + 0.0])
 
@@ -873,7 +873,7 @@ def test_self_attention_through_an_identity():
     assert site.self_attention is True
 
 
-def test_a_rule_for_another_structure_leaves_the_site():
+def test_a_rule_for_another_structure_skips_the_site():
     model = functional(lambda x: layers.MultiHeadAttention(2, 4, name="own")(x, x))
     (site,) = sites_of(model, "attention", {"own/": None})
     assert site.skip_reason == "by the rule 'own/'"
@@ -888,7 +888,7 @@ def test_a_rule_for_another_structure_leaves_the_site():
         sites_of(dense, "mlp", {path: ["mlp"]})
 
 
-def test_layers_that_give_none_besides():
+def test_layers_that_also_return_none():
     class Attention(layers.Layer):
         def __init__(self):
             super().__init__()
@@ -931,7 +931,7 @@ def depths(body, shape=(16, 8)):
     return [site.depth for site in sites_of(functional(body, shape), "depthwise")]
 
 
-def test_parallel_branches_stand_side_by_side():
+def test_parallel_branches_have_equal_depth():
     def tower(x):
         for _ in range(3):
             x = depthwise()(x)
@@ -944,7 +944,7 @@ def test_parallel_branches_stand_side_by_side():
 
 
 class Hidden(layers.Layer):
-    """Fails where it is followed; Keras has its output declared."""
+    """A layer that fails when traced, but declares its output."""
 
     def __init__(self, early):
         super().__init__()
@@ -964,9 +964,9 @@ class Hidden(layers.Layer):
 
 
 @pytest.mark.parametrize(("early", "expected"), [(False, [0, 1 / 3, 2 / 3, 1]), (True, None)])
-def test_what_is_hidden_has_its_place(early, expected):
+def test_opaque_layers_keep_their_position_in_the_network(early, expected):
     found = depths(lambda x: depthwise()(depthwise()(Hidden(early)(x))))
-    # What no call was seen of stands side by side.
+    # Layers without a traced call have equal depth.
     np.testing.assert_allclose(found, expected or [0, 0, 0.5, 1])
 
 

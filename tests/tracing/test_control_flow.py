@@ -1,4 +1,4 @@
-"""Loops, branches and wrappers around layers: what is in them is followed."""
+"""Layers inside loops, branches and wrappers are traced."""
 
 import keras
 import numpy as np
@@ -68,7 +68,7 @@ BODIES = {
 
 
 class Around(layers.Layer):
-    """A block within what a function does with it."""
+    """A block that a function calls."""
 
     def __init__(self, body):
         super().__init__()
@@ -85,7 +85,7 @@ class Around(layers.Layer):
 
 
 def written(model):
-    """What stands before each MLP, in a model in which all is followed."""
+    """Return the layer before each MLP, in a model that is traced completely."""
     found = find_sites(model, ["mlp"])
     assert found.opaque == []
     assert found.notes == ()
@@ -93,7 +93,7 @@ def written(model):
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_the_body_is_followed(name):
+def test_loop_bodies_are_traced(name):
     x = keras.Input((6, WIDTH), batch_size=2)
     y = Around(BODIES[name])(x)
     # What follows hangs on what the body gives.
@@ -118,8 +118,8 @@ def test_both_branches_are_joined():
     assert written(keras.Model(x, Branches()(x))) == [("layer_norm", "")] * 2
 
 
-def test_loops_over_constants_are_run():
-    """A mask that a loop makes is a triangle, and attention with it is causal."""
+def test_loops_over_constants_run():
+    """A loop makes a triangular mask, so attention with it is causal."""
 
     class Causal(layers.Layer):
         def __init__(self):
@@ -147,7 +147,7 @@ def test_time_distributed_keeps_what_is_known_of_its_input(named):
 
 
 @pytest.mark.parametrize("both_ways", [False, True])
-def test_cells_are_followed_by_themselves(both_ways):
+def test_cells_are_traced_separately(both_ways):
     @keras.saving.register_keras_serializable("test_control_flow")
     class Cell(Block):
         state_size = WIDTH
@@ -163,7 +163,7 @@ def test_cells_are_followed_by_themselves(both_ways):
     assert ["hides the context of" in why for _, _, why in found.opaque] == [True]
 
 
-def test_a_function_with_a_gradient_of_its_own_is_skipped_with_a_reason():
+def test_a_function_with_a_custom_gradient_is_skipped_with_a_reason():
     @ops.custom_gradient
     def identity(x):
         return x, lambda *args, upstream=None: args[0] if upstream is None else upstream

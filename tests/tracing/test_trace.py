@@ -1,4 +1,4 @@
-"""A model is followed as Keras runs it, and stays as it was."""
+"""A model is traced as Keras runs it, and does not change."""
 
 import threading
 
@@ -29,7 +29,7 @@ class Feed(layers.Layer):
 
 
 class Through(keras.Model):
-    """A block behind some code of the user's."""
+    """A block after user-defined code."""
 
     def __init__(self, code):
         super().__init__()
@@ -111,7 +111,7 @@ def to_functional(model, x):
         to_functional,
     ],
 )
-def test_code_that_keras_runs_is_followed(code):
+def test_code_that_keras_runs_is_traced(code):
     found, every = befores(through(code), np.ones((2, 6, 8), "float32"))
     assert found == ["layer_norm"] * 2
     assert every.opaque == []
@@ -121,7 +121,7 @@ def branch(model, x):
     return x if bool(ops.any(ops.isnan(x))) else x + 0.0
 
 
-def test_what_cannot_run_hides_its_own_lines_alone():
+def test_code_that_fails_hides_only_its_own_layers():
     model = through(branch)
     found, every = befores(model, np.ones((2, 6, 8), "float32"))
     assert found == ["layer_norm"] * 2
@@ -130,7 +130,7 @@ def test_what_cannot_run_hides_its_own_lines_alone():
     assert why == "TypeError: A symbolic KerasTensor cannot be used as a boolean."
 
 
-def test_a_weight_in_a_time_distributed_layer_has_the_same_surroundings():
+def test_a_weight_in_a_time_distributed_layer_has_the_same_context():
     mlp = keras.Sequential([layers.Dense(16, "gelu"), layers.Dense(8)])
     x, y = keras.Input((5, 8)), keras.Input((8,))
     feed = keras.Model(y, Feed()(y))
@@ -138,7 +138,7 @@ def test_a_weight_in_a_time_distributed_layer_has_the_same_surroundings():
     assert befores(model)[0] == ["other", "layer_norm"]
 
 
-def test_a_cell_is_followed_for_a_step():
+def test_a_cell_is_traced_for_one_step():
     class Cell(layers.Layer):
         def __init__(self):
             super().__init__()
@@ -158,7 +158,7 @@ def test_a_cell_is_followed_for_a_step():
 
 
 class Parts(keras.Model):
-    """Trained by a step of its own: it has no `call`."""
+    """A model with its own training step and no `call`."""
 
     def __init__(self):
         super().__init__()
@@ -169,7 +169,7 @@ class Parts(keras.Model):
         return {}
 
 
-def test_a_model_without_a_call_is_followed_part_by_part():
+def test_a_model_without_a_call_is_traced_layer_by_layer():
     report = keras_mimetic.initialize(Parts(), seed=0)
     assert len({row.layer_path for row in report.written}) == 2
     assert "no `call`" in report.skipped[0].note
@@ -197,7 +197,7 @@ def test_two_dry_runs_print_the_same():
     assert str(first) == str(second)
 
 
-def test_reasons_are_what_keras_means():
+def test_reasons_are_the_causes_of_keras_errors():
     text = (
         "Exception encountered when calling Sequential.call().\n\n"
         "\x1b[1mInput 0 is wrong: expected shape=(None, 8), found <KerasTensor "
@@ -221,7 +221,7 @@ def records(model):
 
 
 @pytest.mark.parametrize("code", [branch, loss, lambda model, x: model.weight * x])
-def test_the_model_stays_as_it_was_for_several_threads(code):
+def test_the_model_is_unchanged_for_several_threads(code):
     model = through(code)
     # Keras caches some of its properties when they are first read.
     keras_mimetic.initialize(model, seed=0, dry_run=True)
@@ -260,7 +260,7 @@ def test_the_model_stays_as_it_was_for_several_threads(code):
         ("circular", "contains itself"),
     ],
 )
-def test_wrong_inputs_are_an_error(inputs, match):
+def test_invalid_inputs_raise_an_error(inputs, match):
     a, b = keras.Input((6, 8), name="a"), keras.Input((6, 8), name="b")
     model = keras.Model([a, b], Feed()(a + b))
     if isinstance(inputs, str):
@@ -273,7 +273,7 @@ def test_wrong_inputs_are_an_error(inputs, match):
 
 
 def test_nothing_is_computed():
-    """A model whose activations would not fit is followed at once."""
+    """A model whose activations would not fit in memory is traced quickly."""
     x = keras.Input((2**20, 8))
     y = x
     for _ in range(20):
