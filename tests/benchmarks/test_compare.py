@@ -37,6 +37,7 @@ def run(*arguments, in_process=True):
     return scripts.run("benchmarks/compare.py", *arguments, in_process=in_process)
 
 
+@pytest.mark.one_backend
 def test_a_comparison_and_its_resumption(tmp_path):
     arguments = (
         *(

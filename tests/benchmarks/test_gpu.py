@@ -82,7 +82,7 @@ def test_timm_stands_beside(tmp_path, monkeypatch):
     assert all(float(row[2]) > 0 for row in rows)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="processes are the same on each backend")
+@pytest.mark.one_backend
 def test_backends_in_processes_with_runs_on_images(tmp_path):
     rows = run(tmp_path, "--backends", "torch", "--part", "cifar10", "--variant", "default")
     assert [row[:2] for row in rows] == [["cifar10", "vit, default, seed 0"]]

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import keras
 import pytest
 from paths import ROOT
 
@@ -39,7 +38,7 @@ def test_the_notebook_is_made_from_the_page(monkeypatch):
     assert len(text.splitlines()) < 300
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="one backend is enough")
+@pytest.mark.one_backend
 def test_the_notebook_runs(tmp_path):
     pytest.importorskip("sklearn")
     finished = subprocess.run(
