@@ -198,7 +198,7 @@ class _Finder:
                 self._tables |= {id(value): table for value in call.outputs}
 
     def _table(self, x: Any, shape: tuple[int | None, ...]) -> tuple[Any, Any, int] | None:
-        """The table that a summand is, its layer and the number of positions."""
+        """Return the table that a summand is, its layer and the number of positions."""
         if isinstance(x, Value):
             if id(x) in self._tables:
                 table = self._tables[id(x)]
@@ -219,7 +219,7 @@ class _Finder:
         return self._same_as(x)
 
     def _same_as(self, x: Any) -> tuple[Any, Any, int] | None:
-        """The weight whose values a tensor has; the code may have sliced or broadcast it."""
+        """Find the weight whose values a tensor has; the code may have sliced or broadcast it."""
         for variable, layer in self._owners:
             if variable is x:
                 return variable, layer, _length(variable)
