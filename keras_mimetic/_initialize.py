@@ -145,7 +145,7 @@ def initialize(
     for name in settings:
         STRUCTURES[name].clear_caches()
     for layer, layer_path, why in found.opaque:
-        reason = f"could not be followed: {why}"
+        reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))
     if not any(row.written for row in rows):
         _warn_of_nothing(settings, rows)

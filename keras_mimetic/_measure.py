@@ -170,7 +170,7 @@ def measure(
                 drawn.setdefault((part, name), []).extend(known.values)
             readings[site.structure].append(Reading(site, values, drawn))
     for layer, layer_path, why in found.opaque:
-        skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be followed: {why}"))
+        skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be traced: {why}"))
     for name in names:
         STRUCTURES[name].clear_caches()
     settings = {

@@ -58,7 +58,7 @@ class Skipped:
     Attributes:
         path: Path of the layer.
         layer_path: Path of the layer in the model.
-        structure: Name of the structure; `""` for a layer that could not be followed.
+        structure: Name of the structure; `""` for a layer that could not be traced.
         reason: Why it was skipped.
     """
 

@@ -17,7 +17,7 @@ class WeightChange:
         path: The weight's `variable.path`, which `rules` match.
         layer_path: Path of its layer in the model (attributes and containers), from which its
             random stream is derived. Unlike `path`, it is the same each time the model is built.
-        structure: Name of the structure; `""` for a layer that could not be followed.
+        structure: Name of the structure; `""` for a layer that could not be traced.
         shape: Shape of the weight.
         norm_before: Frobenius norm before.
         norm_after: Frobenius norm of the new values in the weight's dtype; `None` if skipped.

@@ -24,10 +24,10 @@ from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_passthrough
 
 CROSS = {
-    "query_key": "cross-attention: query and key are of different streams",
-    "value_output": "cross-attention: values are of another stream than queries",
+    "query_key": "cross-attention: query and key come from different streams",
+    "value_output": "cross-attention: values and queries come from different streams",
 }
-SHARED = "another attention uses a part of its weights"
+SHARED = "it shares weights with another attention"
 _GROUPED = keras.layers.GroupQueryAttention
 
 
@@ -155,7 +155,7 @@ def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[Attentio
                 )
             )
             continue
-        reason = "" if seen else "no call of it could be followed; `rules` may name it"
+        reason = "" if seen else "none of its calls could be traced; use `rules` to include it"
         apart = [_apart_by_pair(call, context) for call in seen]
         values = [value for call in seen for value in call.inputs]
         sites.append(

@@ -73,15 +73,15 @@ class Gathered:
     numbers: np.ndarray | None
 
 
-GROUPED = "grouped-query attention: no structure is known for shared keys"
+GROUPED = "grouped-query attention: the structure for shared keys is unknown"
 MIXED_HEADS = "its heads are mixed with one another"
 SEVERAL = "its scores are a sum of several products"
-LINEAR = "linear attention: no softmax stands between its products"
-UNKNOWN = "what stands between its projections and their product could not be followed"
-NO_OUTPUT = "no projection follows that its values could be followed to"
-NO_MATRIX = "its projection is no matrix on the channels of one place"
+LINEAR = "linear attention: no softmax between its products"
+UNKNOWN = "the operations between its projections and their product could not be traced"
+NO_OUTPUT = "no projection of its values was found"
+NO_MATRIX = "its projection is not one matrix on the channels of each position"
 NONE = "not made by a projection"
-ADDITIVE = "additive attention: its scores are no product"
+ADDITIVE = "additive attention: its scores are not a product"
 
 _ELEMENTWISE = {
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),

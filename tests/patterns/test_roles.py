@@ -332,7 +332,7 @@ def test_without_an_output_projection():
     model = keras.Model(x, attend(*(heads(dense(x)) for _ in range(3))))
     report = keras_mimetic.initialize(model, "attention", seed=0)
     assert [row.written for row in report.rows] == [True, True, False]
-    assert "no projection follows" in report.skipped[0].note
+    assert "no projection of its values" in report.skipped[0].note
 
 
 def test_a_rule_for_one_layer_of_attention_skips_all():
