@@ -61,18 +61,22 @@ def chunk_scan(
         shape = (batch * num_chunks, chunk_size, num_groups, *shape)
         return reshape(_pad_end(values, padding), shape)
 
-    dt_x = chunked(x * dt[..., None], heads_per_group, head_dim)
-    b, c = chunked(b, state_dim), chunked(c, state_dim)
+    # `matmul`, since XLA's `einsum` of these axes is slower on CPUs.
+    dt_x = chunked(x * ops.expand_dims(dt, -1), heads_per_group, head_dim)  # zsghp
+    b, c = (ops.transpose(chunked(z, state_dim), (0, 2, 1, 3)) for z in (b, c))  # zgsn, zgln
     log_decay = ops.transpose(chunked(dt * a, heads_per_group), (0, 2, 3, 1))
     log_since_start, decays = _segsum_decays(log_decay)
 
     # 1. Outputs from the inputs of the same chunk.
-    scores = ops.einsum("zlgn,zsgn->zgls", c, b)
-    y_diag = ops.einsum("zghls,zsghp->zlghp", scores[:, :, None] * decays, dt_x)
+    scores = ops.matmul(c, ops.swapaxes(b, -1, -2))  # zgls
+    y_diag = ops.matmul(ops.expand_dims(scores, 2) * decays, ops.transpose(dt_x, (0, 2, 3, 1, 4)))
+    y_diag = ops.transpose(y_diag, (0, 3, 1, 2, 4))  # zlghp
 
     # 2. What each chunk adds to the state.
     decay_to_end = ops.transpose(decays[..., -1, :], (0, 3, 1, 2))
-    states = ops.einsum("zsghp,zsgn->zghpn", dt_x * decay_to_end[..., None], b)
+    states = ops.transpose(dt_x * ops.expand_dims(decay_to_end, -1), (0, 2, 3, 4, 1))  # zghps
+    rows = (batch * num_chunks, num_groups, heads_per_group * head_dim)
+    states = ops.matmul(reshape(states, (*rows, chunk_size)), b)
 
     # 3. The state before each chunk, and after the last.
     shape = (batch, num_chunks, num_heads)
@@ -81,13 +85,15 @@ def chunk_scan(
         reshape(log_since_start[..., -1], (*shape, 1, 1)),
         state,
     )
-    states = reshape(states, (batch * num_chunks, num_groups, heads_per_group, head_dim, state_dim))
 
     # 4. Outputs from the state before the chunk.
     decay_from_start = ops.transpose(ops.exp(log_since_start), (0, 3, 1, 2))
-    y_off = ops.einsum("zlgn,zghpn->zlghp", c, states) * decay_from_start[..., None]
-
-    y = reshape(y_off + y_diag, (batch, num_chunks * chunk_size, num_heads, head_dim))
+    y_off = ops.matmul(c, ops.swapaxes(reshape(states, (*rows, state_dim)), -1, -2))
+    y_off = reshape(ops.transpose(y_off, (0, 2, 1, 3)), ops.shape(dt_x))  # zlghp
+    y = reshape(
+        y_off * ops.expand_dims(decay_from_start, -1) + y_diag,
+        (batch, num_chunks * chunk_size, num_heads, head_dim),
+    )
     return y[:, :length], state
 
 
@@ -144,10 +150,12 @@ def _state_passing_sequential(states: Any, log_decay: Any, state: Any) -> tuple[
 def _state_passing_matrix(states: Any, log_decay: Any, state: Any) -> tuple[Any, Any]:
     """Do the same by a matrix (num_chunks + 1, num_chunks + 1)."""
     # The initial state is the contribution of an extra leading chunk.
-    states = ops.concatenate((state[:, None], states), axis=1)
+    states = ops.concatenate((ops.expand_dims(state, 1), states), axis=1)
     log_decay = ops.pad(ops.transpose(log_decay[..., 0, 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
     _, decays = _segsum_decays(log_decay)
-    states = ops.einsum("bhzc,bchpn->bzhpn", decays, states)
+    shape = (*ops.shape(states)[:3], states.shape[3] * states.shape[4])
+    flat = ops.matmul(decays, ops.transpose(reshape(states, shape), (0, 2, 1, 3)))
+    states = reshape(ops.transpose(flat, (0, 2, 1, 3)), ops.shape(states))
     # From the end: JAX takes no symbolic size as an index.
     return states[:, :-1], states[:, -1]
 
@@ -169,15 +177,19 @@ def _segsum_decays(log_decay: Any) -> tuple[Any, Any]:
     remainders = ops.cumsum(log_decay - integers, axis=-1)
     integers = ops.cumsum(integers, axis=-1)
     position = ops.arange(0, ops.shape(log_decay)[-1], dtype=log_decay.dtype)
-    distance = position[:, None] - position[None, :]
+    distance = _differences(position)
     # Sums for s > l are only kept from overflow, and their exp multiplied by 0: exp(-inf) takes
     # three times as long. Remainders are at most 1/2.
-    segments = ops.minimum(
-        integers[..., None] - integers[..., None, :], 0.5 * ops.minimum(distance, 0.0)
-    )
-    segments = segments + (remainders[..., None] - remainders[..., None, :])
+    segments = ops.minimum(_differences(integers), 0.5 * ops.minimum(distance, 0.0))
+    segments = segments + _differences(remainders)
     is_causal = ops.cast(distance >= 0, log_decay.dtype)
     return integers + remainders, ops.exp(segments) * is_causal
+
+
+def _differences(values: Any) -> Any:
+    """Subtract each value of the last axis from each."""
+    # Not `values[..., None]`, which LiteRT cannot run on sizes that are not known.
+    return ops.expand_dims(values, -1) - ops.expand_dims(values, -2)
 
 
 def reshape(values: Any, shape: Any) -> Any:
