@@ -383,20 +383,24 @@ def counts(made):
     return listed, written
 
 
-def rows():
-    """The lines of the table, as far as the libraries are installed, by model."""
+def installed():
+    """The names of the models whose library is there."""
+    hub = importlib.util.find_spec("keras_hub") is not None
+    return [name for name in MODELS if hub or not name.startswith("keras_hub")]
+
+
+def row(name):
+    """A model's line of the table."""
+    make, exist = MODELS[name]
     with warnings.catch_warnings():
         # Keras's, of sizes that are this small.
         warnings.simplefilter("ignore")
-        for name, (make, exist) in MODELS.items():
-            if name.startswith("keras_hub") and importlib.util.find_spec("keras_hub") is None:
-                continue
-            listed, written = counts(make())
-            cells = [
-                " / ".join(map(str, three)) if any(three) else ""
-                for three in zip(exist, listed, written, strict=True)
-            ]
-            yield name, f"| {name} | {' | '.join(cells)} |"
+        listed, written = counts(make())
+    cells = [
+        " / ".join(map(str, three)) if any(three) else ""
+        for three in zip(exist, listed, written, strict=True)
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main():
@@ -407,7 +411,7 @@ def main():
         "same on all three backends; made by `python tests/zoo.py`.\n\n"
     )
     lines = ["| model | attention | MLP | depthwise |", "|---|---|---|---|"]
-    lines += [line for _, line in rows()]
+    lines += [row(name) for name in installed()]
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text(head + "\n".join(lines) + "\n")
 
