@@ -23,6 +23,8 @@ _LSUV_IMAGES = 256
 # Models by name: how they are made, and what `initialize` must be told of them.
 MODELS = {
     **{name: (make, {}) for name, make in models.MODELS.items()},
+    # DeiT's ViT-Ti (arXiv:2012.12877) at patches of 4 pixels.
+    "vit_ti": (functools.partial(models.MODELS["vit"], width=192, depth=12, heads=3), {}),
     # It has no MLP; its 1x1 convolutions stand in for one.
     "convmixer": (models.MODELS["convmixer"], {r"pointwise_\d+/": "mlp"}),
     "convnext_batch_norm": (functools.partial(models.MODELS["convnext"], norm="batch_norm"), {}),
@@ -37,7 +39,7 @@ def applies(model_name, variant):
     """Return whether a variant changes anything in a model, besides what another one changes."""
     if variant.shared_bias and model_name == "convmixer":
         return False  # It has no blocks.
-    has = {"attention": model_name == "vit", "depthwise": model_name.startswith("conv")}
+    has = {"attention": model_name.startswith("vit"), "depthwise": model_name.startswith("conv")}
     given = [name for name in has if getattr(variant, name) is not None]
     in_mlps = variant.mlp != Variant().mlp or variant.per_input or variant.shift
     return not given or any(has[name] for name in given) or in_mlps

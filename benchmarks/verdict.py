@@ -238,7 +238,7 @@ def picture(runs, lines):
     for axis, (model, found) in zip(axes, by_model.items(), strict=True):
         pictures.draw_differences(axis, found)
         above, below = pictures.above_and_below(found)
-        title = f"{model}: of {len(found)}, {above} above {bases[model]}, {below} below it"
+        title = f"{model}: {above} of {len(found)} above {bases[model]}, {below} below"
         axis.set_title(title, fontsize=8)
         axis.set_xlabel(f"points over {bases[model]}, 95 % t interval", fontsize=8)
     return pictures.save(figure, runs.folder / "differences.png")

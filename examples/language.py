@@ -334,23 +334,23 @@ def picture(runs, args, title):
     found = {init: _best(runs, init, args) for init in args.init}
     first = args.init[0]
     base = [row["test_loss"] for row in found[first][1]]
-    differences, colors = {}, {}
+    differences, colors, ends = {}, {}, {}
     for number, (init, (rate, rows)) in enumerate(found.items()):
         curves = [[float(loss) for loss in row["curve"].split()] for row in rows]
-        colors[init] = f"C{number}"
+        colors[init], ends[init] = f"C{number}", statistics.fmean(c[-1] for c in curves)
         label = f"{init}, {rate:g}"
         pictures.draw_curves(left, curves, color=colors[init], label=label, x=steps)
         if init != first:
             pairs = zip(rows, base, strict=True)
             differences[init] = [row["test_loss"] - loss for row, loss in pairs]
     left.set(xlabel="steps", ylabel="validation loss, nats per character")
-    left.set_title(f"n = {args.seeds}", fontsize=9)
+    left.set_title(f"{min(ends, key=ends.__getitem__)} ends lowest, n = {args.seeds}", fontsize=9)
     left.legend(title="init, rate", frameon=False, fontsize=7)
     left.grid(alpha=0.3)
     if differences:
         pictures.draw_differences(right, differences, colors)
         worse, better = pictures.above_and_below(differences)
-        title_of = f"{better} of {len(differences)} inits below {first}, {worse} above it"
+        title_of = f"{better} of {len(differences)} better than {first}, {worse} worse"
         right.set_title(title_of, fontsize=9)
     right.set(xlabel=f"test loss minus that of {first}, nats, 95 % t interval")
     return pictures.save(figure, runs.folder / "losses.png", title)

@@ -5,13 +5,14 @@ import os
 import pathlib
 import platform
 
-import keras
-
-import keras_mimetic
-
 
 def current():
     """Return backend, hardware and versions, as a dict of texts."""
+    # Here, since who only reads results needs no Keras.
+    import keras
+
+    import keras_mimetic
+
     backend = keras.backend.backend()
     package = {"tensorflow": ("tensorflow", "tensorflow-cpu")}.get(backend, (backend,))
     versions = {"keras": keras.__version__, "python": platform.python_version()}

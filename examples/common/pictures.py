@@ -26,15 +26,21 @@ def panels(count, width, height):
 
 
 def save(figure, path, settings=None):
-    """Write a figure as a PNG file, with the settings of its runs in small print above it."""
+    """Write a figure as a PNG file, whole or not at all.
+
+    Args:
+        settings: What its runs have in common, for small print above it.
+    """
     from matplotlib import pyplot as plt
 
     if settings:
         # Names of files may have dollar signs, which would begin a formula.
         text = textwrap.fill(settings, int(20 * figure.get_figwidth()))
         figure.suptitle(text, fontsize=6, color="0.4", parse_math=False)
-    figure.savefig(path, dpi=DPI)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=DPI, format="png")
     plt.close(figure)
+    part.replace(path)
     return path
 
 

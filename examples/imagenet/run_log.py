@@ -5,7 +5,7 @@ import time
 
 import keras
 
-from common import folders, script
+from common import folders, pictures, script
 from imagenet import checkpoint
 
 
@@ -86,14 +86,9 @@ class RunLog(keras.callbacks.Callback):
 
 
 def draw(path, history, title):
-    """Loss and accuracies by epoch, as a picture, whole or not at all."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
+    """Draw loss and accuracies by epoch."""
     epochs = [row["epoch"] for row in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+    figure, (left, right) = pictures.panels(2, 4.5, 4)
     panels = (
         (left, "cross-entropy", ("cross_entropy",), 1),
         (right, "accuracy %", ("top1", "top5"), 100),
@@ -108,9 +103,9 @@ def draw(path, history, title):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=8, parse_math=False)
-    figure.tight_layout()
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=120, format="png")
-    plt.close(figure)
-    part.replace(path)
+    last = history[-1]
+    left.set_title(
+        f"validation {last['val_cross_entropy']:.3f} after epoch {last['epoch']}", fontsize=9
+    )
+    right.set_title(f"top-1 {100 * last['val_top1']:.1f} % after epoch {last['epoch']}", fontsize=9)
+    pictures.save(figure, path, title)

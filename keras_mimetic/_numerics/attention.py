@@ -28,7 +28,7 @@ def auto_strengths(pair: str, *, is_causal: bool) -> tuple[float, float] | None:
     """Return the default noise and identity of a pair's product.
 
     In causal attention, query and key are not changed: their structure raises the loss of
-    a language model (rows `qk` and `both` of `benchmarks/README.md`, "Language models").
+    a language model (`qk` and `both` in `benchmarks/results/language-500/table.md`).
 
     Args:
         pair: `"query_key"` or `"value_output"`.

@@ -76,7 +76,8 @@ class MimeticStateSpace(keras.layers.Layer):
         correlation: Correlation of the weights of C with those of B, in [-1, 1]. The
             default is ours: accounts of the recipe say only that the product of both is
             near the identity and that they are not equal. It mattered little in our trials
-            (`mimetic` and `decay` in `benchmarks/README.md`). `None` is Mamba-2's own, 0.
+            (`mimetic` and `decay` in `benchmarks/results/recall/table.md`). `None` is
+            Mamba-2's own, 0.
         convolution: `"identity"`, or `None` for Mamba-2's own: weights and biases uniform
             between -1/sqrt(conv_width) and 1/sqrt(conv_width). Accounts of the recipe have
             the identity; in our trials it lowered recall (row `recipe`), because a layer

@@ -3,6 +3,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+from arrays import array
 from paths import ROOT
 
 pytest.importorskip("matplotlib")
@@ -27,10 +28,6 @@ def random_images(count, seed):
 
 
 IMAGES = data.Images("random", *(random_images(300, seed) for seed in range(3)))
-
-
-def array(tensor):
-    return keras.ops.convert_to_numpy(tensor)
 
 
 def run(*arguments, in_process=True):
@@ -87,7 +84,8 @@ def test_a_comparison_and_its_resumption(tmp_path):
     assert "| 0.001 |" in third.stdout or "3 runs, 3 done before, 0 to do" in third.stdout
 
 
-@pytest.mark.parametrize("model", MODELS)
+# But for the one of published size, which takes long.
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "vit_ti"])
 def test_rows_start_from_equal_weights_but_for_what_they_change(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal", "mlp", "all")
     models = {name: build_variant(model, VARIANTS[name], 3, IMAGES) for name in names}
@@ -119,6 +117,12 @@ def test_lsuv_gives_every_layer_outputs_of_unit_variance(model):
     unit_variance(model, batch)  # Once is enough.
     for weight, values in zip(model.weights, before, strict=True):
         np.testing.assert_allclose(array(weight), values, rtol=1e-3, atol=1e-6)
+
+
+def test_the_vit_of_published_size():
+    # DeiT's, without its class token, and with patches of 4 pixels and few classes.
+    model = MODELS["vit_ti"][0]((32, 32, 3), 10, patch=4)
+    assert model.count_params() == pytest.approx(5.4e6, rel=0.02)
 
 
 def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
@@ -193,6 +197,7 @@ def test_rows_that_do_not_apply():
     assert applies("mixer", VARIANTS["mean-1"])
     assert not applies("convnext", VARIANTS["query_key"])
     assert applies("vit", VARIANTS["query_key"])
+    assert applies("vit_ti", VARIANTS["spatial"])
 
 
 def runs_of(tmp_path, accuracies):
