@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import keras
 import numpy as np
 
+from keras_mimetic._patterns.inverted_residuals import inverted_residuals
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.graph import Call, Graph, in_call_order
@@ -42,10 +43,6 @@ INVERTED = (
     "an inverted residual: the effect of a mean or hidden bias before its depthwise "
     "convolution is unknown"
 )
-
-# Limit of operations that are followed back from the end of an inverted residual.
-_STEPS = 24
-_PADS = {"ZeroPadding1D", "ZeroPadding2D", "Pad"}
 
 
 # The input of an MLP; see `MLPSite.before`.
@@ -148,7 +145,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             inner_norm=inner_norm,
             skip_reason=skip_reason,
         )
-    for first, second in _inverted_residuals(graph):
+    for first, second in inverted_residuals(graph):
         if first in layer_paths:
             site = mlp_site(first, layer_paths[first], second=second, skip_reason=INVERTED)
             sites.setdefault(first, site)
@@ -252,43 +249,6 @@ def _inner_norm(activation: Call, first: Call, inside: set[int]) -> Any:
     if norm is None or id(norm.outputs[0]) not in inside or norm.operation.beta is None:
         return None
     return norm.operation if axis == channel_axis(first.operation, len(value.shape)) else None
-
-
-def _inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
-    """Return the first and last projection of each inverted residual."""
-    found = []
-    for call in graph.calls:
-        if call.seen and is_projection(call.operation):
-            start = _expansion(call)
-            if start is not None:
-                found.append((start, call.operation))
-    return found
-
-
-def _expansion(end: Call) -> Any:
-    """Return the first projection of an inverted residual that ends here, or `None`."""
-    value, depthwise, activations = end.inputs[0], 0, 0
-    for _ in range(_STEPS):
-        call = value.producer
-        if call is None or not call.seen:
-            return None
-        operation = call.operation
-        if is_projection(operation):
-            activations += is_pointwise_function(own_activation(operation))
-            (inputs, hidden), width = operation.kernel.shape[-2:], end.operation.kernel.shape[-1]
-            return operation if depthwise and activations and hidden > max(inputs, width) else None
-        if is_depthwise(operation):
-            depthwise += 1
-            activations += is_pointwise_function(own_activation(operation))
-        activations += is_activation(operation)
-        # Follow the larger factor of a product with channel gates.
-        values = [x for x in call.inputs if x.constant is None]
-        sizes = [math.prod(size or 1 for size in x.shape) for x in values]
-        known = is_depthwise(operation) or is_pointwise(operation) or name_of(operation) in _PADS
-        if not values or not known:
-            return None
-        value = values[sizes.index(max(sizes))]
-    return None
 
 
 def _size(value: Value) -> Any:

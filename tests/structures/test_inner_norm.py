@@ -82,13 +82,13 @@ def test_control_has_the_norm_of_beta():
     np.testing.assert_allclose(np.linalg.norm(beta), 0.5 * 8, rtol=1e-5)
 
 
-def test_what_is_left():
+def test_what_is_skipped():
     norm = layers.BatchNormalization()
     model = make(norm)
     settings = {"mlp": {"hidden_bias": None, "mean": -1}}
     with pytest.warns(UserWarning, match="wrote no weight"):
         report = keras_mimetic.initialize(model, settings, seed=0)
-    assert "takes away what a mean or bias there does" in report.rows[0].note
+    assert "would cancel the mean and the hidden bias" in report.rows[0].note
     norm.trainable = False
     with pytest.warns(UserWarning, match="wrote no weight"):
         report = keras_mimetic.initialize(model, seed=0)
