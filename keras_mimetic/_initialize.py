@@ -57,6 +57,11 @@ def initialize(
     - `"state_space"`: `MimeticStateSpace` layers. Samples decays, step sizes and the input
       projection.
 
+    Off by default, since its gain has not been measured:
+
+    - `"position"`: learned tables of positions, added to a sequence or image. They start as
+      sines and cosines.
+
     All other weights keep their values, and so do layers with `trainable=False`.
 
     The report names each layer that was skipped and why. Examples are gated MLPs, MLPs with a
@@ -90,9 +95,9 @@ def initialize(
     Args:
         model: A built Keras model or layer.
         structures: Names of structures, or a dict from names to their settings, such as
-            `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures, or
-            for the defaults of one. The classes `MLP`, `Attention`, `Depthwise` and
-            `StateSpace` in `keras_mimetic._structures` document the settings.
+            `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
+            are on by default, or for the default settings of one. The classes `MLP`, `Attention`, `Depthwise`,
+            `StateSpace` and `Position` in `keras_mimetic._structures` document the settings.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
         rules: Dict from regular expressions to the name of a structure or `None`, to correct

@@ -103,6 +103,11 @@ def measure(
 
     - `present`: Fraction of the filters' energy in their last taps.
 
+    `"position"`, part `"table"`, if asked for:
+
+    - `explained`: Fraction of the energy of a position table, less its mean over positions,
+      that one sinusoid per channel explains.
+
     Figures that are not defined, such as the mean of a matrix of zeros, are NaN.
 
     Examples:

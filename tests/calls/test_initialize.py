@@ -640,11 +640,21 @@ def test_another_process_gives_the_same(tmp_path):
         np.testing.assert_array_equal(values, other["|".join(key)])
 
 
+class AddPositions(keras.layers.Layer):
+    def build(self, input_shape):
+        self.table = self.add_weight(shape=input_shape[1:])
+
+    def call(self, x):
+        return x + self.table
+
+
 def test_every_structure_has_a_control_of_its_norms():
     base = make()
     sequences = keras.Input((None, 32))
     mixed = keras_mimetic.layers.MimeticStateSpace(8, 16, seed=0)(sequences)
-    model = keras.Model([base.inputs, sequences], [base.outputs, mixed])
+    tokens = keras.Input((16,), dtype="int32")
+    embedded = AddPositions()(layers.Embedding(10, 8)(tokens))
+    model = keras.Model([base.inputs, sequences, tokens], [base.outputs, mixed, embedded])
     for name, entry in STRUCTURES.items():
         assert entry.check(dict(entry.defaults)).keys() == entry.defaults.keys()
         report = keras_mimetic.initialize(model, name, seed=0, dry_run=True)
