@@ -96,8 +96,9 @@ def initialize(
         model: A built Keras model or layer.
         structures: Names of structures, or a dict from names to their settings, such as
             `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
-            are on by default, or for the default settings of one. The classes `MLP`, `Attention`, `Depthwise`,
-            `StateSpace` and `Position` in `keras_mimetic._structures` document the settings.
+            are on by default, or for the default settings of one. The classes `MLP`,
+            `Attention`, `Depthwise`, `StateSpace` and `Position` in
+            `keras_mimetic._structures` document the settings.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
         rules: Dict from regular expressions to the name of a structure or `None`, to correct
