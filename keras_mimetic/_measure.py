@@ -121,7 +121,7 @@ def measure(
 
     Args:
         model: A built Keras model or layer. LoRA weights are merged.
-        structures: Names of structures; `None` stands for all.
+        structures: Names of structures; `None` stands for those that are on by default.
         rules: Corrections to what is found, as for `initialize`.
         inputs: Example inputs, as for `initialize`.
         data: A batch of inputs, on which the model runs once in inference mode, to
