@@ -44,8 +44,9 @@ def initialize(
     - `"mlp"`: a `Dense` layer or 1x1 convolution, an activation, and another one, where the
       hidden layer is at least as wide as input and output. Shifts the first kernel to a
       nonzero mean. After a LayerNormalization or BatchNormalization, also sets the hidden
-      bias below zero. MLPs after a normalized activation, as in ConvMixer, are skipped unless
-      the settings are numbers.
+      bias below zero. A normalization directly before the activation gets a beta below zero
+      instead. MLPs after a normalized activation, as in ConvMixer, are skipped unless the
+      settings are numbers.
     - `"attention"`: `keras.layers.MultiHeadAttention` and its subclasses, and attention built
       from `keras.layers.Attention` or from operations: projections (also fused in one
       kernel), a product, a softmax, a product, a projection. Samples query and key kernels,
@@ -64,8 +65,8 @@ def initialize(
 
     All other weights keep their values, and so do layers with `trainable=False`.
 
-    The report names each layer that was skipped and why. Examples are gated MLPs, MLPs with a
-    normalization or depthwise convolution before the activation, grouped-query, linear and
+    The report names each layer that was skipped and why. Examples are gated MLPs, MLPs whose
+    hidden layer is narrower than the input, inverted residuals, grouped-query, linear and
     additive attention, filters of one pixel, and layers that cannot be followed. It also notes
     norms that changed by more than a factor of 2.
 

@@ -54,6 +54,9 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
             constant = _constant(getattr(layer, f"{name}_initializer", None))
             if constant is None or not isinstance(variable, keras.Variable):
                 continue
+            if name == "bias" and getattr(layer, "unit_forget_bias", False):
+                # An LSTM starts the part of its forget gate at 1.
+                continue
             values = values_of(variable)
             if values.size and np.ptp(values) > 0 and not _is_remembered(variable, values):
                 return variable, constant

@@ -44,6 +44,8 @@ INVERTED = (
     "convolution is unknown"
 )
 
+# Operations between factors of channels and their product.
+_SHAPES = {"Reshape", "ExpandDims", "Identity", "BroadcastTo", "RepeatVector"}
 
 # The input of an MLP; see `MLPSite.before`.
 Before = Literal["layer_norm", "batch_norm", "normalized_activation", "other"]
@@ -231,7 +233,9 @@ def _match_rest(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _
     (end,) = ends
     # A reduction that changes the size is a pooling, not a part of a normalization.
     whole = _size(end.inputs[0]) == _size(first.outputs[0])
-    if not (gated or (activated and whole and not sliced)) or _excites(first, end):
+    if not (gated or (activated and whole and not sliced)) or _excites(
+        first, end, graph, consumers
+    ):
         return None
     if normalized and end.operation.kernel.shape[-1] > end.operation.kernel.shape[-2]:
         # The norm belongs to the next block.
@@ -284,12 +288,21 @@ def _takes_means(operation: Any) -> bool:
     return isinstance(operation, kinds) and not getattr(operation, "rms_scaling", False)
 
 
-def _excites(first: Call, end: Call) -> bool:
-    """Return whether an MLP computes weights for channels, as in squeeze and excitation."""
+def _excites(first: Call, end: Call, graph: Graph, consumers: dict[int, list[int]]) -> bool:
+    """Return whether an MLP computes factors of channels, as in squeeze and excitation."""
     sigmoids = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
     shape = first.inputs[0].shape
     has_one_position = len(shape) == 2 or all(size == 1 for size in shape[1:-1])
-    return has_one_position and own_activation(end.operation) in sigmoids
+    if not has_one_position or own_activation(end.operation) not in sigmoids:
+        return False
+    # A classifier ends with a sigmoid, too: factors are multiplied with something.
+    values = list(end.outputs)
+    while values:
+        calls = [graph.calls[number] for x in values for number in consumers.get(id(x), ())]
+        if any(is_product(call.operation) for call in calls):
+            return True
+        values = [x for call in calls if name_of(call.operation) in _SHAPES for x in call.outputs]
+    return False
 
 
 def _scales_channels(call: Call) -> bool:

@@ -666,6 +666,22 @@ def test_every_structure_has_a_control_of_its_norms():
                 assert a.norm_after == pytest.approx(b.norm_after, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.LSTM(8),
+        layers.Bidirectional(layers.LSTM(8)),
+        layers.RNN([layers.LSTMCell(8), layers.LSTMCell(8)]),
+        layers.GRU(8),
+    ],
+)
+def test_untrained_recurrent_layers_are_not_trained(layer):
+    inputs = keras.Input((5, 8))
+    x = layers.LayerNormalization()(layer(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(32, "relu")(x)))
+    assert len(keras_mimetic.initialize(model, "mlp", seed=0).written) == 2
+
+
 @pytest.mark.parametrize("name", ["gamma", "beta", "bias", "moving_mean", "moving_variance"])
 def test_weights_that_appear_trained_need_force(name, tmp_path):
     inputs = keras.Input((6, 8))

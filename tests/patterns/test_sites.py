@@ -300,6 +300,21 @@ def test_gated_mlps_are_reported(body, count):
     assert all("gated" in site.skip_reason for site in found)
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid", "softmax", None])
+def test_an_mlp_may_end_with_the_activation_of_a_classifier(activation):
+    model = functional(lambda x: layers.Dense(1, activation)(layers.Dense(64, "relu")(x)), (20,))
+    assert mlps(model) == [((20, 64), "other")]
+
+
+def test_factors_of_channels_are_not_an_mlp():
+    def squeeze_and_excite(x):
+        y = layers.GlobalAveragePooling1D()(x)
+        y = layers.Dense(8, "sigmoid")(layers.Dense(16, "relu")(y))
+        return x * layers.Reshape((1, 8))(y)
+
+    assert mlps(functional(squeeze_and_excite)) == []
+
+
 def test_squeeze_and_excitation_is_not_a_gated_mlp():
     def body(x):
         squeezed = layers.Dense(4, "relu")(layers.GlobalAveragePooling1D(keepdims=True)(x))
