@@ -37,7 +37,7 @@ def parse(argv=None):
     models = f"{', '.join(MODELS)} [vit]"
     add("--model", nargs="+", choices=MODELS, default=["vit"], help=models)
     named = "variants of variants.py, by name"
-    add("--variant", "--row", nargs="+", choices=VARIANTS, default=[], help=named)
+    add("--variant", nargs="+", choices=VARIANTS, default=[], help=named)
     add("--group", nargs="+", choices=GROUPS, default=[], help=f"or all of {', '.join(GROUPS)}")
     add(
         "--base",

@@ -65,7 +65,7 @@ def parse(argv=None):
     bases = "the variant to compare with; of several the first that a model has"
     parser.add_argument("--base", nargs="+", default=["default"], help=bases)
     only = "print the table of these variants and the base alone, and write nothing"
-    parser.add_argument("--variant", "--row", nargs="+", default=[], help=only)
+    parser.add_argument("--variant", nargs="+", default=[], help=only)
     names = "also draw the curves of these variants, for the models that have them"
     parser.add_argument("--curves", nargs="+", default=[], metavar="VARIANT", help=names)
     whole = options.positive(int)

@@ -68,7 +68,7 @@ def explained_by_sinusoids(table: np.ndarray, shape: tuple[int, ...]) -> float:
         shape: See `sin_cos_table`.
 
     Returns:
-        A number in [0, 1]; NaN for a table whose positions are all alike. Independent
+        A number in [0, 1]; NaN for a table whose positions are all equal. Independent
         entries give about 2 ln(n) / n for n positions.
     """
     centered = table.astype(np.float64).reshape(*shape, -1)

@@ -90,7 +90,6 @@ _ELEMENTWISE = {
 _PRODUCTS = {"Multiply", "Divide", "TrueDivide"}
 _NORMS = {"LayerNormalization", "RMSNormalization", "BatchNormalization", "UnitNormalization"}
 _NORMS |= {"RMSNorm", "LayerNorm", "GroupNormalization"}
-_OF_SCORES = {"Where", "Maximum", "Minimum", "Tanh", "Clip", "Exp", "Softcap", "Masking"}
 
 
 def attentions(graph: Graph) -> list[Attention]:
