@@ -94,10 +94,13 @@ def busy_processes(count):
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(count)
+        subprocess.Popen([sys.executable, "-c", script, str(os.getpid())], env=environment)
+        for _ in range(count)
     ]
     try:
-        yield
+        yield started
+        if any(process.poll() is not None for process in started):
+            raise RuntimeError("A busy process ended before the measurement.")
     finally:
         for process in started:
             process.kill()

@@ -21,13 +21,19 @@ def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndar
     old: list[tuple[Any, np.ndarray]] = []
     try:
         for variable, values in _whole(new):
-            old.append((variable, np.array(keras.ops.convert_to_numpy(variable))))
+            old.append((variable, _copy_of(variable)))
             variable.assign(values)
     except BaseException:
         for variable, values in old:
             variable.assign(values)
         raise
     return old
+
+
+def _copy_of(variable: Any) -> np.ndarray:
+    """Return the values of a variable in its own precision, in memory of their own."""
+    values: np.ndarray = keras.ops.convert_to_numpy(variable)
+    return values if values.flags.owndata else values.copy()
 
 
 def _whole(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:

@@ -1,6 +1,7 @@
 """Hidden units of MLPs that are off for all inputs of a batch."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -47,13 +48,19 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
             raise ValueError(
                 "Argument `data` must be a batch of inputs that the model accepts, an array or a "
                 f"tuple of arguments. Received: data of shapes {shapes}, for which the model "
-                f"raised {type(error).__name__}: {error}"
+                f"raised {type(error).__name__}: {_first_paragraphs(error)}"
             ) from error
     return {
         record.site.layer_path: float(1 - record.is_alive.mean())
         for record in records
         if record.is_alive is not None
     }
+
+
+def _first_paragraphs(error: Exception) -> str:
+    """Return the message of an error in one line, without the arguments that Keras lists."""
+    message = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("Arguments received by")[0]
+    return " ".join(message.split())
 
 
 def _takes_training(model: Any) -> bool:

@@ -86,6 +86,11 @@ def find_sites(
         "another"
         for layer, what in graph.assumed
     )
+    notes += tuple(
+        f"the rule {pattern!r} has no effect, since `structures` leaves out {structure!r}"
+        for pattern, structure in (rules or {}).items()
+        if structure is not None and structure not in structures
+    )
     if {"mlp", "attention"} & set(structures):
         notes += _unaccounted(layers, sites, opaque)
     return Found(sites, opaque, notes)
@@ -147,6 +152,11 @@ def check_names(structures: Any) -> tuple[str, ...]:
             "Argument `structures` must be names of structures, or where settings are allowed a "
             f"dict from names to these. Received: structures={structures!r}"
         ) from error
+    if not names:
+        raise ValueError(
+            "Argument `structures` must name at least one structure, or be None for those that "
+            f"are on by default. Received: structures={structures!r}"
+        )
     for name in names:
         if not isinstance(name, str) or name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)

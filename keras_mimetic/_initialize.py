@@ -1,6 +1,7 @@
 """Re-initialize a built model with the structures of trained ones."""
 
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from keras_mimetic._assign import assign_all
 from keras_mimetic._checks import check_flag
 from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
+from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
@@ -157,6 +159,7 @@ def initialize(
     if not any(row.written for row in rows):
         _warn_of_nothing(settings, rows)
     dead = {} if new is None else _write(model, found.sites, new, data, dry_run)
+    _warn_of_dead_units([row for row in rows if row.structure == "mlp"], dead)
     return Report(
         tuple(_with_dead_units(row, dead) for row in rows),
         seed=seed,
@@ -240,8 +243,9 @@ def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
             f"Values of shape {values.shape} were drawn for {variable.path!r}, which has shape "
             f"{tuple(variable.shape)}."
         )
-    rounded = keras.ops.cast(keras.ops.convert_to_tensor(values), variable.dtype)
-    rounded = values_of(rounded)
+    rounded = values
+    if variable.dtype != values.dtype.name:
+        rounded = values_of(keras.ops.cast(keras.ops.convert_to_tensor(values), variable.dtype))
     if not np.isfinite(rounded).all():
         raise ValueError(
             f"The new values of {variable.path!r} do not fit into its dtype, "
@@ -263,8 +267,8 @@ def _row(site: Site, variable: Any, values: np.ndarray | None, note: str) -> Wei
         layer_path=site.layer_path,
         structure=site.structure,
         shape=tuple(variable.shape),
-        norm_before=_norm(values_of(variable)),
-        norm_after=None if values is None else _norm(values),
+        norm_before=array_norm(values_of(variable)),
+        norm_after=None if values is None else array_norm(values),
         note=note,
     )
 
@@ -279,10 +283,6 @@ def _with_change(row: WeightChange) -> WeightChange:
     return dataclasses.replace(row, note=f"{row.note}; norm changes by a factor of {factor:.2g}")
 
 
-def _norm(values: np.ndarray) -> float:
-    return float(np.linalg.norm(values.astype(np.float64)))
-
-
 def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None:
     looked = ", ".join(STRUCTURES[name].looks_for for name in settings)
     why = (
@@ -290,7 +290,7 @@ def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None
         if rows
         else ("none were found")
     )
-    warnings.warn(f"initialize wrote no weight. It looked for {looked}: {why}.", stacklevel=3)
+    _warn(f"initialize wrote no weight. It looked for {looked}: {why}.")
 
 
 def _write(
@@ -316,14 +316,19 @@ def _write(
             for variable, _ in old:
                 if len(variable.shape) == 1:
                     remember(variable)
-    for layer_path, fraction in dead.items():
-        if fraction > _MANY_DEAD:
-            warnings.warn(
-                f"{fraction:.0%} of the hidden units of the MLP {layer_path!r} are off for all of "
-                "`data` and cannot learn from it. `rules` or `structures` choose other strengths.",
-                stacklevel=3,
-            )
     return dead
+
+
+def _warn_of_dead_units(rows: list[WeightChange], dead: Mapping[str, float]) -> None:
+    """Warn of MLPs with new weights and many dead units, by the path that `rules` match."""
+    first = {row.layer_path: row.path for row in reversed(rows) if row.written}
+    for layer_path, fraction in dead.items():
+        if fraction > _MANY_DEAD and layer_path in first:
+            _warn(
+                f"{fraction:.0%} of the hidden units of the MLP of {first[layer_path]!r} are off "
+                "for all of `data` and cannot learn from it. `rules` or `structures` choose "
+                "other strengths."
+            )
 
 
 def _with_dead_units(row: WeightChange, dead: Mapping[str, float]) -> WeightChange:
@@ -331,3 +336,11 @@ def _with_dead_units(row: WeightChange, dead: Mapping[str, float]) -> WeightChan
         return row
     note = f"{row.note}; {dead[row.layer_path]:.1%} of the hidden units are dead"
     return dataclasses.replace(row, note=note)
+
+
+def _warn(message: str) -> None:
+    """Warn at the line of the user's code, also if it calls `mimic`."""
+    frame, level = inspect.currentframe(), 1
+    while frame and frame.f_globals.get("__name__", "").startswith("keras_mimetic"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

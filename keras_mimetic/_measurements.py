@@ -17,7 +17,9 @@ from keras_mimetic._structures import STRUCTURES, StructureSettings
 from keras_mimetic._structures.base import FigureSpec
 from keras_mimetic._tables import html_table, rich_table, show
 
-# So many standard standard deviations from untrained weights get a mark in the table.
+# Columns whose values are names from a fixed list.
+_NAMED = {"structure", "part", "figure"}
+# So many standard deviations from untrained weights get a mark in the table.
 _FAR = 3
 
 
@@ -113,6 +115,7 @@ class Measurements:
 
         Raises:
             TypeError: If `Measurement` has no such attribute.
+            ValueError: If no structure has this name, part or figure.
         """
         names = [field.name for field in dataclasses.fields(Measurement)]
         unknown = [name for name in columns if name not in names]
@@ -121,6 +124,13 @@ class Measurements:
                 f"`select` takes the attributes of a row: {', '.join(names)}. "
                 f"Received: {', '.join(unknown)}"
             )
+        for name in _NAMED & columns.keys():
+            known = _known_names(name)
+            if columns[name] not in known:
+                raise ValueError(
+                    f"Argument `{name}` of `select` must be one of "
+                    f"{', '.join(map(repr, known))}. Received: {name}={columns[name]!r}"
+                )
         wanted = columns.items()
         return tuple(
             row for row in self.rows if all(getattr(row, name) == value for name, value in wanted)
@@ -185,7 +195,7 @@ class Measurements:
         Raises:
             ImportError: If matplotlib is not installed.
             TypeError: If `before` is not a `Measurements` or `title` not a string.
-            ValueError: If there is nothing to draw.
+            ValueError: If there is nothing to draw, or if `before` has none of these layers.
         """
         # Only drawing needs matplotlib.
         from keras_mimetic._plot import plot
@@ -195,6 +205,14 @@ class Measurements:
                 "Argument `before` must be what `keras_mimetic.measure` gives, or None. "
                 f"Received: before={before!r}"
             )
+        if before is not None and before.rows and self.rows:
+            mine, others = ({row.layer_path for row in m.rows} for m in (self, before))
+            if not mine & others:
+                raise ValueError(
+                    "Argument `before` must have measurements of the same model. Received: "
+                    f"measurements of layers such as {min(others)!r}, where this model has "
+                    f"{min(mine)!r}"
+                )
         return plot(self, before, title)
 
     def show(self) -> None:
@@ -282,6 +300,15 @@ class Measurements:
             if not following or null[1:-1] != tuple(_null_cell(following, c) for c in columns):
                 lines.append(null)
         return lines
+
+
+def _known_names(column: str) -> list[str]:
+    """Return the names of all structures, or of the parts or figures that these have."""
+    if column == "structure":
+        return list(STRUCTURES)
+    attribute = {"part": "part", "figure": "name"}[column]
+    specs = [spec for structure in STRUCTURES.values() for spec in structure.figures]
+    return list(dict.fromkeys(getattr(spec, attribute) for spec in specs))
 
 
 def _found(rows: list[Measurement], column: FigureSpec) -> list[Measurement]:

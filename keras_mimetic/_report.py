@@ -112,7 +112,8 @@ class Report:
         return rich_table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
 
     def _headline(self) -> str:
-        count = len(self.written)
+        # Parts of a fused kernel have rows of their own.
+        count = len({(row.layer_path, row.path) for row in self.written})
         what = "control weights of the same norms" if self.control else "structure"
         verb = "would be given" if self.dry_run else "given"
         weights = "weight" if count == 1 else "weights"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_mimetic._numerics.fans import fans, scaled_std
+from keras_mimetic._numerics.large_arrays import add_to_array, array_moments
 from keras_mimetic._numerics.random import sample
 
 NAN = float("nan")
@@ -261,8 +262,7 @@ def shifted_to_mean(values: np.ndarray, mean: float) -> np.ndarray:
     Returns:
         float32 array of the same shape.
     """
-    before = values.mean(dtype=np.float64)
-    std = values.std(dtype=np.float64)
+    before, std = array_moments(values)
     if abs(before / std - mean) < _TOLERANCE:
         return values
-    return (values + (mean * std - before)).astype(np.float32)
+    return add_to_array(values, mean * std - before)

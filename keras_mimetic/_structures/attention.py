@@ -17,7 +17,8 @@ from keras_mimetic._numerics.attention import (
     sample_pair,
     strengths,
 )
-from keras_mimetic._numerics.noise_plus_identity import clear_decompositions
+from keras_mimetic._numerics.noise_plus_identity import clear_decompositions, one_blas_thread
+from keras_mimetic._numerics.random import in_threads
 from keras_mimetic._numerics.stats import median
 from keras_mimetic._patterns.attention import AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
@@ -101,8 +102,8 @@ class Attention(Structure):
         FigureSpec("value_output", "identity", "vo identity", "+.2f", compare_to_untrained=False),
     )
     images: ClassVar[dict[str, str]] = {
-        "query_key": "query-key products, mean over heads, first 64 channels",
-        "value_output": "value-output products, sum over heads, first 64 channels",
+        "query_key": "query-key products, mean over heads, up to 64 channels",
+        "value_output": "value-output products, sum over heads, up to 64 channels",
     }
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -129,20 +130,14 @@ class Attention(Structure):
         why = "causal attention: query and key keep their weights" if is_kept else ""
         values: Weights = {}
         notes = {}
-        for pair, (noise, identity) in _strengths(site, settings).items():
-            roles = PAIRS[pair]
-            sampled = sample_pair(
-                pair,
-                *(tuple(site.weights[role].shape) for role in roles),
-                noise=noise,
-                identity=identity,
-                seed=seed,
-            )
-            for role, value in zip(roles, sampled, strict=True):
+        strengths = _strengths(site, settings)
+        for pair, sampled in _sample_pairs(site, strengths, seed).items():
+            noise, identity = strengths[pair]
+            for role, value in zip(PAIRS[pair], sampled, strict=True):
                 values[role] = value
                 part = site.weights[role]
                 of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
-                note = f"{pair.replace('_', '-')}: {noise:g} noise {identity:+g} identity{of}"
+                note = f"{pair.replace('_', '-')}: {noise:.4g} noise {identity:+.4g} identity{of}"
                 notes[role] = f"{note} ({why})" if why else note
         return NewWeights(values, notes) if values else Skip(why)
 
@@ -215,6 +210,24 @@ def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float
         if given is not None and pair not in site.skipped_pairs:
             found[pair] = given
     return found
+
+
+def _sample_pairs(
+    site: AttentionSite, strengths: dict[str, tuple[float, float]], seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the weights of each pair, sampled side by side, since each has serial steps."""
+    pairs = list(strengths)
+    sampled: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def fill(number: int) -> None:
+        pair = pairs[number]
+        noise, identity = strengths[pair]
+        shapes = (tuple(site.weights[role].shape) for role in PAIRS[pair])
+        sampled[pair] = sample_pair(pair, *shapes, noise=noise, identity=identity, seed=seed)
+
+    with one_blas_thread():
+        in_threads(fill, range(len(pairs)))
+    return {pair: sampled[pair] for pair in pairs}
 
 
 def _is_square(value: np.ndarray, output: np.ndarray) -> bool:

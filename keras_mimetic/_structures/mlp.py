@@ -52,7 +52,7 @@ _BEFORE = {
     "layer_norm": "after LayerNorm",
     "batch_norm": "after BatchNorm",
     "normalized_activation": "after a norm of activations",
-    "other": "not directly after an untrained LayerNorm or a BatchNorm",
+    "other": "no LayerNorm or BatchNorm directly before",
 }
 # Parts of the figures, by role.
 _MATRICES = {"first": "kernel", "second": "second"}
@@ -146,7 +146,7 @@ class MLP(Structure):
         if site.inner_norm is not None:
             return _sample_inner(site, settings)
         mean, hidden_bias = _strengths(site, settings)
-        before = _BEFORE[site.before]
+        before = _describe_input(site)
         wants_bias = settings["hidden_bias"] is not None and not is_auto(settings["hidden_bias"])
         no_bias = (
             f"no bias for a hidden bias of {settings['hidden_bias']:+g}"
@@ -171,7 +171,7 @@ class MLP(Structure):
             spread = kernel.std() if sums_to_zero else np.sqrt(np.mean(kernel**2))
             start = bias_start(hidden_bias, float(spread), kernel.shape[-2], mean=0.0)
             values["bias"] = np.full(tuple(site.bias.shape), start, np.float32)
-            notes["bias"] = f"hidden bias {hidden_bias:+g} ({before})"
+            notes["bias"] = f"hidden bias {hidden_bias:+.4g} ({before})"
         return NewWeights(values, notes)
 
     def control(self, weights: Weights, seed: int) -> Weights:
@@ -248,6 +248,13 @@ class MLP(Structure):
         return {"mean": median(means), "hidden_bias": median(biases)}
 
 
+def _describe_input(site: MLPSite) -> str:
+    """Return what stands before an MLP, for the report."""
+    if site.before == "other" and site.norm is not None:
+        return "after a trained LayerNorm"
+    return _BEFORE[site.before]
+
+
 def _sample_inner(site: MLPSite, settings: Settings) -> NewWeights | Skip:
     """Set the beta of the norm before the activation, in units of its gamma."""
     hidden_bias = settings["hidden_bias"]
@@ -257,7 +264,7 @@ def _sample_inner(site: MLPSite, settings: Settings) -> NewWeights | Skip:
     beta = np.full(tuple(site.inner_norm.beta.shape), start, np.float32)
     if site.inner_norm.gamma is not None:
         beta *= np.abs(values_of(site.inner_norm.gamma))
-    note = f"hidden bias {start:+g} (beta of the norm before its activation)"
+    note = f"hidden bias {start:+.4g} (beta of the norm before its activation)"
     return NewWeights({"inner_beta": beta}, {"inner_beta": note})
 
 

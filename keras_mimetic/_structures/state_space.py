@@ -127,7 +127,7 @@ class StateSpace(Structure):
         ),
     )
     images: ClassVar[dict[str, str]] = {
-        "state": "products of the weights of C and B, first group, first 64 channels"
+        "state": "products of the weights of C and B, first group, up to 64 channels"
     }
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -167,15 +167,15 @@ class StateSpace(Structure):
                 seed=seed,
             )
             constant = "" if dt is None else ", constant dt"
-            notes["in_projection"] = f"correlation {correlation or 0:g} of C with B{constant}"
+            notes["in_projection"] = f"correlation {correlation or 0:.4g} of C with B{constant}"
         if settings["a_log"] is not None:
             values["a_log"] = state_space.log_decays(
                 shapes["a_log"], a_log=settings["a_log"], seed=seed
             )
-            notes["a_log"] = f"log decay {settings['a_log']:g}"
+            notes["a_log"] = f"log decay {settings['a_log']:.4g}"
         if dt is not None:
             values["dt_bias"] = state_space.dt_biases(shapes["dt_bias"], dt=dt, seed=seed)
-            notes["dt_bias"] = f"dt {dt:g}"
+            notes["dt_bias"] = f"dt {dt:.4g}"
         if settings["convolution"] is not None:
             values["conv_kernel"] = state_space.conv_kernel(
                 shapes["conv_kernel"], identity=True, seed=seed

@@ -108,4 +108,7 @@ def test_data_that_the_model_rejects():
         keras_mimetic.measure(model, data=data(20, 3))
     with pytest.raises(TypeError, match="`data` must be a batch of inputs of .* data='x'"):
         keras_mimetic.measure(model, data="x")
+    with pytest.raises(ValueError, match="`data`") as caught:
+        keras_mimetic.measure(model, data=data(20, 3))
+    assert str(caught.value).isprintable()
     assert vars(model.layers[1])["activation"] is keras.activations.linear

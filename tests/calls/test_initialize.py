@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+import warnings
 
 import keras
 import numpy as np
@@ -394,7 +395,7 @@ def test_dead_units_are_counted_and_warned_of():
     x = np.random.default_rng(0).uniform(size=(50, 64)).astype("float32")
     before = model.get_weights()
     off = (array(x @ array(up.kernel)) <= 0).all(axis=0).mean()
-    with pytest.warns(UserWarning, match="100% of the hidden units of the MLP '.*' are off"):
+    with pytest.warns(UserWarning, match=f"100% .* of the MLP of '{up.kernel.path}' are off"):
         report = keras_mimetic.initialize(
             model, {"mlp": {"mean": -1}}, seed=0, data=x, dry_run=True
         )
@@ -406,6 +407,13 @@ def test_dead_units_are_counted_and_warned_of():
     (dead,) = report.dead_units.values()
     assert off <= dead < 0.5
     assert array(up.kernel).mean() < 0
+    # Only MLPs with new weights are warned of.
+    up.bias.assign(np.full(256, -99))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "100%")
+        keras_mimetic.initialize(
+            model, {"mlp": {"mean": None}, "depthwise": None}, data=x, force=True, dry_run=True
+        )
     # What does not fit is an error, and the model as it was.
     before = model.get_weights()
     for data, error in ((x[:, :3], ValueError), ("x", TypeError)):
@@ -715,6 +723,35 @@ def test_writing_nothing_warns():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4, "relu"), layers.Dense(8)])
     with pytest.warns(UserWarning, match="1 were found and skipped"):
         keras_mimetic.initialize(model, "mlp", seed=0)
+
+
+def test_warnings_point_to_the_code_of_the_user():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    calls = (
+        lambda: keras_mimetic.initialize(model, seed=0),
+        lambda: keras_mimetic.mimic(keras_mimetic.measure(make()), model, seed=0),
+    )
+    for call in calls:
+        with pytest.warns(UserWarning, match="wrote no weight") as caught:
+            call()
+        assert [w.filename for w in caught if "wrote no" in str(w.message)] == [__file__]
+
+
+def test_a_rule_for_a_structure_that_is_left_out_is_noted():
+    model = make()
+    report = keras_mimetic.initialize(model, "depthwise", seed=0, rules={"^dense": "mlp"})
+    assert "the rule '^dense' has no effect, since `structures` leaves out 'mlp'" in report.notes
+    assert not keras_mimetic.initialize(model, seed=0, rules={"^dense": None}).notes[1:]
+
+
+def test_the_headline_counts_a_fused_kernel_once():
+    inputs = keras.Input((6, 8))
+    fused = layers.Dense(24)
+    q, k, v = keras.ops.split(fused(inputs), 3, axis=-1)
+    y = layers.Dense(8)(layers.Attention(use_scale=False)([q, v, k]))
+    report = keras_mimetic.initialize(keras.Model(inputs, y), "attention", seed=0)
+    assert [row.path for row in report.written].count(fused.kernel.path) == 3
+    assert str(report).startswith("2 weights given structure")
 
 
 class Experts(layers.Layer):

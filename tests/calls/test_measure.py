@@ -379,6 +379,18 @@ def test_bad_arguments():
     measured = keras_mimetic.measure(model)
     with pytest.raises(TypeError, match="attributes of a row.*Received: layer"):
         measured.select(layer="x")
+    for column, known in {"structure": "mlp", "part": "first", "figure": "mean"}.items():
+        with pytest.raises(ValueError, match=f"`{column}` of `select` must be one of .*'{known}'"):
+            measured.select(**{column: "nothing"})
+    # Known, but not in this model.
+    assert measured.select(structure="depthwise") == ()
+    for nothing in ((), []):
+        with pytest.raises(ValueError, match="`structures` must name at least one"):
+            keras_mimetic.measure(model, structures=nothing)
+        with pytest.raises(ValueError, match="`structures` must name at least one"):
+            keras_mimetic.initialize(model, structures=nothing)
+    with pytest.raises(ValueError, match="`structures` must name at least one"):
+        keras_mimetic.initialize(model, structures={})
 
 
 def test_rows_as_dicts_and_csv(tmp_path):
@@ -430,6 +442,17 @@ def test_plot(tmp_path):
         assert "effective hidden bias (bars: over units)" in drawn
     with pytest.raises(TypeError, match="`before` must be what"):
         after.plot(before=model)
+    with pytest.raises(ValueError, match="`before` must have measurements of the same model"):
+        after.plot(before=keras_mimetic.measure(keras.Sequential([model])))
+
+
+def test_a_single_layer_has_one_tick():
+    pytest.importorskip("matplotlib.figure")
+    figure = keras_mimetic.measure(one_mlp()).plot()
+    figure.draw_without_rendering()
+    for panel in (axis for axis in figure.axes if axis.lines):
+        low, high = panel.get_xlim()
+        assert [tick for tick in panel.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_the_plot_numbers_layers_in_the_order_of_the_network():

@@ -225,7 +225,7 @@ def test_vision_transformer():
     *notes, head = [row.note for row in report.written if row.structure == "mlp"]
     assert all("(after LayerNorm)" in note for note in notes)
     # The head is an MLP, too, after Flatten: with the mean that is safe for any input.
-    assert "not directly after" in head
+    assert "no LayerNorm" in head
     # Of the head's layers the last hidden one is narrower than its input.
     (skipped,) = report.skipped
     assert "narrower" in skipped.note
