@@ -388,13 +388,17 @@ def draw(path, results, parts, title):
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         label = {TIME: "seconds", MEMORY: "MiB"}[part]
-        axis.set(title=part, xlabel="length", ylabel=label, xticks=ticks)
+        powers = {kind: exponent(*curve(results, OURS, kind, part))[1] for kind in KINDS}
+        grows = [f"length^{x:.2f} ({kind})" for kind, x in powers.items() if x is not None]
+        heading = f"{part} of ours grows as {', '.join(grows)}" if grows else part
+        axis.set_title(heading, fontsize=8)
+        axis.set(xlabel="length", ylabel=label, xticks=ticks)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.grid(alpha=0.3)
     names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*names, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(textwrap.fill(title, 80 * len(parts)), fontsize=7)
-    figure.savefig(path, dpi=120)
+    figure.legend(*names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.suptitle(textwrap.fill(title, 80 * len(parts)), fontsize=6, color="0.4")
+    figure.savefig(path, dpi=200)
     plt.close(figure)
 
 

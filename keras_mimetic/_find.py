@@ -112,11 +112,10 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
     )
     if not in_projections and not own:
         return ()
-    parts = [f"{in_projections} of projections"] if in_projections else []
-    parts += [f"{own} that layers hold themselves"] if own else []
-    count = in_projections + own
-    verb = "matrix belongs" if count == 1 else "matrices belong"
-    return (f"{count} more {verb} to none of these structures: {', '.join(parts)}",)
+    counts = {"projection": in_projections, "matrix of a custom layer": own}
+    plurals = {"projection": "projections", "matrix of a custom layer": "matrices of custom layers"}
+    parts = [f"{n} {what if n == 1 else plurals[what]}" for what, n in counts.items() if n]
+    return (f"in none of these structures: {', '.join(parts)}",)
 
 
 def check_model(name: str, model: Any) -> None:

@@ -131,10 +131,14 @@ def _draw_strip(
     figure: Any, shown: dict[str, Measurements], structure: str, part: str, heading: str
 ) -> None:
     """Draw one kind of image: a row per measurement, a column per layer."""
-    figure.suptitle(f"{heading} (colors to {_REACH} rms of each image)", fontsize=9)
+    import matplotlib.cm
+    from matplotlib.colors import Normalize
+
+    figure.suptitle(heading, fontsize=9)
     numbers = _numbers(shown, structure)
     chosen = _chosen(shown, structure, part)
     grid = figure.subplots(len(shown), len(chosen), squeeze=False)
+    colors = matplotlib.cm.ScalarMappable(Normalize(-_REACH, _REACH), "RdBu_r")
     for axes, (label, measured) in zip(grid, shown.items(), strict=True):
         images = _images(measured, structure, part)
         for axis, layer_path in zip(axes, chosen, strict=True):
@@ -143,11 +147,14 @@ def _draw_strip(
             image = images.get(layer_path)
             if image is None:
                 continue
-            limit = _REACH * float(np.sqrt(np.mean(np.square(image)))) or 1.0
-            axis.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+            scale = float(np.sqrt(np.mean(np.square(image)))) or 1.0
+            axis.imshow(image / scale, cmap=colors.cmap, norm=colors.norm, interpolation="nearest")
             axis.set_title(f"layer {numbers[layer_path]}", fontsize=8, pad=2)
         if len(shown) > 1:
             axes[0].set_ylabel(label)
+    bar = figure.colorbar(colors, ax=grid, ticks=(-_REACH, 0, _REACH), aspect=30)
+    bar.set_label("rms of the image", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
 
 
 def _rows(measured: Measurements, structure: str, panel: FigureSpec) -> list[Any]:

@@ -771,8 +771,7 @@ def test_matrices_without_a_site_are_counted():
     model = keras.Model(inputs, layers.Dense(3)(Experts()(body(layers.Dense(8)(inputs)))))
     report = keras_mimetic.initialize(model, seed=0, dry_run=True)
     assert report.notes == (
-        "4 more matrices belong to none of these structures: 2 of projections, 2 that layers "
-        "hold themselves",
+        "in none of these structures: 2 projections, 2 matrices of custom layers",
     )
     assert str(report).endswith(report.notes[0])
 

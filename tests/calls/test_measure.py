@@ -433,8 +433,8 @@ def test_plot(tmp_path):
         figure.savefig(tmp_path / "picture.png", dpi=30)
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
         strips, panels = figure.subfigs[:4], figure.subfigs[4:]
-        # Six of eight layers.
-        assert [len(strip.axes) for strip in strips] == [6 * rows] * 4
+        # Six of eight layers, and a color bar.
+        assert [len(strip.axes) for strip in strips] == [6 * rows + 1] * 4
         titles = [axis.get_title() for axis in strips[0].axes[:6]]
         assert titles == [f"layer {number}" for number in (1, 2, 4, 5, 7, 8)]
         drawn = [axis.get_title() for panel in panels for axis in panel.axes if axis.lines]
