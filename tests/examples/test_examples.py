@@ -161,7 +161,6 @@ def figures_of(path, when):
         }
 
 
-@pytest.mark.one_backend
 def test_looking_inside_before_and_after_training(tmp_path):
     out = tmp_path / "out"
     arguments = ("--epochs", 1, "--train-size", 64, "--verbose", 2, "--output", out)

@@ -128,7 +128,6 @@ def test_no_character_depends_on_later_ones():
     assert (abs(after[:, 5:] - before[:, 5:]).max(axis=-1) > 1e-4).all()
 
 
-@pytest.mark.one_backend
 def test_a_comparison_from_start_to_end(tmp_path, capsys):
     arguments = [*SMALL, "--text", str(text_file(tmp_path)), "--rate-seeds", "1"]
     one, two = tmp_path / "one", tmp_path / "two"

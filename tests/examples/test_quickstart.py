@@ -38,7 +38,6 @@ def test_the_notebook_is_made_from_the_page(monkeypatch):
     assert len(text.splitlines()) < 300
 
 
-@pytest.mark.one_backend
 def test_the_notebook_runs(tmp_path):
     pytest.importorskip("sklearn")
     finished = subprocess.run(
