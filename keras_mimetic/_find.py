@@ -70,8 +70,11 @@ def find_sites(
                 what = "" if rule.structure is None else f", which gives it {rule.structure!r}"
                 why = f"by the rule {rule.pattern!r}{what}"
                 sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
-            elif not site.skip_reason:
-                sites.append(site)
+            else:
+                included = site.included_by_rule() if site.skip_reason else site
+                if included is not None:
+                    sites.append(included)
+                    seen.add(included.layer)
         for rule in named.values():
             if rule.site is not None and rule.structure == structure:
                 sites += [rule.site] if rule.site.layer not in seen else []

@@ -3,7 +3,7 @@
 import dataclasses
 import heapq
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import keras
 import numpy as np
@@ -95,6 +95,10 @@ class MLPSite(Site):
             "inner_beta": getattr(self.inner_norm, "beta", None),
         }
         return {role: variable for role, variable in known.items() if variable is not None}
+
+    def included_by_rule(self) -> Self:
+        # What stands before it is not used: its structure was skipped for a reason.
+        return dataclasses.replace(self, skip_reason="", before="other", norm=None, inner_norm=None)
 
     @property
     def covered_layers(self) -> tuple[Any, ...]:

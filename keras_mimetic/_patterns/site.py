@@ -1,7 +1,7 @@
 """A layer of a model whose weights could have a structure."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,6 +39,13 @@ class Site:
     def covered_layers(self) -> tuple[Any, ...]:
         """The layers whose matrices belong to this site."""
         return (self.layer, *self.other_layers)
+
+    def included_by_rule(self) -> Self | None:
+        """Return the site for a rule that includes it although it is skipped.
+
+        `None` uses the layer alone, without its context.
+        """
+        return None
 
     @property
     def partly_skipped(self) -> dict[str, str]:

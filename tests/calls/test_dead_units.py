@@ -102,6 +102,18 @@ def test_subclassed_models_of_two_arguments_and_blocks():
     assert not keras_mimetic.measure(model, inputs=(x, scale)).select(figure="dead")
 
 
+def test_an_mlp_that_a_rule_includes():
+    # Skipped without the rule: its hidden layer is narrower than its input.
+    model = functional(ops.relu, (2 * WIDTH,), layers.Dense(HIDDEN, name="up"))
+    rules = {"up/kernel": "mlp"}
+    settings = {"mlp": {"mean": -0.1, "hidden_bias": None}}
+    x = data(20, 2 * WIDTH)
+    report = keras_mimetic.initialize(model, settings, rules=rules, data=x, force=True)
+    assert list(report.dead_units.values()) == [pytest.approx(DEAD / HIDDEN)]
+    measured = keras_mimetic.measure(model, rules=rules)
+    assert measured.select(part="second", figure="mean")
+
+
 def test_data_that_the_model_rejects():
     model = functional(ops.relu)
     with pytest.raises(ValueError, match=r"`data` must be a batch.*shapes \(\(20, 3\),\)"):
