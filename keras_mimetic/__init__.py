@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
         raise
     raise ModuleNotFoundError(
         f"Keras's backend is {backend!r}, which is not installed. Install it, "
-        f"pip install 'keras-mimetic[{backend}]', or choose another before Keras is imported: "
+        f"pip install {backend}, or choose another before Keras is imported: "
         "set the environment variable KERAS_BACKEND to jax, tensorflow or torch.",
         name=error.name,
     ) from error

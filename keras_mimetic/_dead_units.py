@@ -16,6 +16,8 @@ from keras_mimetic._tracing.operations import channel_axis, own_activation
 # A unit is off if the ratio of its activation to its pre-activation is below this in absolute
 # value: below 0 for ReLU, below -2.3 for GELU, below -4.6 for SiLU.
 OFF = 0.01
+# For errors.
+_ALLOWED = "an array, a dict or list of arrays, or a tuple of arguments"
 
 
 def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]:
@@ -46,9 +48,9 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
         except Exception as error:
             shapes = keras.tree.map_structure(lambda x: getattr(x, "shape", x), args)
             raise ValueError(
-                "Argument `data` must be a batch of inputs that the model accepts, an array or a "
-                f"tuple of arguments. Received: data of shapes {shapes}, for which the model "
-                f"raised {type(error).__name__}: {_first_paragraphs(error)}"
+                f"Argument `data` must be a batch of inputs that the model accepts: {_ALLOWED}. "
+                f"Received: data of shapes {shapes}, for which the model raised "
+                f"{type(error).__name__}: {_first_paragraphs(error)}"
             ) from error
     return {
         record.site.layer_path: float(1 - record.is_alive.mean())
@@ -117,7 +119,8 @@ class _Record:
     def _add(self, activated: Any) -> None:
         """Record the units that are on for at least one input."""
         before, after = values_of(self._before), values_of(activated)
-        if before.shape != after.shape:
+        # Diverged weights leave units undefined, not dead.
+        if before.shape != after.shape or not np.isfinite(before).any():
             return
         axis = channel_axis(self.site.layer, before.ndim)
         is_on = np.abs(after) > OFF * np.abs(before)
@@ -129,11 +132,26 @@ _MISSING = object()
 
 
 def check_data(model: Any, data: Any) -> None:
-    """Raise a `TypeError` unless `data` contains arrays."""
-    leaves = keras.tree.flatten(data)
-    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves if leaf is not None):
+    """Raise unless `data` contains arrays with samples and without NaN.
+
+    Raises:
+        TypeError: if it does not contain arrays.
+        ValueError: for an array without samples, or with NaN.
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
         raise TypeError(
-            f"Argument `data` must be a batch of inputs of {model.name!r}: an array, a structure "
-            f"of arrays or a tuple of arguments. Received: data={data!r} "
-            f"(of type {type(data).__name__})"
+            f"Argument `data` must be a batch of inputs of {model.name!r}: {_ALLOWED}. "
+            f"Received: data={data!r} (of type {type(data).__name__})"
         )
+    for leaf in leaves:
+        if 0 in leaf.shape:
+            raise ValueError(
+                "Argument `data` must have at least one sample. "
+                f"Received: an array of shape {tuple(leaf.shape)}"
+            )
+        if "float" in str(leaf.dtype) and np.isnan(values_of(leaf)).any():
+            raise ValueError(
+                "Argument `data` must not contain NaN. "
+                f"Received: NaN in an array of shape {tuple(leaf.shape)}"
+            )

@@ -120,7 +120,8 @@ def initialize(
             cannot be told from untrained ones.
         inputs: Example inputs, of which only shapes and dtypes are used. Required for a
             subclassed model that takes several arguments or whose input shape is unknown. A
-            tuple holds several positional arguments, anything else is the first one.
+            tuple holds several positional arguments, a dict with names of arguments holds these,
+            and anything else is the first one.
         data: A batch of inputs on which dead hidden units are counted after the
             initialization; see `measure`.
 
@@ -165,7 +166,7 @@ def initialize(
         seed=seed,
         control=control,
         dry_run=dry_run,
-        notes=found.notes,
+        notes=_missing(structures, rows) + found.notes,
         dead_units=dead,
     )
 
@@ -182,7 +183,8 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
         settings = {} if settings is None else settings
         if not isinstance(settings, Mapping):
             raise TypeError(
-                f"Settings of the structure {name!r} must be a dict. Received: {settings!r}"
+                f"Settings of the structure {name!r} must be None or a dict of "
+                f"{', '.join(map(repr, entry.defaults))}. Received: {settings!r}"
             )
         unknown = [key for key in settings if key not in entry.defaults]
         if unknown:
@@ -193,6 +195,13 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
             )
         checked[name] = entry.check({**entry.defaults, **settings})
     return checked
+
+
+def _missing(structures: Structures, rows: list[WeightChange]) -> tuple[str, ...]:
+    """Return a note on structures that were asked for and have no layers."""
+    asked = () if structures is None else check_names(structures)
+    missing = [repr(name) for name in asked if all(row.structure != name for row in rows)]
+    return (f"no layers found for {', '.join(missing)}",) if missing and rows else ()
 
 
 def _changes(
@@ -285,12 +294,11 @@ def _with_change(row: WeightChange) -> WeightChange:
 
 def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None:
     looked = ", ".join(STRUCTURES[name].looks_for for name in settings)
-    why = (
-        f"{len(rows)} were found and skipped; print the report for the reasons"
-        if rows
-        else ("none were found")
-    )
-    _warn(f"initialize wrote no weight. It looked for {looked}: {why}.")
+    skipped = len({row.layer_path for row in rows if row.structure})
+    why = [f"{skipped} found and skipped; print the report for the reasons"] if skipped else []
+    why += [f"{row.path} {row.note}" for row in rows if not row.structure]
+    found = "; ".join(why) or "none were found"
+    _warn(f"initialize wrote no weight. It looked for {looked}: {found}.")
 
 
 def _write(

@@ -177,8 +177,9 @@ class Measurements:
     def plot(self, before: "Measurements | None" = None, title: str = "") -> Any:
         """Draw products, covariances, and figures by layer, compared with untrained weights.
 
-        Layers are numbered within each structure. Images show at most six layers, evenly
-        spread. Gray bands are two standard deviations around the mean of untrained weights.
+        Layers are numbered within each structure, in the order of the printed tables. Images
+        show at most six layers, evenly spread. Gray bands are two standard deviations around
+        the mean of untrained weights.
 
         Examples:
 
@@ -195,7 +196,7 @@ class Measurements:
         Raises:
             ImportError: If matplotlib is not installed.
             TypeError: If `before` is not a `Measurements` or `title` not a string.
-            ValueError: If there is nothing to draw, or if `before` has none of these layers.
+            ValueError: If there is nothing to draw, or if `before` is of another model.
         """
         # Only drawing needs matplotlib.
         from keras_mimetic._plot import plot
@@ -205,15 +206,28 @@ class Measurements:
                 "Argument `before` must be what `keras_mimetic.measure` gives, or None. "
                 f"Received: before={before!r}"
             )
-        if before is not None and before.rows and self.rows:
-            mine, others = ({row.layer_path for row in m.rows} for m in (self, before))
-            if not mine & others:
+        if before is not None:
+            self._check_same_model(before)
+        return plot(self, before, title)
+
+    def _check_same_model(self, before: "Measurements") -> None:
+        """Raise unless the layers of two measurements could be those of one model."""
+        for structure in set(self._structures()) & set(before._structures()):
+            mine, others = (
+                {row.layer_path for row in m.rows if row.structure == structure}
+                for m in (self, before)
+            )
+            differ = sorted(mine ^ others) if not (mine <= others or others <= mine) else []
+            differ += [
+                key[1]
+                for key in self.images.keys() & before.images.keys()
+                if self.images[key].shape != before.images[key].shape
+            ]
+            if differ:
                 raise ValueError(
                     "Argument `before` must have measurements of the same model. Received: "
-                    f"measurements of layers such as {min(others)!r}, where this model has "
-                    f"{min(mine)!r}"
+                    f"measurements in which the layer {differ[0]!r} is missing or differs"
                 )
-        return plot(self, before, title)
 
     def show(self) -> None:
         """Print tables that fit the terminal; in files and pipes, the text of `print`."""

@@ -23,6 +23,8 @@ class Measurements(Protocol):
 
 # Images show at most this many layers of a model, evenly spread.
 _IMAGES = 6
+# Images of fewer layers are as wide as of so many.
+_COLUMNS = 4
 # Panels per line. Each structure starts a new line.
 _PANELS = 3
 _WIDTH = 10.0
@@ -137,11 +139,13 @@ def _draw_strip(
     figure.suptitle(heading, fontsize=9)
     numbers = _numbers(shown, structure)
     chosen = _chosen(shown, structure, part)
-    grid = figure.subplots(len(shown), len(chosen), squeeze=False)
+    grid = figure.subplots(len(shown), max(len(chosen), _COLUMNS), squeeze=False)
     colors = matplotlib.cm.ScalarMappable(Normalize(-_REACH, _REACH), "RdBu_r")
     for axes, (label, measured) in zip(grid, shown.items(), strict=True):
         images = _images(measured, structure, part)
-        for axis, layer_path in zip(axes, chosen, strict=True):
+        for axis in axes[len(chosen) :]:
+            axis.set_axis_off()
+        for axis, layer_path in zip(axes, chosen, strict=False):
             axis.set(xticks=[], yticks=[])
             axis.set_frame_on(False)
             image = images.get(layer_path)
@@ -190,10 +194,15 @@ def _draw_panel(
     axis: Any, shown: dict[str, Measurements], structure: str, panel: FigureSpec
 ) -> dict[str, Any]:
     """Draw one figure by layer, with heads as dots; return the handles of the legend."""
+    from matplotlib.patches import Patch
+
     handles: dict[str, Any] = {}
+    name = "untrained weights, ± 2 standard deviations"
     numbers = _numbers(shown, structure)
     for label, measured in shown.items():
         rows = _rows(measured, structure, panel)
+        if not rows:
+            continue
         layer_paths = list(dict.fromkeys(row.layer_path for row in rows))
         by_layer = [
             [row for row in rows if row.layer_path == layer_path] for layer_path in layer_paths
@@ -202,11 +211,11 @@ def _draw_panel(
         color = "C0" if label == "before" else "C3"
         # Both measurements are of one model, with the same untrained weights.
         null = [here[0] for here in by_layer]
-        if not handles and all(_has_band(row) for row in null):
+        if name not in handles and all(_has_band(row) for row in null):
             low = [(row.untrained_mean or 0) - 2 * (row.untrained_std or 0) for row in null]
             high = [4 * (row.untrained_std or 0) for row in null]
-            name = "untrained weights, ± 2 standard deviations"
-            handles[name] = axis.bar(positions, high, bottom=low, width=1, color="0.8")
+            axis.bar(positions, high, bottom=low, width=1, color="0.8")
+            handles[name] = Patch(color="0.8")
         if panel.by_head:
             x = [numbers[row.layer_path] for row in rows]
             axis.plot(x, [row.value for row in rows], ".", color=color, alpha=0.4)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import AUTO, check_number, is_auto
+from keras_mimetic._checks import AUTO, check_flag, check_number, is_auto
 from keras_mimetic._numerics.mlp import (
     HIDDEN_BIAS,
     auto_hidden_bias,
@@ -46,6 +46,7 @@ class MLPSettings(TypedDict, total=False):
 
     mean: float | Literal["auto"] | None
     hidden_bias: float | Literal["auto"] | None
+    only_after_norm: bool
 
 
 _BEFORE = {
@@ -71,6 +72,9 @@ class MLP(Structure):
             pre-activation. `"auto"` is -0.5 after a LayerNormalization or
             BatchNormalization and `None` elsewhere. A number applies to every MLP; `None`
             keeps the biases. The hidden bias is ours.
+        only_after_norm: If `True`, numbers apply directly after a LayerNormalization or
+            BatchNormalization only, and other MLPs get `"auto"`. `measure` gives such settings
+            for models with these normalizations. Default `False`.
 
     A LayerNormalization or BatchNormalization directly before the activation cancels the mean
     and bias of the first projection. Its beta, in units of its gamma, is then the hidden
@@ -83,7 +87,11 @@ class MLP(Structure):
 
     name = "mlp"
     looks_for = "MLPs (a projection, an activation, a projection)"
-    defaults: ClassVar[Settings] = {"mean": AUTO, "hidden_bias": AUTO}
+    defaults: ClassVar[Settings] = {
+        "mean": AUTO,
+        "hidden_bias": AUTO,
+        "only_after_norm": False,
+    }
     legend = (
         "mean of the first and second matrix in standard deviations, and its z; energy of the "
         "first that is shared by all inputs and by all hidden units, in multiples of chance; "
@@ -126,12 +134,15 @@ class MLP(Structure):
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: value
-            if value is None or is_auto(value)
-            else check_number(name, value, "'auto', None or a finite number")
-            for name, value in settings.items()
-        }
+        checked: dict[str, Any] = {}
+        for name, value in settings.items():
+            if name == "only_after_norm":
+                checked[name] = check_flag(name, value)
+            elif value is None or is_auto(value):
+                checked[name] = value
+            else:
+                checked[name] = check_number(name, value, "'auto', None or a finite number")
+        return checked
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
@@ -241,11 +252,13 @@ class MLP(Structure):
         return site.norm is not None, is_centered, site.inner_norm is not None
 
     def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        means = [reading.values["first", "mean"][0] for reading in readings]
+        after_norms = [reading for reading in readings if _is_after_norm(reading.site)]
+        means = [reading.values["first", "mean"][0] for reading in after_norms or readings]
         biases = [reading.values.get(("hidden_bias", "mean"), [np.nan])[0] for reading in readings]
         if median(means) is None:
             return {}
-        return {"mean": median(means), "hidden_bias": median(biases)}
+        found = {"mean": median(means), "hidden_bias": median(biases)}
+        return {**found, "only_after_norm": True} if after_norms else found
 
 
 def _describe_input(site: MLPSite) -> str:
@@ -275,9 +288,16 @@ def _inner_bias(weights: Weights) -> np.ndarray:
     return np.divide(beta, gamma, out=np.full_like(beta, np.nan), where=gamma > 0)
 
 
+def _is_after_norm(site: MLPSite) -> bool:
+    """Return whether a normalization, and no activation before it, precedes an MLP directly."""
+    return site.norm is not None and site.before != "normalized_activation"
+
+
 def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float | None]:
     """Return mean and hidden bias for a site; `None` for weights that are kept."""
     mean, hidden_bias = settings["mean"], settings["hidden_bias"]
+    if settings["only_after_norm"] and not _is_after_norm(site):
+        mean, hidden_bias = AUTO, AUTO
     if is_auto(mean):
         mean = auto_mean(site.before, site.weights["kernel"].shape[-2])
     if is_auto(hidden_bias):

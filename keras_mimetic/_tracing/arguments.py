@@ -54,8 +54,8 @@ def check_inputs(model: Any, inputs: Any) -> None:
         ) from None
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "Argument `inputs` must be a valid input of the model, or a tuple of positional "
-            f"arguments. Received: inputs={_shown(inputs)} ({error})"
+            "Argument `inputs` must be a valid input of the model, a tuple of positional "
+            f"arguments, or a dict of arguments by name. Received: {_shown(inputs)} ({error})"
         ) from error
     if is_functional(model):
         _check_names(model, args[0])
@@ -95,6 +95,9 @@ def _check_names(model: Any, given: Any) -> None:
 
 
 def _shown(inputs: Any) -> str:
+    if any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(inputs)):
+        inputs = keras.tree.map_structure(lambda x: getattr(x, "shape", x), inputs)
+        return f"arrays of shapes {inputs}"
     text = " ".join(repr(inputs).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -105,9 +108,19 @@ def _structure(model: Any) -> Any:
 
 
 def _given(model: Any, inputs: Any) -> Arguments:
+    if _is_by_name(model, inputs):
+        kwargs = {name: keras.tree.map_structure(_symbol, x) for name, x in inputs.items()}
+        return [], {**_required_training(model), **kwargs}, ""
     positional = inputs if isinstance(inputs, tuple) else (inputs,)
     args = [keras.tree.map_structure(_symbol, argument) for argument in positional]
     return args, _required_training(model), ""
+
+
+def _is_by_name(model: Any, inputs: Any) -> bool:
+    """Return whether `inputs` is a dict from names of arguments, and not an argument itself."""
+    if not isinstance(inputs, dict) or not inputs or is_functional(model):
+        return False
+    return inputs.keys() <= inspect.signature(model.call).parameters.keys()
 
 
 def _symbol(x: Any) -> Any:

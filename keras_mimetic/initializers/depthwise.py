@@ -78,7 +78,7 @@ class MimeticDepthwise(NumPyInitializer):
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         if len(shape) < 3 or 0 in shape[:-2]:
             raise ValueError(
-                "Argument `shape` must be the shape of a convolution kernel, "
+                "MimeticDepthwise is for the kernels of convolutions, of shape "
                 f"(*kernel_size, channels, filters). Received: shape={shape}"
             )
         filters = depthwise_filters(

@@ -123,4 +123,14 @@ def test_data_that_the_model_rejects():
     with pytest.raises(ValueError, match="`data`") as caught:
         keras_mimetic.measure(model, data=data(20, 3))
     assert str(caught.value).isprintable()
+    with pytest.raises(ValueError, match=r"`data` must have at least one sample.*\(0, 8\)"):
+        keras_mimetic.measure(model, data=data(0, WIDTH))
+    with pytest.raises(ValueError, match="`data` must not contain NaN"):
+        keras_mimetic.initialize(model, data=data(3, WIDTH) * np.nan, force=True)
+
+
+def test_units_of_diverged_weights_are_not_dead():
+    model = functional(ops.relu)
+    model.layers[1].bias.assign(np.full(HIDDEN, np.nan))
+    assert not keras_mimetic.measure(model, data=data(20, WIDTH)).select(figure="dead")
     assert vars(model.layers[1])["activation"] is keras.activations.linear

@@ -563,11 +563,15 @@ def test_rejected_models():
     [
         ({"structures": ("mlps",)}, ValueError, "name some of 'mlp', 'attention', 'depthwise'"),
         ({"structures": 3}, TypeError, "structures=3"),
-        ({"structures": {"mlp": 3}}, TypeError, "structure 'mlp' must be a dict. Received: 3"),
+        (
+            {"structures": {"mlp": 3}},
+            TypeError,
+            "structure 'mlp' must be None or a dict of 'mean', .* Received: 3",
+        ),
         (
             {"structures": {"mlp": {"std": 1}}},
             ValueError,
-            "among 'mean', 'hidden_bias'. Received: 'std'",
+            "among 'mean', .* Received: 'std'",
         ),
         ({"structures": {"mlp": {"mean": "big"}}}, TypeError, "mean='big'"),
         ({"structures": {"attention": {"query_key": 1}}}, TypeError, "query_key=1"),
@@ -721,7 +725,7 @@ def test_writing_nothing_warns():
     with pytest.warns(UserWarning, match="wrote no weight. It looked for MLPs .*none were found"):
         keras_mimetic.initialize(model, seed=0)
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4, "relu"), layers.Dense(8)])
-    with pytest.warns(UserWarning, match="1 were found and skipped"):
+    with pytest.warns(UserWarning, match="1 found and skipped"):
         keras_mimetic.initialize(model, "mlp", seed=0)
 
 
@@ -742,6 +746,42 @@ def test_a_rule_for_a_structure_that_is_left_out_is_noted():
     report = keras_mimetic.initialize(model, "depthwise", seed=0, rules={"^dense": "mlp"})
     assert "the rule '^dense' has no effect, since `structures` leaves out 'mlp'" in report.notes
     assert not keras_mimetic.initialize(model, seed=0, rules={"^dense": None}).notes[1:]
+
+
+def test_structures_that_are_not_there_are_noted():
+    settings = {"depthwise": {"sigma_0": 0.1}, "state_space": None}
+    report = keras_mimetic.initialize(make(), settings, seed=0)
+    assert "no layers found for 'state_space'" in report.notes
+    assert not any("no layers" in note for note in keras_mimetic.initialize(make()).notes)
+
+
+class Conditioned(keras.Model):
+    """A model with an argument that must be passed by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.LayerNormalization()
+        self.up, self.down = layers.Dense(32, "gelu"), layers.Dense(8)
+
+    def call(self, x, *, scale):
+        return self.down(self.up(self.norm(x))) * scale
+
+
+def test_arguments_by_name():
+    x, scale = np.ones((2, 8), "float32"), np.ones((2, 1), "float32")
+    model = Conditioned()
+    model(x, scale=scale)
+    with pytest.warns(UserWarning, match="conditioned could not be traced.*'scale'.*pass `inputs`"):
+        keras_mimetic.initialize(model, seed=0)
+    report = keras_mimetic.initialize(model, seed=0, inputs={"x": x, "scale": scale})
+    assert [row.note for row in report.written] == [
+        "mean -1 (after LayerNorm)",
+        "hidden bias -0.5 (after LayerNorm)",
+    ]
+    with pytest.raises(
+        ValueError, match=r"a dict of arguments by name. Received: arrays of shapes"
+    ):
+        keras_mimetic.initialize(model, seed=0, inputs={"x": x})
 
 
 def test_the_headline_counts_a_fused_kernel_once():

@@ -16,7 +16,7 @@ MEAN, HIDDEN_BIAS = -0.6, -0.4
 QUERY_KEY, VALUE_OUTPUT = (0.5, 0.8), (0.6, -0.3)
 SIGMA = {"sigma_0": 0.3, "velocity": 0.5, "acceleration": 1.0}
 STRUCTURES = {
-    "mlp": {"mean": MEAN, "hidden_bias": HIDDEN_BIAS},
+    "mlp": {"mean": MEAN, "hidden_bias": HIDDEN_BIAS, "only_after_norm": True},
     "attention": {"query_key": QUERY_KEY, "value_output": VALUE_OUTPUT},
     "depthwise": SIGMA,
 }
@@ -94,7 +94,7 @@ def test_settings_recover_the_constants():
     model = make()
     keras_mimetic.initialize(model, structures=STRUCTURES, seed=0)
     settings = keras_mimetic.measure(model).settings()
-    assert settings["mlp"] == pytest.approx({"mean": MEAN, "hidden_bias": HIDDEN_BIAS}, abs=0.02)
+    assert settings["mlp"] == pytest.approx(STRUCTURES["mlp"], abs=0.02)
     assert settings["attention"]["query_key"] == pytest.approx(QUERY_KEY, abs=0.03)
     assert settings["attention"]["value_output"] == pytest.approx(VALUE_OUTPUT, abs=0.03)
     assert settings["depthwise"].keys() == SIGMA.keys()
@@ -161,7 +161,7 @@ def test_a_hidden_bias_is_recovered_after_either_norm(norm):
     model = keras.Sequential(
         [keras.Input((64,)), make_norm(), layers.Dense(256, "gelu"), layers.Dense(64)]
     )
-    settings = {"mean": -1.5, "hidden_bias": -0.6}
+    settings = {"mean": -1.5, "hidden_bias": -0.6, "only_after_norm": True}
     keras_mimetic.initialize(model, structures={"mlp": settings}, seed=0)
     assert keras_mimetic.measure(model).settings()["mlp"] == pytest.approx(settings, abs=0.03)
 
@@ -318,7 +318,8 @@ class Doubled(layers.Layer):
 def test_subclassed_models():
     model = keras.Sequential([keras.Input((5, 16)), Doubled()])
     settings = keras_mimetic.measure(model).settings()
-    assert settings["mlp"] == pytest.approx({"mean": 0.8, "hidden_bias": -0.5}, abs=0.05)
+    expected = {"mean": 0.8, "hidden_bias": -0.5, "only_after_norm": True}
+    assert settings["mlp"] == pytest.approx(expected, abs=0.05)
 
 
 class TwoArguments(keras.Model):
@@ -444,6 +445,21 @@ def test_plot(tmp_path):
         after.plot(before=model)
     with pytest.raises(ValueError, match="`before` must have measurements of the same model"):
         after.plot(before=keras_mimetic.measure(keras.Sequential([model])))
+    # The same names, other sizes.
+    with pytest.raises(ValueError, match="the layer 'layers/.*' is missing or differs"):
+        after.plot(before=keras_mimetic.measure(make(width=40, depth=8, heads=2)))
+
+
+def test_the_legend_has_the_color_of_the_bands():
+    pytest.importorskip("matplotlib.figure")
+    model = make(depth=1)
+    # Panels of MLPs have no figures of the first.
+    figure = keras_mimetic.measure(model).plot(before=keras_mimetic.measure(model, "attention"))
+    for legend in (legend for part in figure.subfigs for legend in part.legends):
+        names = [text.get_text() for text in legend.get_texts()]
+        handles = dict(zip(names, legend.legend_handles, strict=True))
+        bands = handles["untrained weights, ± 2 standard deviations"]
+        assert bands.get_facecolor()[:3] == (0.8, 0.8, 0.8)
 
 
 def test_a_single_layer_has_one_tick():

@@ -7,7 +7,7 @@ from keras import layers
 import keras_mimetic
 
 STRUCTURES = {
-    "mlp": {"mean": -0.8, "hidden_bias": -0.6},
+    "mlp": {"mean": -0.8, "hidden_bias": -0.6, "only_after_norm": True},
     "attention": {"query_key": (0.5, 0.9), "value_output": (0.3, -0.7)},
     "depthwise": {"sigma_0": 0.4, "velocity": 0.6, "acceleration": 0.8},
 }
@@ -93,6 +93,18 @@ def test_arguments_are_passed_on():
     with pytest.raises(ValueError, match="force=True"):
         keras_mimetic.mimic(trained, model)
     keras_mimetic.mimic(trained, model, force=True)
+
+
+def test_strengths_after_norms_are_not_written_elsewhere():
+    inputs = keras.Input((64,))
+    plain = keras.Model(inputs, layers.Dense(64)(layers.Dense(256, "relu")(inputs)))
+    report = keras_mimetic.mimic(trained_like(), plain, seed=0)
+    (row,) = report.written
+    assert row.note == "mean -0.0625 (no LayerNorm or BatchNorm directly before)"
+    settings = keras_mimetic.measure(trained_like()).settings()["mlp"]
+    assert settings["only_after_norm"] is True
+    keras_mimetic.initialize(plain, {"mlp": {"mean": -1}}, seed=0)
+    assert "only_after_norm" not in keras_mimetic.measure(plain).settings()["mlp"]
 
 
 def test_an_mlp_without_a_bias_says_so():

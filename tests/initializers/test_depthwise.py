@@ -152,8 +152,8 @@ def test_bad_arguments(arguments, error, match):
 @pytest.mark.parametrize(
     ("shape", "dtype", "match"),
     [
-        ((3, 8), None, r"`shape` must be the shape of a convolution kernel.*shape=\(3, 8\)"),
-        ((0, 3, 8, 1), None, "`shape` must be"),
+        ((3, 8), None, r"is for the kernels of convolutions.*shape=\(3, 8\)"),
+        ((0, 3, 8, 1), None, "kernels of convolutions"),
         ((3, 3, 8, 1), "int32", "`dtype` must be a floating type"),
     ],
 )
