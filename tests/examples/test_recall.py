@@ -97,12 +97,13 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys):
 
     # What two processes do is the same.
     there = tmp_path / "two"
-    recall.main([*SMALL, "--task", "copy", "--output", str(there), "--processes", "2"])
+    one = ("--task", "copy", "--seeds", "1")
+    recall.main([*SMALL, *one, "--output", str(there), "--processes", "2"])
     with (there / "runs.csv").open() as file:
         again = {(row["init"], row["seed"]): row for row in csv.DictReader(file)}
-    assert len(again) == 2 * 2
+    assert len(again) == 2
     for row in rows:
-        if row["model"] == "copy":
+        if row["model"] == "copy" and row["seed"] == "0":
             same = again[row["init"], row["seed"]]
             assert float(same["test_accuracy"]) == pytest.approx(float(row["test_accuracy"]))
 
