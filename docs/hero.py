@@ -4,7 +4,7 @@
 
 The first two panels are cut from the picture that `examples/look_inside.py` drew of a ViT before
 and after training. The third is the same layer of the same model after `initialize`, with
-the same colors. The curves are the runs of `benchmarks/results/compare-cifar10`.
+the same colors. The curves are the runs of `benchmarks/results/long`.
 """
 
 import pathlib
@@ -27,13 +27,8 @@ CUTS = {
 }
 # As `Measurements.plot`: colors reach to so many times the root mean square.
 REACH = 3
-CURVES = {
-    "default": "default (Glorot)",
-    "orthogonal": "orthogonal",
-    "bias-0.5": "mimetic attention\nand hidden biases",
-}
-RATES = {"default": 0.002, "orthogonal": 0.004, "bias-0.5": 0.002}
-COLORS = {"default": "0.45", "orthogonal": "C0", "bias-0.5": "C3"}
+CURVES = {"default": "Keras's default", "all": "after initialize()"}
+COLORS = {"default": "0.45", "all": "C3"}
 
 
 def main():
@@ -66,16 +61,17 @@ def initialized_product():
 
 def draw_curves(axis):
     """Plot validation accuracy by epoch, for each of three seeds and their mean."""
-    runs = folders.Runs(RESULTS / "compare-cifar10")
+    runs = folders.Runs(RESULTS / "long")
     for init, label in CURVES.items():
-        rows = runs.find(model="vit", init=init, learning_rate=RATES[init])
+        rows = runs.find(model="vit", init=init)
         curves = [[100 * float(x) for x in row["curve"].split()] for row in rows]
         epochs = range(1, len(curves[0]) + 1)
         for curve in curves:
             axis.plot(epochs, curve, color=COLORS[init], alpha=0.3, linewidth=0.8)
         mean = [sum(point) / len(point) for point in zip(*curves, strict=True)]
         axis.plot(epochs, mean, "o-", markersize=4, color=COLORS[init], label=label)
-    axis.set(title="ViT, CIFAR-10, 3 seeds", xlabel="epoch", ylabel="validation accuracy %")
+    title = f"ViT, CIFAR-10, {len(curves)} seeds"
+    axis.set(title=title, xlabel="epoch", ylabel="validation accuracy %")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, reverse=True)
 

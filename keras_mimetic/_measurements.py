@@ -142,7 +142,9 @@ class Measurements:
         Each strength is one median over all layers and heads, so strengths of opposite signs
         cancel:
 
-        - `"mlp"`: `mean` of the first matrix and, after normalizations, `hidden_bias`.
+        - `"mlp"`: `mean` of the first matrix and, after normalizations, `hidden_bias`. If there
+          are MLPs after normalizations, both are those of these MLPs, and `only_after_norm` is
+          `True`.
         - `"attention"`: noise and identity of both products, of self-attention.
         - `"depthwise"`: the curve of sigma over depth, fitted to the layers that the closed form
           explains better than untrained weights by 4 standard deviations.

@@ -30,8 +30,9 @@ def mimic(
     The strengths are the mean of the first MLP matrices and the hidden bias, noise and identity
     of attention products, the curve of sigma over depth of depthwise filters, and decay, step
     size, correlation and convolution of state spaces. Each layer and head gets the median over
-    all layers and heads of `trained`. Noise and identity are absolute, so attention products get
-    the scale that they have in `trained`.
+    all layers and heads of `trained`. Mean and hidden bias of MLPs after normalizations are
+    written into such MLPs only. Noise and identity are absolute, so attention products get the
+    scale that they have in `trained`.
 
     A structure that `trained` has no layers for is not written. Neither are depthwise filters if
     the closed form explains no layer of `trained`. Otherwise `trained` is not checked for
