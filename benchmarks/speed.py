@@ -100,7 +100,7 @@ def busy_processes(count):
         for _ in range(count)
     ]
     try:
-        yield started
+        yield
         if any(process.poll() is not None for process in started):
             raise RuntimeError("A busy process ended before the measurement.")
     finally:

@@ -50,7 +50,7 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
             raise ValueError(
                 f"Argument `data` must be a batch of inputs that the model accepts: {_ALLOWED}. "
                 f"Received: data of shapes {shapes}, for which the model raised "
-                f"{type(error).__name__}: {_first_paragraphs(error)}"
+                f"{type(error).__name__}: {_in_one_line(error)}"
             ) from error
     return {
         record.site.layer_path: float(1 - record.is_alive.mean())
@@ -59,7 +59,7 @@ def dead_units(model: Any, sites: Iterable[Site], data: Any) -> dict[str, float]
     }
 
 
-def _first_paragraphs(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     """Return the message of an error in one line, without the arguments that Keras lists."""
     message = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("Arguments received by")[0]
     return " ".join(message.split())

@@ -115,9 +115,11 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
     )
     if not in_projections and not own:
         return ()
-    counts = {"projection": in_projections, "matrix of a custom layer": own}
-    plurals = {"projection": "projections", "matrix of a custom layer": "matrices of custom layers"}
-    parts = [f"{n} {what if n == 1 else plurals[what]}" for what, n in counts.items() if n]
+    counted = (
+        (in_projections, "projection", "projections"),
+        (own, "matrix of a custom layer", "matrices of custom layers"),
+    )
+    parts = [f"{count} {one if count == 1 else more}" for count, one, more in counted if count]
     return (f"in none of these structures: {', '.join(parts)}",)
 
 

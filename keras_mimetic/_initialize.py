@@ -166,7 +166,7 @@ def initialize(
         seed=seed,
         control=control,
         dry_run=dry_run,
-        notes=_missing(structures, rows) + found.notes,
+        notes=(() if structures is None else _missing(settings, rows)) + found.notes,
         dead_units=dead,
     )
 
@@ -197,9 +197,8 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
     return checked
 
 
-def _missing(structures: Structures, rows: list[WeightChange]) -> tuple[str, ...]:
+def _missing(asked: Iterable[str], rows: list[WeightChange]) -> tuple[str, ...]:
     """Return a note on structures that were asked for and have no layers."""
-    asked = () if structures is None else check_names(structures)
     missing = [repr(name) for name in asked if all(row.structure != name for row in rows)]
     return (f"no layers found for {', '.join(missing)}",) if missing and rows else ()
 
@@ -349,6 +348,7 @@ def _with_dead_units(row: WeightChange, dead: Mapping[str, float]) -> WeightChan
 def _warn(message: str) -> None:
     """Warn at the line of the user's code, also if it calls `mimic`."""
     frame, level = inspect.currentframe(), 1
-    while frame and frame.f_globals.get("__name__", "").startswith("keras_mimetic"):
+    package = __name__.partition(".")[0]
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)

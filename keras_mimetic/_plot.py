@@ -31,6 +31,8 @@ _WIDTH = 10.0
 # Clip colors at this multiple of an image's root mean square, so that noise stays visible
 # beside a strong diagonal.
 _REACH = 3
+# Label of the gray bands.
+_BAND = "untrained weights, ± 2 standard deviations"
 
 
 def plot(measured: Measurements, before: Measurements | None = None, title: str = "") -> Any:
@@ -197,7 +199,6 @@ def _draw_panel(
     from matplotlib.patches import Patch
 
     handles: dict[str, Any] = {}
-    name = "untrained weights, ± 2 standard deviations"
     numbers = _numbers(shown, structure)
     for label, measured in shown.items():
         rows = _rows(measured, structure, panel)
@@ -211,11 +212,11 @@ def _draw_panel(
         color = "C0" if label == "before" else "C3"
         # Both measurements are of one model, with the same untrained weights.
         null = [here[0] for here in by_layer]
-        if name not in handles and all(_has_band(row) for row in null):
+        if _BAND not in handles and all(_has_band(row) for row in null):
             low = [(row.untrained_mean or 0) - 2 * (row.untrained_std or 0) for row in null]
             high = [4 * (row.untrained_std or 0) for row in null]
             axis.bar(positions, high, bottom=low, width=1, color="0.8")
-            handles[name] = Patch(color="0.8")
+            handles[_BAND] = Patch(color="0.8")
         if panel.by_head:
             x = [numbers[row.layer_path] for row in rows]
             axis.plot(x, [row.value for row in rows], ".", color=color, alpha=0.4)

@@ -97,7 +97,7 @@ class MLPSite(Site):
         return {role: variable for role, variable in known.items() if variable is not None}
 
     def included_by_rule(self) -> Self:
-        # What stands before it is not used: its structure was skipped for a reason.
+        # As for any layer that a rule names, what stands before it is not used.
         return dataclasses.replace(self, skip_reason="", before="other", norm=None, inner_norm=None)
 
     @property
