@@ -148,10 +148,12 @@ def _compiled(model, key, variant, images, args):
 
 
 def _commit():
-    """The version of the code, with a mark if it was changed since."""
-    finished = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
+    """The version of the code, with a mark if it was changed since; nothing without Git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
     return finished.stdout.strip()
 
 
