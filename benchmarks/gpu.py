@@ -6,7 +6,7 @@
 The first measures each backend in a process of its own, with an equal share of the time. Every
 measurement is a line of results.csv in the output folder, with hardware and versions; a second
 call goes on with what is missing. Prints all of them as a table, where what did not fit in the
-time is "not yet measured".
+time is "not yet measured", and what failed says why.
 
 Training steps of ViT-S/16 and ConvNeXt-Tiny run on images from the host's memory, in the given
 precision, beside those of timm in PyTorch, where it is installed. The state space stands beside
@@ -17,6 +17,7 @@ compare.py, whose own folder has their curves.
 import argparse
 import csv
 import functools
+import itertools
 import os
 import pathlib
 import signal
@@ -32,6 +33,7 @@ from common import options, script
 
 COLUMNS = ("part", "what", "value", "unit", "backend", "hardware", "versions")
 TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
+_FAILED = "failed"
 CIFAR = ("default", "control", "spatial", "all")
 
 
@@ -75,10 +77,9 @@ def main(argv=None):
         for number, backend in enumerate(args.backends):
             share = (deadline - time.monotonic()) / (len(args.backends) - number)
             _run_in_process(argv, backend, share)
-        missing = []
     else:
-        missing = measure(args, results)
-    print(table(results.read(), missing))
+        measure(args, results)
+    print(table(results.read()))
 
 
 def _run_in_process(argv, backend, seconds):
@@ -105,17 +106,24 @@ def _wait(process, seconds):
 
 
 class Results:
-    """Measurements in a CSV file that only grows."""
+    """Measurements in a CSV file that only grows.
+
+    A line without a value says what will be measured. A later line of the same measurement
+    replaces it.
+    """
 
     def __init__(self, folder, deadline):
         self.path, self.deadline = folder / "results.csv", deadline
 
     def read(self):
+        """Return the last line of each measurement, in the order of the first ones."""
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
             # A line that a kill cut off is none.
-            return [row for row in csv.DictReader(file) if None not in row.values()]
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        key = [name for name in COLUMNS if name not in ("value", "unit")]
+        return list({tuple(row[name] for name in key): row for row in rows}.values())
 
     def add(self, **row):
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +134,11 @@ class Results:
                 writer.writeheader()
             writer.writerow(row)
 
-    def has(self, part, what, where):
-        """Return whether something was measured on this hardware with these versions."""
+    def value(self, part, what, where):
+        """Return what was measured on this hardware with these versions; `None` if not planned."""
         key = {"part": part, "what": what, **where}
-        return any(all(row[name] == key[name] for name in key) for row in self.read())
+        found = [row for row in self.read() if all(row[name] == key[name] for name in key)]
+        return found[0]["value"] if found else None
 
     def left(self):
         """Return the seconds that are left."""
@@ -137,23 +146,27 @@ class Results:
 
 
 def measure(args, results):
-    """Make all measurements that fit in the time; return the names of the others."""
+    """Make all measurements that fit in the time."""
     from common import environment
 
     options.set_precision(args)
     where = environment.current()
-    missing = []
-    for part in args.part:
-        for what, unit, function in PARTS[part](args, results):
-            if results.has(part, what, where):
-                continue
-            values = _try(what, function) if results.left() > _least(args) else {}
-            if not values:
-                missing.append((part, what, where["backend"]))
-            for name, value in values.items():
-                if not results.has(part, name, where):
-                    results.add(part=part, what=name, value=f"{value:.6g}", unit=unit, **where)
-    return missing
+    planned = [
+        (part, what, unit, function)
+        for part in args.part
+        for what, unit, function in PARTS[part](args, results)
+    ]
+    # First, so that a kill leaves a line of each.
+    for part, what, unit, _ in planned:
+        if results.value(part, what, where) is None:
+            results.add(part=part, what=what, value="", unit=unit, **where)
+    for part, what, unit, function in planned:
+        before = results.value(part, what, where)
+        if (before and not before.startswith(_FAILED)) or results.left() <= _least(args):
+            continue
+        value = _try(what, function)
+        if value != before:
+            results.add(part=part, what=what, value=value, unit=unit, **where)
 
 
 def _least(args):
@@ -165,15 +178,15 @@ def _least(args):
 
 
 def _try(what, function):
-    """Return what a measurement gives, by name, or nothing and say why."""
+    """Return what a measurement gives, as text: empty without time, or why it failed."""
     try:
-        values = function()
+        value = function()
     except Exception as error:
         # The memory of this GPU may be too small for one of them.
         note = str(error).strip().splitlines() or [""]
         print(f"{what}: {type(error).__name__}: {note[0]}", file=sys.stderr, flush=True)
-        return {}
-    return values if isinstance(values, dict) else {what: values}
+        return f"{_FAILED}: {type(error).__name__}"
+    return "" if value is None else f"{value:.6g}"
 
 
 def images(args, results):
@@ -195,7 +208,7 @@ def _batch(shape, args):
 
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (args.batch_size, *shape), dtype=np.uint8)
-    return x, generator.integers(0, args.classes, args.batch_size)
+    return x, generator.integers(0, args.classes, args.batch_size, dtype=np.int32)
 
 
 def _keras_rate(name, shape, args):
@@ -234,7 +247,7 @@ def _timm_rate(name, shape, args):
         for _ in range(count):
             pixels = x.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.autocast(device, dtype=dtype, enabled=is_mixed):
-                loss = torch.nn.functional.cross_entropy(model(pixels), labels.to(device))
+                loss = torch.nn.functional.cross_entropy(model(pixels), labels.to(device).long())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -306,14 +319,16 @@ def cifar10(args, results):
     """Runs of compare.py, as many as fit in the time that is left: test accuracy."""
     import keras
 
-    backend = keras.backend.backend()
-    yield f"{args.dataset} on {backend}", "% of test images", lambda: _compare(args, results)
-
-
-def _compare(args, results):
-    import keras
-
     folder = results.path.parent / f"compare-{keras.backend.backend()}"
+    pairs = itertools.product(range(args.seeds), args.cifar_model, args.variant)
+    names = [_run_name(model, variant, seed) for seed, model, variant in pairs]
+    # The first of them that is missing makes all that fit.
+    runs = functools.cache(functools.partial(_compare, args, results, folder))
+    for name in names:
+        yield name, "% of test images", lambda name=name: runs().get(name)
+
+
+def _compare(args, results, folder):
     command = [sys.executable, str(ROOT / "benchmarks" / "compare.py")]
     given = {
         "--dataset": [args.dataset],
@@ -338,8 +353,12 @@ def _compare(args, results):
     code = _wait(started, max(1.0, results.left() - 5))
     runs = _read_runs(folder)
     if code or not runs:
-        raise RuntimeError("compare.py ended without a result; run it alone to see why.")
+        print("compare.py ended without a result; run it alone to see why.", file=sys.stderr)
     return runs
+
+
+def _run_name(model, variant, seed):
+    return f"{model}, {variant}, seed {seed}"
 
 
 def _read_runs(folder):
@@ -348,18 +367,18 @@ def _read_runs(folder):
         return {}
     with path.open(newline="") as file:
         return {
-            f"{row['model']}, {row['init']}, seed {row['seed']}": 100 * float(row["test_accuracy"])
+            _run_name(row["model"], row["init"], row["seed"]): 100 * float(row["test_accuracy"])
             for row in csv.DictReader(file)
         }
 
 
-def table(rows, missing):
+def table(rows):
     """A Markdown table of all measurements, and of those that are missing."""
     columns = ("part", "what", "value", "unit", "backend", "hardware")
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row[name] for name in columns) + " |" for row in rows]
-    for part, what, backend in missing:
-        lines.append(f"| {part} | {what} | not yet measured |  | {backend} |  |")
+    for row in rows:
+        cells = {**row, "value": row["value"] or "not yet measured"}
+        lines.append("| " + " | ".join(cells[name] for name in columns) + " |")
     return "\n".join(lines)
 
 

@@ -47,6 +47,8 @@ def conv_state_after(inputs: Any, taps: int, mask: Any = None) -> Any:
     if mask is None:
         return inputs[:, 1 - taps :]
     positions = ops.arange(1, ops.shape(mask)[1] + 1)
-    lengths = ops.max(ops.where(mask, positions, 0), axis=1, initial=0)
+    # A leading 0 instead of `initial=0`, which Keras puts on the CPU on torch.
+    ends = ops.pad(ops.where(mask, positions, 0), [[0, 0], [1, 0]])
+    lengths = ops.max(ends, axis=1)
     index = lengths[:, None] + ops.arange(taps - 1)
     return ops.take_along_axis(inputs, index[..., None], axis=1)

@@ -30,13 +30,18 @@ def run(folder, *arguments, **options):
 
 def read(folder):
     with (folder / "results.csv").open() as file:
-        return list(csv.DictReader(file))
+        lines = list(csv.DictReader(file))
+    # What is planned comes first, without values.
+    planned = [line for line in lines if not line["value"]]
+    assert lines[: len(planned)] == planned
+    return planned, lines[len(planned) :]
 
 
 def test_measurements_are_lines_and_are_made_once(tmp_path):
     rows = run(tmp_path, "--part", "images", "state-space")
-    lines = read(tmp_path)
-    assert [line["what"] for line in lines] == [row[1] for row in rows]
+    planned, lines = read(tmp_path)
+    for part in (planned, lines):
+        assert [line["what"] for line in part] == [row[1] for row in rows]
     assert lines[0]["what"] == "vit_trial, 32 pixels, batch 4, bfloat16"
     assert sum("ours, 16 x 16" in line["what"] for line in lines) == 2
     for line in lines:
@@ -44,7 +49,7 @@ def test_measurements_are_lines_and_are_made_once(tmp_path):
         assert line["backend"] == BACKEND
         assert f"keras {keras.__version__}" in line["versions"]
     assert run(tmp_path, "--part", "images", "state-space") == rows
-    assert read(tmp_path) == lines
+    assert read(tmp_path) == (planned, lines)
     # Another size is another measurement.
     assert len(run(tmp_path, "--part", "images", "--image-size", 64)) == len(rows) + 1
 
@@ -53,7 +58,13 @@ def test_what_does_not_fit_in_the_time_is_not_yet_measured(tmp_path):
     rows = run(tmp_path, "--minutes", 1e-9)
     assert {row[0] for row in rows} == set(gpu.PARTS)
     assert {row[2] for row in rows} == {"not yet measured"}
-    assert not (tmp_path / "results.csv").exists()
+    planned, lines = read(tmp_path)
+    assert len(planned) == len(rows)
+    assert not lines
+    # A second call measures what the first had no time for.
+    more = run(tmp_path, "--part", "state-space")
+    assert [row[:2] for row in more] == [row[:2] for row in rows]
+    assert {row[0] for row in more if row[2] != "not yet measured"} == {"state-space"}
 
 
 def test_a_measurement_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
@@ -62,9 +73,12 @@ def test_a_measurement_that_fails_does_not_stop_the_others(tmp_path, monkeypatch
 
     monkeypatch.setattr(gpu, "_keras_rate", fails)
     rows = run(tmp_path, "--part", "images", "state-space")
-    assert rows[-1][2] == "not yet measured"
+    assert rows[0][2] == "failed: MemoryError"
     assert len(rows) > 2
-    assert all(float(row[2]) > 0 for row in rows[:-1])
+    assert all(float(row[2]) > 0 for row in rows[1:])
+    # It is tried again by the next call.
+    monkeypatch.undo()
+    assert float(run(tmp_path, "--part", "images")[0][2]) > 0
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="timm is in PyTorch")

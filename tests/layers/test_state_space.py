@@ -316,6 +316,15 @@ def test_nothing_but_masked_positions_leave_the_state():
         np.testing.assert_array_equal(array(same), array(part))
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="a device without values is torch's")
+def test_all_tensors_are_on_the_device_of_the_inputs():
+    with keras.device("meta"):
+        x, mask = ops.zeros((2, 10, WIDTH)), ops.ones((2, 10), dtype="bool")
+        layer = built()
+        outputs, state = layer(x, mask=mask, return_state=True)
+    assert {tensor.device.type for tensor in (outputs, *state)} == {"meta"}
+
+
 def test_padding_of_nan_gives_no_gradient_of_nan():
     layer = stirred(chunk_size=4, use_bias=True)
     mask = np.ones((2, 9), bool)
@@ -406,8 +415,8 @@ def mamba2():
             chunk_size=16,
             use_bias=use_bias,
         )
-        theirs = Mamba2Mixer(config, layer_idx=0).eval()
         ours = built(num_groups=groups, use_bias=use_bias, chunk_size=8)
+        theirs = Mamba2Mixer(config, layer_idx=0).eval().to(ours.skip.value.device)
         with torch.no_grad():
             for weight in theirs.parameters():
                 weight.add_(0.3 * torch.randn_like(weight))
