@@ -164,9 +164,9 @@ def measure(args, results):
         before = results.value(part, what, where)
         if (before and not before.startswith(_FAILED)) or results.left() <= _least(args):
             continue
-        value = _try(what, function)
-        if value != before:
-            results.add(part=part, what=what, value=value, unit=unit, **where)
+        for name, value in _try(what, function).items():
+            if value != results.value(part, name, where):
+                results.add(part=part, what=name, value=value, unit=unit, **where)
 
 
 def _least(args):
@@ -178,15 +178,16 @@ def _least(args):
 
 
 def _try(what, function):
-    """Return what a measurement gives, as text: empty without time, or why it failed."""
+    """Return the values that a measurement gives, by name, as text, or why there is none."""
     try:
-        value = function()
+        values = function()
     except Exception as error:
         # The memory of this GPU may be too small for one of them.
         note = str(error).strip().splitlines() or [""]
         print(f"{what}: {type(error).__name__}: {note[0]}", file=sys.stderr, flush=True)
-        return f"{_FAILED}: {type(error).__name__}"
-    return "" if value is None else f"{value:.6g}"
+        return {what: f"{_FAILED}: {type(error).__name__}"}
+    values = values if isinstance(values, dict) else {what: values}
+    return {name: f"{value:.6g}" for name, value in values.items()}
 
 
 def images(args, results):
@@ -322,10 +323,10 @@ def cifar10(args, results):
     folder = results.path.parent / f"compare-{keras.backend.backend()}"
     pairs = itertools.product(range(args.seeds), args.cifar_model, args.variant)
     names = [_run_name(model, variant, seed) for seed, model, variant in pairs]
-    # The first of them that is missing makes all that fit.
+    # Called for the first of them that is missing, it gives all that fit.
     runs = functools.cache(functools.partial(_compare, args, results, folder))
     for name in names:
-        yield name, "% of test images", lambda name=name: runs().get(name)
+        yield name, "% of test images", runs
 
 
 def _compare(args, results, folder):

@@ -47,7 +47,7 @@ def conv_state_after(inputs: Any, taps: int, mask: Any = None) -> Any:
     if mask is None:
         return inputs[:, 1 - taps :]
     positions = ops.arange(1, ops.shape(mask)[1] + 1)
-    # A leading 0 instead of `initial=0`, which Keras puts on the CPU on torch.
+    # A leading 0 instead of `initial=0`, which Keras's torch backend creates on the CPU.
     ends = ops.pad(ops.where(mask, positions, 0), [[0, 0], [1, 0]])
     lengths = ops.max(ends, axis=1)
     index = lengths[:, None] + ops.arange(taps - 1)

@@ -96,6 +96,16 @@ def test_timm_stands_beside(tmp_path, monkeypatch):
     assert all(float(row[2]) > 0 for row in rows)
 
 
+def test_runs_that_took_all_the_time_are_kept(tmp_path, monkeypatch):
+    def compare(args, results, folder):
+        results.deadline = 0.0
+        return {"vit, default, seed 0": 40.0, "vit, all, seed 0": 50.0}
+
+    monkeypatch.setattr(gpu, "_compare", compare)
+    rows = run(tmp_path, "--part", "cifar10", "--variant", "default", "mean", "all")
+    assert [row[2] for row in rows] == ["40", "not yet measured", "50"]
+
+
 @pytest.mark.one_backend
 def test_backends_in_processes_with_runs_on_images(tmp_path):
     rows = run(tmp_path, "--backends", "torch", "--part", "cifar10", "--variant", "default")
