@@ -11,6 +11,7 @@ import numpy as np
 import paths
 import pytest
 from arrays import array
+from devices import FOUR_DEVICES
 from keras import layers
 
 import keras_mimetic
@@ -898,7 +899,7 @@ def test_sharded_models():
         kernel = model.layers[5].kernel.value
         assert kernel.addressable_shards[0].data.shape == (2, 32), kernel.sharding
     """
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = {**os.environ, "XLA_FLAGS": FOUR_DEVICES}
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *FOLDERS],
         env=env,

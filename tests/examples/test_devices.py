@@ -6,13 +6,13 @@ import sys
 import keras
 import numpy as np
 import pytest
+from devices import FOUR_DEVICES
 from imagenet_runs import SMALL, arguments, history_of, run, variables_of
 from paths import EXAMPLES
 
 BACKEND = keras.backend.backend()
 jax_only = pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is for JAX")
 tensorflow_only = pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute")
-FOUR = "--xla_force_host_platform_device_count=4"
 # With two TensorFlow devices on one CPU.
 TWO = """
 import sys
@@ -50,13 +50,13 @@ def test_jax_on_four_devices_trains_as_on_one(tmp_path):
         "data": ("--devices", 4),
         "model": ("--devices", 4, "--model-devices", 2),
     }.items():
-        finished = run(*given, *devices, output=tmp_path / name, XLA_FLAGS=FOUR)
+        finished = run(*given, *devices, output=tmp_path / name, XLA_FLAGS=FOUR_DEVICES)
         assert finished.returncode == 0, finished.stderr
         assert ("on 4 devices" in finished.stdout) == bool(devices)
         assert_same_training(tmp_path / "one", tmp_path / name)
     # A checkpoint is of no number of devices.
     more = ("--resume", "--devices", 2)
-    finished = run(*given, *more, output=tmp_path / "model", XLA_FLAGS=FOUR)
+    finished = run(*given, *more, output=tmp_path / "model", XLA_FLAGS=FOUR_DEVICES)
     assert finished.returncode == 0, finished.stderr
     assert "Going on from the end of epoch 2" in finished.stdout
 
@@ -122,7 +122,7 @@ except ValueError as error:
 
 @jax_only
 def test_large_weights_that_are_jitted_and_sharded_are_the_same(tmp_path):
-    finished = script(SHARDED, XLA_FLAGS=FOUR)
+    finished = script(SHARDED, XLA_FLAGS=FOUR_DEVICES)
     assert finished.returncode == 0, finished.stderr
     assert "cannot be sampled with a `SeedGenerator` while a function is being traced" in (
         finished.stdout

@@ -92,16 +92,7 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
     finished = run(
         *("--dataset", path, "--model", *models.MODELS, "--init", "mlp"),
         *("--epochs", 1, "--seeds", 1, "--batch-size", 16, "--learning-rate", "1e-3"),
-        *(
-            "--mixed-precision",
-            "bfloat16",
-            "--jit",
-            "off",
-            "--augment",
-            "on",
-            "--output",
-            tmp_path / "out",
-        ),
+        *("--mixed-precision", "bfloat16", "--augment", "on", "--output", tmp_path / "out"),
     )
     assert finished.returncode == 0, finished.stderr
     assert len(rows_of(tmp_path / "out")) == 4
@@ -113,12 +104,30 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
         "weight_decay": 0.05,
         "augment": "on",
         "mixed_precision": "bfloat16",
-        "jit": "off",
+        "jit": "auto",
         "init_version": options.INIT_VERSION,
         "backend": keras.backend.backend(),
     }
     table = (tmp_path / "out" / "table.md").read_text()
     assert table.count("| mlp |") == 4
+
+
+def test_jit_off(tmp_path, monkeypatch):
+    compiled = []
+    compile_model = keras.Model.compile
+
+    def keep(self, *arguments, **settings):
+        compile_model(self, *arguments, **settings)
+        compiled.append(self.jit_compile)
+
+    monkeypatch.setattr(keras.Model, "compile", keep)
+    path = small_npz(tmp_path / "small.npz", shape=(8, 8, 3))
+    finished = run(
+        *("--dataset", path, "--model", "mixer", "--init", "default", "--epochs", 1),
+        *("--seeds", 1, "--batch-size", 36, "--jit", "off", "--output", tmp_path / "out"),
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert set(compiled) == {False}
 
 
 @pytest.mark.parametrize(

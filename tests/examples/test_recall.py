@@ -14,6 +14,11 @@ SMALL = (
 )
 
 
+def rows_of(folder):
+    with (folder / "runs.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def test_copy_asks_for_what_stood_before():
     tokens, answers, weights = recall_tasks.make("copy", 5, 7, seed=0)
     assert tokens.shape == answers.shape == weights.shape == (7, 10)
@@ -75,37 +80,36 @@ def test_networks_of_one_seed_share_what_is_not_replaced():
 
 def test_a_comparison_from_start_to_end(tmp_path, capsys):
     arguments = [*SMALL, "--output", str(tmp_path)]
-    recall.main(arguments)
+    recall.main([*arguments, "--task", "copy"])
     printed = capsys.readouterr().out
     table = (tmp_path / "table.md").read_text()
     assert table in printed
     assert "| length 8: accuracy %" in table
-    for task in recall_tasks.TASKS:
-        line = next(line for line in table.splitlines() if line.startswith(f"| {task} | mimetic"))
-        # Two differences with intervals, and n.
-        assert line.count("[") == 2
-        assert line.endswith("| 2 |")
+    line = next(line for line in table.splitlines() if line.startswith("| copy | mimetic"))
+    # Two differences with intervals, and n.
+    assert line.count("[") == 2
+    assert line.endswith("| 2 |")
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
-    with (tmp_path / "runs.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * 2
+    rows = rows_of(tmp_path)
+    assert len(rows) == 2 * 2
     assert len({row["twice_accuracy"] for row in rows}) > 1
     assert all(len(row["curve"].split()) == 2 for row in rows)
 
-    recall.main(arguments)
-    assert f"{len(rows)} runs, {len(rows)} done before, 0 to do" in capsys.readouterr().out
-
-    # What two processes do is the same.
-    there = tmp_path / "two"
-    one = ("--task", "copy", "--seeds", "1")
-    recall.main([*SMALL, *one, "--output", str(there), "--processes", "2"])
-    with (there / "runs.csv").open() as file:
-        again = {(row["init"], row["seed"]): row for row in csv.DictReader(file)}
-    assert len(again) == 2
-    for row in rows:
-        if row["model"] == "copy" and row["seed"] == "0":
-            same = again[row["init"], row["seed"]]
-            assert float(same["test_accuracy"]) == pytest.approx(float(row["test_accuracy"]))
+    # Another task, and a run that was cut off, in two processes: it is the same in other company.
+    lines = (tmp_path / "runs.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "runs.csv").write_text("".join(lines[:2]) + lines[2][:40])
+    recall.main([*arguments, "--seeds", "1", "--processes", "2"])
+    assert "4 runs, 1 done before, 3 to do" in capsys.readouterr().out
+    again = rows_of(tmp_path)
+    assert again[0] == rows[0]
+    (same,) = (row for row in again[1:] if row["model"] == "copy")
+    for name in ("init", "seed"):
+        assert same[name] == rows[1][name]
+    for name in ("test_accuracy", "twice_accuracy"):
+        assert float(same[name]) == pytest.approx(float(rows[1][name]))
+    table = (tmp_path / "table.md").read_text()
+    for task in recall_tasks.TASKS:
+        assert f"\n| {task} | mimetic" in table
 
     with pytest.raises(folders.SettingsError, match="length: 4 there, 2 now"):
         recall.main([*arguments, "--length", "2"])

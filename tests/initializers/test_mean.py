@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import sklearn.datasets
+from devices import FOUR_DEVICES
 from hypothesis import given
 from hypothesis import strategies as st
 from keras_checks import run_class_serialization_test, traced
@@ -299,7 +300,7 @@ def test_large_sharded_kernels():
             assert "Use an integer seed" in str(error), error
             assert jitted
     """
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    devices = {"XLA_FLAGS": FOUR_DEVICES, "JAX_PLATFORMS": "cpu"}
     env = {**os.environ, **devices}
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True
