@@ -67,11 +67,15 @@ class MLP(Structure):
             directly after an untrained LayerNormalization over the channels,
             `-0.5 / sqrt(fan_in)` elsewhere, and `None` after a normalized activation. A
             number applies to every MLP; `None` keeps the kernels. The nonzero mean is from
-            the paper; its sign and size are ours.
+            the paper; its sign and size are ours (`mean-1_bias-0.5` in
+            `benchmarks/results/defaults/table.md`, `shift-0.5` in
+            `benchmarks/results/plain-mlp/table.md`).
         hidden_bias: Initial bias of the first projection, in standard deviations of the
-            pre-activation. `"auto"` is -0.5 after a LayerNormalization or
-            BatchNormalization and `None` elsewhere. A number applies to every MLP; `None`
-            keeps the biases. The hidden bias is ours.
+            pre-activation. `"auto"` is -0.5 after a LayerNormalization (`bias-0.5` in
+            `benchmarks/results/defaults/over-spatial.md`) or BatchNormalization (`bias-0.5` in
+            `benchmarks/results/confirm-mlp/table.md`), and `None` elsewhere
+            (`shift-0.5_bias-0.5` in `benchmarks/results/plain-mlp/table.md`). A number applies to
+            every MLP; `None` keeps the biases. The hidden bias is ours.
         only_after_norm: If `True`, numbers apply directly after a LayerNormalization or
             BatchNormalization only, and other MLPs get `"auto"`. `measure` gives such settings
             for models with these normalizations. Default `False`.
