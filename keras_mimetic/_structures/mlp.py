@@ -1,5 +1,6 @@
 """The structure of MLPs: a first matrix of nonzero mean, and a negative hidden bias."""
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -19,7 +20,7 @@ from keras_mimetic._numerics.mlp import (
     standardized_mean,
 )
 from keras_mimetic._numerics.stats import mean_and_std, median
-from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.kernels import rounded_to, values_of
 from keras_mimetic._patterns.mlp import INNER_NORM, WITH_DEPTHWISE, MLPSite, find_mlps, mlp_site
 from keras_mimetic._structures.base import (
     Expected,
@@ -178,7 +179,9 @@ class MLP(Structure):
         values: Weights = {}
         notes = {}
         if mean is not None:
-            kernel = values["kernel"] = shifted_to_mean(kernel, mean)
+            dtype = site.weights["kernel"].dtype
+            rounded = None if dtype == "float32" else functools.partial(rounded_to, dtype)
+            kernel = values["kernel"] = shifted_to_mean(kernel, mean, rounded)
             notes["kernel"] = "; ".join(filter(None, [f"mean {mean:+.3g} ({before})", no_bias]))
         if hidden_bias is not None:
             # After a LayerNorm, whose output sums to zero, the mean has no effect.
