@@ -46,7 +46,9 @@ class MimeticMean(NumPyInitializer):
     zero, +0.3 [0.2, 0.5] and +0.1 [-0.2, 0.4] (`mean-1_bias-0.5` in
     `benchmarks/results/defaults/table.md`). In MLPs on raw and standardized pixels, `"auto"` has
     no measurable effect; twice that value gave -0.4 [-0.8, 0.0] on raw pixels with ReLU
-    (`shift-0.5` and `shift-1` in `benchmarks/results/plain-mlp/table.md`).
+    (`shift-0.5` and `shift-1` in `benchmarks/results/plain-mlp/table.md`). It has none after a
+    LayerNormalization or in token mixing, either (`shift-0.5` in
+    `benchmarks/results/safe-mean/table.md`).
 
     Examples:
 

@@ -67,9 +67,10 @@ class MimeticMLPBlock(keras.layers.Layer):
             have negative hidden biases, too (`bias-0.5` in
             `benchmarks/results/defaults/over-spatial.md`), and 0 elsewhere: on raw inputs, -0.5
             costs 0.5 to 1.9 points of accuracy (`shift-0.5_bias-0.5` in
-            `benchmarks/results/plain-mlp/table.md`). It is also 0 if `use_bias=False` or
-            `bias_initializer` is not zeros. The hidden bias is ours. With `mean=0,
-            hidden_bias=0`, weights are those of Keras's layers.
+            `benchmarks/results/plain-mlp/table.md`). In token mixing, -0.5 gains 1.0 [0.4, 1.6]
+            points (`shift-0.5_bias-0.5` in `benchmarks/results/safe-mean/table.md`). `"auto"` is
+            also 0 if `use_bias=False` or `bias_initializer` is not zeros. The hidden bias is ours.
+            With `mean=0, hidden_bias=0`, weights are those of Keras's layers.
         norm: Normalization of the input over the channels: `"layer_norm"` for a
             `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one directly before
             the block, which the block cannot see, or `None`.
