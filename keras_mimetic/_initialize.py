@@ -15,7 +15,7 @@ from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import check_seed, fold_in
-from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.kernels import rounded_to, values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
 from keras_mimetic._structures import STRUCTURES, Rules, Structures
@@ -251,9 +251,7 @@ def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
             f"Values of shape {values.shape} were drawn for {variable.path!r}, which has shape "
             f"{tuple(variable.shape)}."
         )
-    rounded = values
-    if variable.dtype != values.dtype.name:
-        rounded = values_of(keras.ops.cast(keras.ops.convert_to_tensor(values), variable.dtype))
+    rounded = rounded_to(variable.dtype, values)
     if not np.isfinite(rounded).all():
         raise ValueError(
             f"The new values of {variable.path!r} do not fit into its dtype, "

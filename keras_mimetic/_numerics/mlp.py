@@ -1,6 +1,7 @@
 """Mimetic MLPs: means of matrices, their effect on hidden units, and how to measure both."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -249,7 +250,11 @@ def mean_shifted(
     return sample(distribution, shape, seed, mean=mean * std, std=std)
 
 
-def shifted_to_mean(values: np.ndarray, mean: float) -> np.ndarray:
+def shifted_to_mean(
+    values: np.ndarray,
+    mean: float,
+    rounded: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
     """Shift a weight to a mean in units of its own standard deviation.
 
     The scale, the distribution and any other structure of the weight are preserved.
@@ -258,11 +263,22 @@ def shifted_to_mean(values: np.ndarray, mean: float) -> np.ndarray:
     Args:
         values: float32 array of at least two different values.
         mean: The new mean, in standard deviations of `values` about their mean.
+        rounded: Function that rounds a float32 array to the precision of the weight, if lower.
 
     Returns:
         float32 array of the same shape.
     """
     before, std = array_moments(values)
-    if abs(before / std - mean) < _TOLERANCE:
-        return values
-    return add_to_array(values, mean * std - before)
+    error = abs(before / std - mean)
+    # Rounding may miss the mean, since it shifts equally spaced values by equal amounts. Then
+    # shift again until it no longer helps, so that a second call has nothing to do.
+    while error >= _TOLERANCE:
+        shifted = add_to_array(values, mean * std - before)
+        if rounded is None or not np.isfinite(nearest := rounded(shifted)).all():
+            return shifted
+        before, std = array_moments(nearest)
+        now = abs(before / std - mean) if std else 0.0
+        if now >= error:
+            break
+        values, error = nearest, now
+    return values

@@ -129,3 +129,10 @@ def values_of(variable: Any) -> np.ndarray:
     if isinstance(variable, Part):
         return variable.take(values_of(variable.variable))
     return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
+
+
+def rounded_to(dtype: str, values: np.ndarray) -> np.ndarray:
+    """Return float32 values as a variable of this dtype holds them."""
+    if dtype == values.dtype.name:
+        return values
+    return values_of(keras.ops.cast(keras.ops.convert_to_tensor(values), dtype))

@@ -69,7 +69,8 @@ class Depthwise(Structure):
             `"keras"`, `"fan_in"` and numbers, see `MimeticDepthwise`.
         sigma_0: Width sigma at the first layer, in squared pixels (see `sigma_at_depth`).
         velocity: Slope of sigma over depth at the first layer.
-        acceleration: Curvature of sigma over depth. The three defaults are a reconstruction.
+        acceleration: Curvature of sigma over depth. The three defaults are a reconstruction
+            (`spatial` in `benchmarks/results/compare-cifar10/table.md`).
 
     Reference:
 

@@ -1,5 +1,6 @@
 """The structure of MLPs: a first matrix of nonzero mean, and a negative hidden bias."""
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -19,7 +20,7 @@ from keras_mimetic._numerics.mlp import (
     standardized_mean,
 )
 from keras_mimetic._numerics.stats import mean_and_std, median
-from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.kernels import rounded_to, values_of
 from keras_mimetic._patterns.mlp import INNER_NORM, WITH_DEPTHWISE, MLPSite, find_mlps, mlp_site
 from keras_mimetic._structures.base import (
     Expected,
@@ -67,11 +68,15 @@ class MLP(Structure):
             directly after an untrained LayerNormalization over the channels,
             `-0.5 / sqrt(fan_in)` elsewhere, and `None` after a normalized activation. A
             number applies to every MLP; `None` keeps the kernels. The nonzero mean is from
-            the paper; its sign and size are ours.
+            the paper; its sign and size are ours (`mean-1_bias-0.5` in
+            `benchmarks/results/defaults/table.md`, `shift-0.5` in
+            `benchmarks/results/plain-mlp/table.md`).
         hidden_bias: Initial bias of the first projection, in standard deviations of the
-            pre-activation. `"auto"` is -0.5 after a LayerNormalization or
-            BatchNormalization and `None` elsewhere. A number applies to every MLP; `None`
-            keeps the biases. The hidden bias is ours.
+            pre-activation. `"auto"` is -0.5 after a LayerNormalization (`bias-0.5` in
+            `benchmarks/results/defaults/over-spatial.md`) or BatchNormalization (`bias-0.5` in
+            `benchmarks/results/confirm-mlp/table.md`), and `None` elsewhere
+            (`shift-0.5_bias-0.5` in `benchmarks/results/plain-mlp/table.md`). A number applies to
+            every MLP; `None` keeps the biases. The hidden bias is ours.
         only_after_norm: If `True`, numbers apply directly after a LayerNormalization or
             BatchNormalization only, and other MLPs get `"auto"`. `measure` gives such settings
             for models with these normalizations. Default `False`.
@@ -174,7 +179,9 @@ class MLP(Structure):
         values: Weights = {}
         notes = {}
         if mean is not None:
-            kernel = values["kernel"] = shifted_to_mean(kernel, mean)
+            dtype = site.weights["kernel"].dtype
+            rounded = None if dtype == "float32" else functools.partial(rounded_to, dtype)
+            kernel = values["kernel"] = shifted_to_mean(kernel, mean, rounded)
             notes["kernel"] = "; ".join(filter(None, [f"mean {mean:+.3g} ({before})", no_bias]))
         if hidden_bias is not None:
             # After a LayerNorm, whose output sums to zero, the mean has no effect.

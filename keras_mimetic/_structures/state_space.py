@@ -68,14 +68,15 @@ class StateSpace(Structure):
     """`MimeticStateSpace` layers are drawn as that layer's defaults are.
 
     Settings:
-        a_log: Logarithm of the decay, -8 from accounts of the paper's recipe; `None` leaves
-            it as it is.
+        a_log: Logarithm of the decay, -8 from accounts of the paper's recipe (`decay` and
+            `mimetic` in `benchmarks/results/recall/table.md`); `None` leaves it as it is.
         dt: The step size, 1 from accounts of the paper's recipe; `None` leaves it as it is,
             dependent on the token as in Mamba-2.
         correlation: Correlation of the weights of C with those of B, 0.9 (ours); `None` with
             `dt=None` leaves the projection as it is.
         convolution: `"identity"` (from accounts of the paper's recipe) starts the convolution
-            as the identity; `None` (ours) leaves it as it is.
+            as the identity; `None` (ours) leaves it as it is (`mimetic` and `recipe` in
+            `benchmarks/results/recall/table.md`).
 
     Reference: that of `MimeticStateSpace`.
     """

@@ -40,12 +40,15 @@ class MimeticMean(NumPyInitializer):
       rms(x)` of their standard deviations. For inputs uniform on (0, 1), `fan_in=3072` and
       `mean=-0.1`, the shift is -4.8 standard deviations, and a ReLU layer is dead.
 
-    Effect in short training, in points of accuracy (`mean-1`, `bias-0.5` and both in
-    `benchmarks/results/defaults/over-spatial.md` and `table.md`): after a
+    What decided these values, in points of accuracy after short training (n = 5): after a
     LayerNormalization, -1 adds +1.4 [0.8, 2.0] in a ConvNeXt-like network and +0.6 [0.4, 0.8] in
-    a ViT (n = 5); combined with a hidden bias below zero, +0.3 [0.2, 0.5] and +0.1 [-0.2, 0.4]. In
-    MLPs on raw and standardized pixels, `"auto"` had no measurable effect (`shift-0.5` in
-    `benchmarks/results/plain-mlp/table.md`).
+    a ViT (`mean-1` in `benchmarks/results/defaults/over-spatial.md`); beside a hidden bias below
+    zero, +0.3 [0.2, 0.5] and +0.1 [-0.2, 0.4] (`mean-1_bias-0.5` in
+    `benchmarks/results/defaults/table.md`). In MLPs on raw and standardized pixels, `"auto"` has
+    no measurable effect; twice that value gave -0.4 [-0.8, 0.0] on raw pixels with ReLU
+    (`shift-0.5` and `shift-1` in `benchmarks/results/plain-mlp/table.md`). It has none after a
+    LayerNormalization or in token mixing, either (`shift-0.5` in
+    `benchmarks/results/safe-mean/table.md`).
 
     Examples:
 

@@ -58,15 +58,17 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             entries of Z are independent normals of variance 1 / width. (From a width of 256 on, all
             heads and layers have the same singular values.) `None` leaves both projections to
             `kernel_initializer`. `"auto"` is (0.7, 0.7), from accounts of the paper's recipe, and
-            `None` with `causal=True`. It had little effect in our image models.
+            `None` with `causal=True`. It had no measurable effect in our image models
+            (`query_key` in `benchmarks/results/confirm-attention/over-default.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
-            (0.4, -0.4), from the same accounts; it has all of the gain in our image models.
-            Requires an `output_shape` of one axis.
+            (0.4, -0.4), from the same accounts; it has all of the gain in our image models
+            (`value_output` in the same table). Requires an `output_shape` of one axis.
         causal: Whether the layer will be called with a causal mask, as in a language model. It
             only affects the initial weights: with `True`, `"auto"` leaves query and key
             to `kernel_initializer`, because their structure raised the loss of our causal
-            language model. Still pass `use_causal_mask=True` to the call.
+            language model (`qk` and `both` in `benchmarks/results/language-500/table.md`). Still
+            pass `use_causal_mask=True` to the call.
         kernel_initializer: For the projections of a pair that is `None`, and for a gate. One
             without a seed of its own samples from `seed`, differently for each projection, and
             equally on every backend if it belongs to Keras's variance-scaling family.

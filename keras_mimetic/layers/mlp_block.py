@@ -64,9 +64,13 @@ class MimeticMLPBlock(keras.layers.Layer):
             of unit variance. The bias is `hidden_bias * s * sqrt(fan_in)`, where `s` is the
             standard deviation of `fc1`'s kernel, times `sqrt(1 + mean**2)` without a
             LayerNormalization. `"auto"` is -0.5 after a LayerNormalization, where trained networks
-            have negative hidden biases, too, and 0 elsewhere: on raw inputs -0.5 cost accuracy. It
-            is also 0 if `use_bias=False` or `bias_initializer` is not zeros. The hidden bias is
-            ours. With `mean=0, hidden_bias=0`, weights are those of Keras's layers.
+            have negative hidden biases, too (`bias-0.5` in
+            `benchmarks/results/defaults/over-spatial.md`), and 0 elsewhere: on raw inputs, -0.5
+            costs 0.5 to 1.9 points of accuracy (`shift-0.5_bias-0.5` in
+            `benchmarks/results/plain-mlp/table.md`). In token mixing, -0.5 gains 1.0 [0.4, 1.6]
+            points (`shift-0.5_bias-0.5` in `benchmarks/results/safe-mean/table.md`). `"auto"` is
+            also 0 if `use_bias=False` or `bias_initializer` is not zeros. The hidden bias is ours.
+            With `mean=0, hidden_bias=0`, weights are those of Keras's layers.
         norm: Normalization of the input over the channels: `"layer_norm"` for a
             `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one directly before
             the block, which the block cannot see, or `None`.

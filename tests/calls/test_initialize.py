@@ -322,6 +322,27 @@ def test_kernels_of_mlps_are_shifted_and_keep_their_scale_and_structure(initiali
         assert abs(control.mean()) < 0.3 * control.std()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("norm", [[layers.LayerNormalization], []])
+def test_a_second_call_changes_no_kernel_of_low_precision(norm, dtype):
+    for width in (8, 16, 24, 48, 64, 128):
+        up = layers.Dense(4 * width, "gelu", dtype=dtype)
+        down = layers.Dense(width, dtype=dtype)
+        before = [make_layer(dtype=dtype) for make_layer in norm]
+        model = keras.Sequential([keras.Input((width,)), *before, up, down])
+        original = array(up.kernel)
+        keras_mimetic.initialize(model)
+        weights = [array(weight) for weight in model.weights]
+        shifted = array(up.kernel)
+        # As well as the precision allows; the spread is that of before.
+        mean = -1 if norm else -0.5 / np.sqrt(width)
+        assert shifted.mean() / shifted.std() == pytest.approx(mean, abs=2e-3)
+        assert shifted.std() == pytest.approx(original.std(), rel=5e-3)
+        keras_mimetic.initialize(model)
+        for a, b in zip(weights, model.weights, strict=True):
+            np.testing.assert_array_equal(a, array(b))
+
+
 AFTER_LAYER_NORM, SAFE = -1, -0.5 / 8
 
 
