@@ -1,5 +1,6 @@
 """Atomic assignment to the variables of a model."""
 
+import collections
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,16 +14,24 @@ def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndar
     """Write values to variables, or parts of them; if one fails, restore all.
 
     Args:
-        new: Variables or `Part`s of variables, with their new values.
+        new: Variables or `Part`s of variables, with their new values. With torch, arrays among
+            them are overwritten.
 
     Returns:
         The whole variables with their previous values, in their own precision.
     """
     old: list[tuple[Any, np.ndarray]] = []
+    whole = _whole(new)
+    free = _free_after_use([values for _, values in whole])
     try:
-        for variable, values in _whole(new):
-            old.append((variable, _copy_of(variable)))
+        for variable, values in whole:
+            previous = _previous(variable)
+            old.append((variable, previous))
             variable.assign(values)
+            if id(values) in free and values.dtype == previous.dtype:
+                # To touch new memory would take longer than all else here.
+                values[...] = previous
+                old[-1] = (variable, values)
     except BaseException:
         for variable, values in old:
             variable.assign(values)
@@ -30,10 +39,32 @@ def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndar
     return old
 
 
-def _copy_of(variable: Any) -> np.ndarray:
-    """Return the values of a variable in its own precision, in memory of their own."""
+def _previous(variable: Any) -> np.ndarray:
+    """Return the values of a variable in its own precision, as they stay if it changes."""
     values: np.ndarray = keras.ops.convert_to_numpy(variable)
-    return values if values.flags.owndata else values.copy()
+    # Arrays of JAX never change, and are not writeable.
+    return values.copy() if values.flags.writeable and not values.flags.owndata else values
+
+
+def _free_after_use(arrays: list[Any]) -> set[int]:
+    """Return the ids of the arrays whose memory nothing else has once they are assigned."""
+    if keras.backend.backend() != "torch":
+        # The others may keep the memory of an array for the variable.
+        return set()
+    bases = [_base(array) for array in arrays]
+    count = collections.Counter(map(id, bases))
+    return {
+        id(array)
+        for array, base in zip(arrays, bases, strict=True)
+        if count[id(base)] == 1 and base.flags.owndata and base.flags.writeable
+    }
+
+
+def _base(array: np.ndarray) -> np.ndarray:
+    """Return the array that has the memory of a view."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _whole(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
