@@ -121,7 +121,7 @@ LAYERS = {
         {},
         {
             "every": COUNT,
-            "figures": ["mlp", 3, True, [3], {"mlp": 1}, object()],
+            "figures": ["mlp", 3, True, [3], [[]], {"mlp": 1}, object()],
             "by_layer": NO_FLAG,
             "structures": ["nothing", 3, True, [3], {}, [], {"mlp": {}}, b"mlp"],
         },
