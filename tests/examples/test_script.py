@@ -1,5 +1,6 @@
 """What stops a script of examples/, and how two of them keep off one another."""
 
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ import time
 import pytest
 from paths import EXAMPLES, ROOT
 
-from common import folders, lock
+import keras_mimetic
+from common import environment, folders, lock
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 SIGNALS = [
@@ -281,3 +283,17 @@ def test_ctrl_c_while_a_script_imports(tmp_path):
     assert process.returncode == 130
     assert errors.endswith("--resume goes on from the last whole epoch.\n")
     assert "Traceback" not in errors
+
+
+def test_the_package_need_not_be_installed(monkeypatch):
+    """It may stand on PYTHONPATH, without metadata."""
+    version = importlib.metadata.version
+
+    def only_of_others(name):
+        if "mimetic" in name:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", only_of_others)
+    versions = environment.current()["versions"]
+    assert f"keras_mimetic {keras_mimetic.__version__}" in versions
