@@ -19,12 +19,17 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
 
+from common import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command goes on with what is missing")
+
 import keras
 import verdict
 from build_variant import MODELS, applies, build_variant
 from variants import GROUPS, VARIANTS
 
-from common import comparison, data, folders, options, script
+from common import comparison, data, folders, options
 from common.training import compile_model, evaluate, start_again, train
 
 
@@ -46,7 +51,7 @@ def parse(argv=None):
         help="the variant to compare with [%(default)s]",
     )
     add("--seeds", type=options.positive(int), default=3, help="paired seeds [%(default)s]")
-    add("--first-seed", type=int, default=0, help="the first of them [%(default)s]")
+    add("--first-seed", type=options.seed, default=0, help="the first of them [%(default)s]")
     add("--learning-rate", nargs="+", type=options.positive(float), default=[2e-3, 4e-3])
     rates = "seeds that try every rate; the others take a variant's best of these [all]"
     add("--rate-seeds", type=options.positive(int), help=rates)
@@ -56,9 +61,12 @@ def parse(argv=None):
     validated = "after every epoch, for curves, or after the last [%(default)s]"
     add("--validate", choices=validate, default="every", help=validated)
     add("--processes", type=options.positive(int), default=1, help="at once [%(default)s]")
-    add("--output", help="folder for the results [results/compare-DATASET-BACKEND]")
+    output = "folder for the results [results/compare-DATASET-BACKEND]"
+    add("--output", type=options.text, help=output)
     args = parser.parse_args(argv)
     named = [*args.variant, *(name for group in args.group for name in GROUPS[group])]
+    if args.width and args.width % 4 and "vit" in args.model:
+        parser.error(f"argument --width: must be a multiple of 4 for vit, not {args.width}")
     args.variant = list(dict.fromkeys([args.base, *named]))
     for name in ("model", "learning_rate"):
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))

@@ -29,7 +29,10 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
 
-from common import options, script
+from common import folders, lock, options, processes, script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command goes on with what is missing")
 
 COLUMNS = ("part", "what", "value", "unit", "backend", "hardware", "versions")
 TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
@@ -57,8 +60,11 @@ def parse(argv=None):
     precision = {"choices": options.PRECISION, "default": "bfloat16"}
     add("--mixed-precision", **precision, help="[%(default)s]")
     sizes = "width, state_dim, head_dim and batch of the state space %(default)s"
-    add("--state-space", nargs=4, type=int, default=[1024, 128, 64, 8], help=sizes)
-    add("--lengths", nargs="+", type=int, default=[512, 2048, 8192], help="of it %(default)s")
+    add(
+        "--state-space", nargs=4, type=options.positive(int), default=[1024, 128, 64, 8], help=sizes
+    )
+    lengths = {"type": options.positive(int), "default": [512, 2048, 8192]}
+    add("--lengths", nargs="+", **lengths, help="of it %(default)s")
     options.add_data(add, parser)
     parser.set_defaults(dataset="cifar10")
     add("--epochs", type=options.positive(int), default=5, help="of small networks [%(default)s]")
@@ -91,18 +97,20 @@ def _run_in_process(argv, backend, seconds):
     started = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    if _wait(started, seconds) is None:
+    # With compare.py, which it may have started.
+    if _wait(started, seconds, functools.partial(os.killpg, started.pid, signal.SIGKILL)) is None:
         print(f"{backend}: the time is over", flush=True)
 
 
-def _wait(process, seconds):
-    """Return a process's exit status, or end it and those that it started and return `None`."""
-    try:
-        return process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return None
+def _wait(process, seconds, kill):
+    """Return a process's exit status, or `None` if it takes too long and `kill` ends it."""
+    with script.at_signals(kill):
+        try:
+            return process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            kill()
+            process.wait()
+            return None
 
 
 class Results:
@@ -120,8 +128,14 @@ class Results:
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
+                raise folders.SettingsError(
+                    f"{self.path}, line 1: the columns must be {', '.join(COLUMNS)}. Mend it, "
+                    "choose another --output, or remove that folder."
+                )
             # A line that a kill cut off is none.
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+            rows = [row for row in reader if None not in row.values()]
         key = [name for name in COLUMNS if name not in ("value", "unit")]
         return list({tuple(row[name] for name in key): row for row in rows}.values())
 
@@ -149,6 +163,7 @@ def measure(args, results):
     """Make all measurements that fit in the time."""
     from common import environment
 
+    lock.take(results.path.parent)
     options.set_precision(args)
     where = environment.current()
     planned = [
@@ -349,9 +364,10 @@ def _compare(args, results, folder):
         command += [name, *map(str, values)]
     if args.download:
         command.append("--download")
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    with processes.blocked_interrupts():
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     # It keeps every run that has ended.
-    code = _wait(started, max(1.0, results.left() - 5))
+    code = _wait(started, max(1.0, results.left() - 5), started.kill)
     runs = _read_runs(folder)
     if code or not runs:
         print("compare.py ended without a result; run it alone to see why.", file=sys.stderr)

@@ -16,9 +16,17 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import pathlib
 import subprocess
 import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+
+from common import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command starts again")
 
 import keras
 import numpy as np
@@ -337,4 +345,4 @@ def vit(args, depth=None):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

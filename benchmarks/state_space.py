@@ -33,12 +33,16 @@ import textwrap
 import time
 import warnings
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+
+from common import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command starts again")
+
 import keras
 import numpy as np
 from keras import ops
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
-
 from speed import wait
 from state_space_layers import (
     FORWARD,
@@ -87,7 +91,13 @@ def parse(argv=None):
     add("--picture", type=pathlib.Path, help="FILE.png")
     # What a fresh process is asked for: the memory of this layer, kind and length.
     add("--memory", type=str, nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("output", "picture"):
+        path = getattr(args, name)
+        # Before anything is measured, which takes long.
+        if path and not path.resolve().parent.is_dir():
+            parser.error(f"argument --{name}: there is no folder {path.parent}")
+    return args
 
 
 def main(argv=None):
@@ -403,4 +413,4 @@ def draw(path, results, parts, title):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -20,6 +20,11 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
+from common import script
+
+if __name__ == "__main__":
+    script.catch_signals("the same command starts again")
+
 import by_epoch
 from by_epoch import METRICS
 
@@ -275,4 +280,4 @@ def seeds_needed(deviation, difference, level=0.05, power=0.8):
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -184,18 +184,22 @@ def rounded(settings):
 def trained(name, images, args, folder):
     """A model of models.py after training, which is kept in `folder`."""
     path = folder / f"{name}.keras"
-    if path.exists():
+    if folders.has_file(path):
         print(f"{name}: trained before ({path})")
-        return keras.saving.load_model(path)
+        try:
+            return keras.saving.load_model(path)
+        except Exception as error:
+            raise ModelError(
+                f"Keras could not load {path}: remove it to train again. "
+                f"({type(error).__name__}: {error})"
+            ) from error
     keras.utils.set_random_seed(args.seed)
     model = fresh(name, images, args)
     fit(model, images, args, rate=args.learning_rate, seed=args.seed)
     # Without the optimizer, which only the backend that trained it could load.
     kept = fresh(name, images, args)
     kept.set_weights(model.get_weights())
-    part = path.with_suffix(".part.keras")
-    kept.save(part)
-    part.replace(path)
+    folders.save_model(kept, path)
     return kept
 
 

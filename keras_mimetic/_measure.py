@@ -142,12 +142,7 @@ def measure(
     `MimeticDepthwise` and `MimeticStateSpace` look at trained weights in this way. The
     definitions of the figures are ours.
     """
-    if isinstance(structures, Mapping):
-        raise TypeError(
-            "Argument `structures` must be names of structures; measuring takes no settings. "
-            f"Received: structures={structures!r}"
-        )
-    names = check_names(structures)
+    names = check_measured_names(structures)
     check_model("model", model)
     if data is not None:
         check_data(model, data)
@@ -187,6 +182,16 @@ def measure(
         images=images,
         _settings={name: values for name, values in settings.items() if values},
     )
+
+
+def check_measured_names(structures: Any) -> tuple[str, ...]:
+    """Return the names of structures to measure, each once; `None` stands for the default."""
+    if isinstance(structures, Mapping):
+        raise TypeError(
+            "Argument `structures` must be names of structures; measuring takes no settings. "
+            f"Received: structures={structures!r}"
+        )
+    return check_names(structures)
 
 
 def dead_figures(site: Site, dead: Mapping[str, float]) -> list[Figure]:

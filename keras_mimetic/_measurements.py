@@ -165,7 +165,13 @@ class Measurements:
 
         Args:
             path: A file to write the text to as well.
+
+        Raises:
+            TypeError: If `path` is not a path.
+            OSError: If the file cannot be written.
         """
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"Argument `path` must be a path or None. Received: path={path!r}")
         text = io.StringIO()
         names = [field.name for field in dataclasses.fields(Measurement)]
         writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -7,8 +7,8 @@ import keras
 
 from keras_mimetic._checks import check_flag, check_integer
 from keras_mimetic._dead_units import check_data, dead_units
-from keras_mimetic._find import check_model, check_names, find_sites
-from keras_mimetic._measure import dead_figures, measure_site
+from keras_mimetic._find import check_model, find_sites
+from keras_mimetic._measure import check_measured_names, dead_figures, measure_site
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, Rules, StructureName
@@ -71,7 +71,7 @@ class StructureLogger(keras.callbacks.Callback):
         self.every = check_integer("every", every, minimum=1)
         self.figures = _check_figures(figures)
         self.by_layer = check_flag("by_layer", by_layer)
-        self.structures = check_names(structures)
+        self.structures = check_measured_names(structures)
         self.rules, self.inputs, self.data = rules, inputs, data
         self.history: list[dict[str, float]] = []
         self._sites: list[Site] | None = None
@@ -156,12 +156,14 @@ _DEFAULT = {
 def _check_figures(figures: Any) -> tuple[str, ...] | None:
     if figures is None:
         return None
-    if isinstance(figures, str) or not all(isinstance(name, str) for name in figures):
+    is_list = isinstance(figures, Iterable) and not isinstance(figures, (str, Mapping))
+    names = tuple(figures) if is_list else ()
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise TypeError(
             "Argument `figures` must be None or names such as ['mlp/hidden_bias/mean']. "
             f"Received: figures={figures!r}"
         )
-    return tuple(dict.fromkeys(figures))
+    return tuple(dict.fromkeys(names))
 
 
 def _means(structure: str, figures: list[Figure]) -> dict[str, float]:

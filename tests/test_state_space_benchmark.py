@@ -42,6 +42,14 @@ def read(printed):
     return header, [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+@pytest.mark.parametrize("name", ["--output", "--picture"])
+def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(name, tmp_path):
+    finished = scripts.run("benchmarks/state_space.py", *SIZES, name, tmp_path / "no" / "file")
+    assert finished.returncode == 2
+    assert f"argument {name}: there is no folder {tmp_path / 'no'}" in finished.stderr
+    assert not finished.stdout
+
+
 def test_times_of_each_length_beside_what_the_backend_has(tmp_path):
     output = tmp_path / "times.csv"
     arguments = (*SIZES, "--part", "time", "--clock", "processor", "--output", output)

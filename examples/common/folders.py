@@ -29,7 +29,7 @@ def keep_settings(folder, settings):
     folder = pathlib.Path(folder)
     lock.take(folder)
     path = folder / "args.json"
-    if path.exists():
+    if has_file(path):
         before = _settings_in(path)
         if listed := different_settings(before, settings):
             raise SettingsError(
@@ -37,6 +37,17 @@ def keep_settings(folder, settings):
                 "Choose another --output, or remove that folder."
             )
     write(path, json.dumps({"settings": settings, **environment.current()}, indent=2) + "\n")
+
+
+def has_file(path):
+    """Return whether a file is there.
+
+    Raises:
+        SettingsError: If it is no file: a pipe would be waited for without an end.
+    """
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{path} is no file. Choose another --output, or remove that folder.")
+    return path.exists()
 
 
 def _settings_in(path):
@@ -83,7 +94,7 @@ class Runs:
         self.rows = self._read(exactly=settings is not None)
 
     def _read(self, exactly):
-        if not self.path.exists():
+        if not has_file(self.path):
             return []
         try:
             text = self.path.read_text()
@@ -103,7 +114,8 @@ class Runs:
         except (ValueError, csv.Error) as error:
             line = max(1, reader.line_num)
             raise SettingsError(f"{self.path}, line {line}: {error}. {_MEND}") from error
-        if complete != text:
+        # Another process may add to a folder that is only read.
+        if complete != text and exactly:
             write(self.path, complete)
         return rows
 
@@ -125,13 +137,17 @@ class Runs:
     def add(self, row):
         """Appends a row, on the disk when this returns."""
         new = not self.path.exists() or not self.path.stat().st_size
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = error.filename or str(self.path)
+            raise
         self.rows.append(row)
 
 
@@ -169,9 +185,21 @@ def write(path, text):
     try:
         part.write_text(text)
         part.replace(path)
-    except OSError:
+    except OSError as error:
         part.unlink(missing_ok=True)
+        # Python does not say where the disk is full.
+        error.filename = error.filename or str(path)
         raise
+
+
+def save_model(model, path):
+    """Save a Keras model as a whole or not at all."""
+    part = path.with_suffix(".part.keras")
+    try:
+        model.save(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_rows(path, rows):

@@ -136,6 +136,8 @@ def _paragraphs_once(text):
 
 def _file(path):
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")  # A pipe would be waited for.
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(

@@ -156,8 +156,14 @@ def schedule(settings):
     )
 
 
+# The largest whole number that NumPy and all backends take as a size.
+_LARGEST = 2**31 - 1
+
+
 def positive(kind, zero=False, at_most=None):
     """A type of option: a finite number greater than 0 (or 0, if `zero`)."""
+    if kind is int and at_most is None:
+        at_most = _LARGEST
 
     def parse_positive(text):
         value = kind(text)
@@ -181,9 +187,14 @@ def seed(text):
 
 
 def text(value):
-    """A type of option: text that is not empty, as an unset variable of the shell is."""
+    """A type of option: UTF-8 that is not empty, as an unset variable of the shell is."""
     if not value.strip():
         raise argparse.ArgumentTypeError("must not be empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        # It could be neither printed nor kept with the results.
+        raise argparse.ArgumentTypeError(f"must be UTF-8, which {value!a} is not") from error
     return value
 
 

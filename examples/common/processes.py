@@ -31,7 +31,7 @@ def run_all(function, items, count, start=None, args=()):
         count, mp_context=context, initializer=_start, initargs=(numbers, start, args)
     ) as pool:
         # They inherit what is blocked: Ctrl-C is for this process, with which they end.
-        with _blocked_signals():
+        with blocked_interrupts():
             waiting = {pool.submit(function, item): item for item in items}
         try:
             for future in concurrent.futures.as_completed(waiting):
@@ -42,7 +42,8 @@ def run_all(function, items, count, start=None, args=()):
 
 
 @contextlib.contextmanager
-def _blocked_signals():
+def blocked_interrupts():
+    """Let processes that are started in this context never hear of Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

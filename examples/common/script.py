@@ -12,6 +12,7 @@ A script calls `catch_signals` before its other imports, which take seconds, and
 """
 
 import concurrent.futures.process
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -52,12 +53,31 @@ def catch_signals(how_to_go_on):
     threading.Thread(target=_end_at_a_signal, args=arguments, daemon=True).start()
 
 
+# What a signal calls before it ends the process.
+_at_signals = []
+
+
+@contextlib.contextmanager
+def at_signals(function):
+    """While this context is open, a signal that ends the process calls `function` first.
+
+    For example to kill a process that this one has started.
+    """
+    _at_signals.append(function)
+    try:
+        yield
+    finally:
+        _at_signals.remove(function)
+
+
 def run(main):
     """Calls `main()`; what is wrong with options, files or the disk ends it with one sentence."""
     try:
         main()
     except Stop as error:
-        sys.exit(f"{_name()}: {error}")
+        # Errors of other packages, which it quotes, may have many lines.
+        lines = (line.strip() for line in str(error).splitlines())
+        sys.exit(f"{_name()}: {' '.join(filter(None, lines))}")
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(
@@ -93,4 +113,6 @@ def _end_at_a_signal(reader, writer, sentence):
     # They end without it, too, but not before they have imported everything.
     for child in multiprocessing.active_children():
         child.kill()
+    for function in [*_at_signals]:
+        function()
     os._exit(128 + number)

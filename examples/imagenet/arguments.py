@@ -23,7 +23,7 @@ def parse(argv=None):
     )
     add = options.adder(parser)
     sets = "a TFDS data set with images and labels, or synthetic, for speed alone [%(default)s]"
-    add("--dataset", default="imagenet2012", help=sets)
+    add("--dataset", type=options.text, default="imagenet2012", help=sets)
     add("--data-dir", type=options.text, help="folder of TFDS data sets [TFDS's own]")
     parser.add_argument(
         "--download", action="store_true", help="let TFDS prepare what is not there"

@@ -63,7 +63,7 @@ def save(folder, model, state, settings, *, write=True):
 
 def exists(folder):
     """Whether there is a checkpoint in a folder."""
-    return (pathlib.Path(folder) / NAME).exists()
+    return folders.has_file(pathlib.Path(folder) / NAME)
 
 
 def restore(folder, model, settings):

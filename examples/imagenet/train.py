@@ -159,12 +159,7 @@ def train(args, recipe, used, network, model, make_batches, reader, settings):
 
 def _finish(folder, network, log):
     """Saves the network and prints the last figures."""
-    part = folder / "model.part.keras"
-    try:
-        network.save(part)
-        part.replace(folder / "model.keras")
-    finally:
-        part.unlink(missing_ok=True)
+    folders.save_model(network, folder / "model.keras")
     row = log.history[-1]
     print(
         f"Validation after {row['epoch']} epochs: top-1 {100 * row['val_top1']:.2f} %, "

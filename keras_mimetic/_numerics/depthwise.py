@@ -48,7 +48,7 @@ def sigma_at_depth(
 
     Raises:
         TypeError: If an argument is not a number.
-        ValueError: If `x` is outside [0, 1].
+        ValueError: If `x` is outside [0, 1], or if sigma is too large for a float.
     """
     x = check_number("x", x, "a number in [0, 1]")
     sigma_0 = check_number("sigma_0", sigma_0)
@@ -56,7 +56,14 @@ def sigma_at_depth(
     acceleration = check_number("acceleration", acceleration)
     if not 0 <= x <= 1:
         raise ValueError(f"Argument `x` must be a number in [0, 1]. Received: x={x}")
-    return sigma_0 + velocity * x + acceleration * x * x / 2
+    sigma = sigma_0 + velocity * x + acceleration * x * x / 2
+    if not math.isfinite(sigma):
+        raise ValueError(
+            "Arguments `sigma_0`, `velocity` and `acceleration` must give a finite sigma at `x`. "
+            f"Received: sigma_0={sigma_0}, velocity={velocity}, acceleration={acceleration}, "
+            f"which give sigma={sigma} at x={x}"
+        )
+    return sigma
 
 
 def covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:

@@ -80,10 +80,15 @@ def _check_names(model: Any, given: Any) -> None:
                 f"Argument `inputs` must name the model's inputs, {names}. "
                 f"Received: {sorted(map(str, given))}"
             )
-        return
-    received = [tuple(x.shape) for x in keras.tree.flatten(given) if x is not None]
+        given = [x for x in keras.tree.flatten(given) if not hasattr(x, "shape")]
+        if not any(x is not None for x in given):
+            return
+    leaves = [x for x in keras.tree.flatten(given) if x is not None]
+    # A call may have flags and texts besides tensors; a functional model has tensors alone.
+    received = [tuple(x.shape) if hasattr(x, "shape") else x for x in leaves]
     fit = len(received) == len(shapes) and all(
-        len(a) == len(b)
+        isinstance(a, tuple)
+        and len(a) == len(b)
         and all(None in pair or len(set(pair)) == 1 for pair in zip(a, b, strict=True))
         for a, b in zip(received, shapes, strict=True)
     )

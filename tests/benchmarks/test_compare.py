@@ -310,3 +310,17 @@ def test_holm():
     assert verdict.holm([0.02, 0.01, 0.5, 0.03]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert verdict.holm([0.9, 0.8]) == [1.0, 1.0]
     assert verdict.holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--width", "6"], "argument --width: must be a multiple of 4 for vit, not 6"),
+        (["--first-seed", "-1"], "argument --first-seed: must be from 0"),
+        (["--output", ""], "argument --output: must not be empty"),
+    ],
+)
+def test_bad_arguments(given, message, capsys):
+    with pytest.raises(SystemExit):
+        compare.parse(given)
+    assert message in capsys.readouterr().err

@@ -54,6 +54,17 @@ def test_measurements_are_lines_and_are_made_once(tmp_path):
     assert len(run(tmp_path, "--part", "images", "--image-size", 64)) == len(rows) + 1
 
 
+def test_results_without_their_header_are_not_lost(tmp_path):
+    run(tmp_path, "--part", "cifar10", "--minutes", 1e-9)
+    path = tmp_path / "results.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[1:]))
+    finished = scripts.run("benchmarks/gpu.py", *SMALL, "--output", tmp_path, "--part", "cifar10")
+    assert finished.returncode == 1
+    assert "results.csv, line 1: the columns must be part, what" in finished.stderr
+    assert path.read_text() == "".join(lines[1:])
+
+
 def test_what_does_not_fit_in_the_time_is_not_yet_measured(tmp_path):
     rows = run(tmp_path, "--minutes", 1e-9)
     assert {row[0] for row in rows} == set(gpu.PARTS)

@@ -3,11 +3,15 @@
 The values are drawn with a seed, besides those that were often passed by mistake.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 
 import keras_mimetic
+from keras_mimetic._structures import STRUCTURES as STRUCTURES_BY_NAME
+from keras_mimetic.callbacks import StructureLogger
 from keras_mimetic.initializers import MimeticDepthwise, MimeticMean, sigma_at_depth
 from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention, MimeticStateSpace
 
@@ -86,6 +90,7 @@ LAYERS = {
             "use_bias": NO_FLAG,
             "output_shape": ["8", -1, 0, 1.5, True, [8, -1], {8}],
             "attention_axes": ["1", 1.5, True, [1.5]],
+            "causal": NO_FLAG,
             "query_key": NO_PAIR,
             "value_output": NO_PAIR,
             "kernel_initializer": NO_INITIALIZER,
@@ -112,6 +117,15 @@ LAYERS = {
             "seed": SEED,
         },
     ),
+    StructureLogger: (
+        {},
+        {
+            "every": COUNT,
+            "figures": ["mlp", 3, True, [3], [[]], {"mlp": 1}, object()],
+            "by_layer": NO_FLAG,
+            "structures": ["nothing", 3, True, [3], {}, [], {"mlp": {}}, b"mlp"],
+        },
+    ),
     sigma_at_depth: (
         {"x": 0.5},
         {
@@ -134,9 +148,18 @@ WRONG_MODEL = [None, 3, "model", keras.layers.Dense, object(), [keras.layers.Den
 STRUCTURES = ["nothing", ["mlp", "nothing"], 3, {"nothing": {}}, {"mlp": 3}, [3], b"mlp"]
 RULES = ["mlp", 3, [1], {"kernel": "nothing"}, {"(": "mlp"}, {"no such weight": "mlp"}, {3: "mlp"}]
 SETTINGS = {
-    "mlp": {"mean": NO_NUMBER[2:], "hidden_bias": [True, [1], {}, NAN, INF]},
+    "mlp": {
+        "mean": NO_NUMBER[2:],
+        "hidden_bias": [True, [1], {}, NAN, INF],
+        "only_after_norm": NO_FLAG,
+    },
     "attention": {"query_key": NO_PAIR, "value_output": [(1,), "a"]},
-    "depthwise": {"gain": ["nothing", 0, NAN], "sigma_0": ["1", INF], "velocity": ["1", None]},
+    "depthwise": {
+        "gain": ["nothing", 0, NAN],
+        "sigma_0": ["1", INF],
+        "velocity": ["1", None],
+        "acceleration": ["1", NAN],
+    },
     "state_space": {
         "dt": [0, "1"],
         "a_log": ["1", 81, NAN],
@@ -145,6 +168,16 @@ SETTINGS = {
     },
     "position": {"rms": ["nothing", 0, "1", NAN]},
 }
+INPUTS = [
+    *("x", b"x", True, 3, 1.5, [], (), {}, [3], {"keras_tensor": True}, object()),
+    *(keras.KerasTensor(shape) for shape in [(None, 5, 8), (None, 6), (None, 6, 9)]),
+    {"nothing": keras.KerasTensor((None, 6, 8))},
+]
+DATA = [
+    *("x", True, 3, [], {}, object()),
+    *(np.zeros(shape, "float32") for shape in [(2, 6, 9), (2, 6), (0, 6, 8)]),
+    np.full((2, 6, 8), NAN, "float32"),
+]
 # Of `initialize`, and of the functions that hand theirs on to it.
 GIVEN = {
     "structures": STRUCTURES,
@@ -153,6 +186,8 @@ GIVEN = {
     "control": NO_FLAG,
     "dry_run": NO_FLAG,
     "force": NO_FLAG,
+    "inputs": INPUTS,
+    "data": DATA,
 }
 FUNCTIONS = [
     *(("initialize", name, value) for name, values in GIVEN.items() for value in values),
@@ -166,9 +201,13 @@ FUNCTIONS = [
         ("mimic", name, value)
         for name, values in GIVEN.items()
         for value in values
-        if name != "structures"
+        if name not in ("structures", "data")
     ),
-    *(("measure", name, value) for name in ("structures", "rules") for value in GIVEN[name]),
+    *(
+        ("measure", name, value)
+        for name in ("structures", "rules", "inputs", "data")
+        for value in GIVEN[name]
+    ),
     *(("reset", "seed", value) for value in SEED),
     *(
         (name, "model", value)
@@ -187,6 +226,33 @@ def assert_clear(error, name):
 
 def test_there_are_many_cases():
     assert len(TABLE) + len(FUNCTIONS) + sum(map(len, CALLS.values())) >= 250
+
+
+# Read by their own tests, or anything that Keras's base classes take.
+OTHER = {"self", "kwargs"}
+
+
+@pytest.mark.parametrize("name", keras_mimetic.__all__)
+def test_every_argument_has_cases(name):
+    """A new argument of a public call needs bad values here."""
+    public = getattr(keras_mimetic, name)
+    if inspect.ismodule(public):
+        for each in public.__all__:
+            make = getattr(public, each)
+            assert {*inspect.signature(make).parameters} - OTHER <= _covered(make), each
+    elif inspect.isfunction(public):
+        covered = {given for function, given, _ in FUNCTIONS if function == name}
+        assert {*inspect.signature(public).parameters} <= covered
+
+
+def _covered(make):
+    _, arguments = LAYERS[make]
+    return {*arguments, *(("rules", "inputs", "data") if make is StructureLogger else ())}
+
+
+def test_every_setting_has_cases():
+    for name, structure in STRUCTURES_BY_NAME.items():
+        assert {*structure.defaults} <= {*SETTINGS[name]}
 
 
 @pytest.mark.parametrize(("make", "arguments", "name"), TABLE)
@@ -238,6 +304,34 @@ def test_arguments_of_functions(function, name, value, model, trained):
 @pytest.fixture(scope="module")
 def trained(model):
     return keras_mimetic.measure(model)
+
+
+METHODS = [
+    *(("plot", "before", value) for value in ["x", 3, True, {}, [], object()]),
+    *(("plot", "title", value) for value in [None, 3, True, b"x", []]),
+    *(("to_csv", "path", value) for value in [3, True, [], {}, 1.5, object()]),
+    *(("select", name, 3) for name in ("nothing", "layers", "")),
+    *(("select", name, "nothing") for name in ("structure", "part", "figure")),
+]
+
+
+@pytest.mark.parametrize(("method", "name", "value"), METHODS)
+def test_arguments_of_measurements(method, name, value, trained):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        getattr(trained, method)(**{name: value})
+    assert_clear(caught.value, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in ("rules", "inputs", "data") for value in GIVEN[name]],
+)
+def test_arguments_of_a_logger_before_training(name, value, model):
+    logger = StructureLogger(**{name: value})
+    logger.set_model(model)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        logger.on_train_begin()
+    assert_clear(caught.value, "Rule" if "Rule " in str(caught.value) else name)
 
 
 @pytest.mark.parametrize("value", [-1, 2.0, "a", True, [2]])

@@ -1,12 +1,15 @@
 """Files and options of the examples that are not as they should be: one sentence each."""
 
+import errno
 import json
+import os
 import pickle
 
 import numpy as np
 import pytest
 
 from common import data, folders, options, pictures
+from imagenet import checkpoint
 from imagenet import sources as imagenet_sources
 
 GOOD = {
@@ -162,13 +165,61 @@ def test_settings_that_were_edited(text, runs):
     assert len(folders.Runs(runs.parent, {"a": 1}).rows) == 2
 
 
+@pytest.mark.parametrize("name", ["args.json", "runs.csv", "checkpoint.npz"])
+def test_a_pipe_in_an_output_folder_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(folders.SettingsError, match=f"{name} is no file"):
+        checkpoint.exists(tmp_path) or folders.Runs(tmp_path, {"a": 1})
+
+
+def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path):
+    class Model:
+        def save(self, path):
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        folders.save_model(Model(), tmp_path / "model.keras")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_trained_model_that_cannot_be_loaded(tmp_path):
+    import look_inside
+
+    (tmp_path / "vit.keras").write_text("no model")
+    with pytest.raises(look_inside.ModelError, match=r"vit.keras: remove it to train again"):
+        look_inside.trained("vit", None, None, tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full disk")
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / "table.md"
+    (tmp_path / "table.md.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        folders.write(path, "text")
+    assert caught.value.filename == str(path)
+    runs = folders.Runs(tmp_path, {"a": 1})
+    runs.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        runs.add(ROW)
+    assert caught.value.filename == str(runs.path)
+
+
+def test_reading_runs_changes_nothing(runs):
+    text = runs.read_text() + "vit,all,0.002,2,0."
+    runs.write_text(text)
+    # Another process may be writing the last line.
+    assert len(folders.Runs(runs.parent).rows) == 2
+    assert runs.read_text() == text
+    assert len(folders.Runs(runs.parent, {"a": 1}).rows) == 2
+    assert runs.read_text() == text[: text.rfind("\n") + 1]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("pipe.JPEG", "pipe.JPEG has an image's name and is no file"), ("folder.png", "is no file")],
 )
 def test_what_is_no_file_among_images(name, message, tmp_path):
-    import os
-
     path = tmp_path / name
     os.mkfifo(path) if name.startswith("pipe") else path.mkdir()
     (tmp_path / "image.jpg").write_bytes(b"")
@@ -210,6 +261,9 @@ def test_seeds(text):
         ("imagenet.arguments", ["--output", ""]),
         ("cifar10", ["--dataset", ""]),
         ("cifar10", ["--output", ""]),
+        ("cifar10", ["--epochs", "9" * 400]),
+        ("cifar10", ["--dataset", "caf\udce9.npz"]),
+        ("imagenet.arguments", ["--dataset", ""]),
         ("recall", ["--width", "7"]),
         ("recall", ["--width", "1"]),
     ],

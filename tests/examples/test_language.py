@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import os
 import shlex
 
 import keras
@@ -227,6 +228,12 @@ def test_bad_texts(content, message, tmp_path):
         path.write_bytes(content)
     with pytest.raises(language_text.TextError, match=message):
         language.main(["--text", str(path), "--output", str(tmp_path)])
+
+
+def test_a_pipe_is_no_text(tmp_path):
+    os.mkfifo(tmp_path / "text")
+    with pytest.raises(language_text.TextError, match="it is no file"):
+        language_text.load(str(tmp_path / "text"), 8)
 
 
 def test_the_commands_of_its_docstring_are_taken():

@@ -1,5 +1,6 @@
 """What stops a script of examples/, and how two of them keep off one another."""
 
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -8,9 +9,10 @@ import textwrap
 import time
 
 import pytest
-from paths import EXAMPLES
+from paths import EXAMPLES, ROOT
 
-from common import folders, lock
+import keras_mimetic
+from common import environment, folders, lock
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
 SIGNALS = [
@@ -165,10 +167,56 @@ def test_signals_end_a_script_with_one_sentence(number, busy, tmp_path):
     assert output == "begun\n"
 
 
+@POSIX
+def test_signals_end_processes_that_a_script_started(tmp_path):
+    code = """
+        from common import script
+        script.catch_signals("the same command goes on")
+        import subprocess, sys
+
+        def main():
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            with script.at_signals(child.kill):
+                print("begun", flush=True)
+                child.wait()
+
+        script.run(main)
+    """
+    process = start(code, tmp_path)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    # Comes to an end when the child does, too, which holds these streams.
+    _, errors = process.communicate(timeout=20)
+    assert errors == "\nsmall.py: Interrupted; the same command goes on.\n"
+
+
+SCRIPTS = [
+    path
+    for folder in (EXAMPLES, ROOT / "benchmarks")
+    for path in sorted(folder.rglob("*.py"))
+    # All but the tutorial, which is read as a page and a notebook, and keeps nothing.
+    if '__name__ == "__main__"' in path.read_text() and path.parent.name != "common"
+]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_script_catches_signals_and_says_errors(path):
+    text = path.read_text()
+    assert "    script.run(" in text
+    # Before the imports, which take seconds.
+    before, caught, _ = text.partition("    script.catch_signals(")
+    assert caught
+    assert "import keras" not in before
+
+
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
         ("script.Stop('Say this.')", "small.py: Say this."),
+        (
+            r"script.Stop('Say this. (ValueError: it\n\n  is wrong)')",
+            "small.py: Say this. (ValueError: it is wrong)",
+        ),
         ("OSError(28, 'No space left', 'x.csv')", "small.py: No space left (x.csv). What is"),
         ("PermissionError(13, 'Permission denied', '/no')", "small.py: Permission denied (/no)."),
         ("KeyboardInterrupt", "small.py: Interrupted."),
@@ -195,6 +243,7 @@ def test_what_is_wrong_is_said_in_one_sentence(failure, message, tmp_path):
     ("name", "arguments", "how"),
     [
         ("cifar10.py", ("--epochs", 500), "the same command goes on with what is missing"),
+        ("language.py", ("--steps", 500), "the same command goes on with what is missing"),
         ("look_inside.py", ("--epochs", 500), "the same command trains what is not trained yet"),
         (
             "recall.py",
@@ -234,3 +283,17 @@ def test_ctrl_c_while_a_script_imports(tmp_path):
     assert process.returncode == 130
     assert errors.endswith("--resume goes on from the last whole epoch.\n")
     assert "Traceback" not in errors
+
+
+def test_the_package_need_not_be_installed(monkeypatch):
+    """It may stand on PYTHONPATH, without metadata."""
+    version = importlib.metadata.version
+
+    def only_of_others(name):
+        if "mimetic" in name:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", only_of_others)
+    versions = environment.current()["versions"]
+    assert f"keras_mimetic {keras_mimetic.__version__}" in versions

@@ -9,7 +9,7 @@ from keras import ops
 
 import keras_mimetic
 from keras_mimetic._numerics.attention import query_key, value_output
-from keras_mimetic.initializers import MimeticDepthwise, MimeticMean
+from keras_mimetic.initializers import MimeticDepthwise, MimeticMean, sigma_at_depth
 from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention, MimeticStateSpace
 
 
@@ -32,6 +32,7 @@ def build_attention(**arguments):
         (lambda: MimeticDepthwise(1, gain=1e300, seed=0)((3, 3, 2, 1)), ["gain=1e+300"]),
         (lambda: MimeticDepthwise(1, gain=1e-300, seed=0)((3, 3, 2, 1)), ["gain=1e-300"]),
         (lambda: MimeticDepthwise(1, gain=1e6, seed=0)((3, 3, 2, 1), "float16"), ["gain=1000000"]),
+        (lambda: sigma_at_depth(1.0, 1e308, 1e308, 1e308), ["`sigma_0`", "sigma=inf at x=1.0"]),
         (lambda: build(MimeticMLPBlock(4, norm="layer_norm", hidden_bias=1e39)), ["hidden_bias="]),
         (lambda: build(MimeticMLPBlock(4, mean=1e6, dtype="float16")), ["mean=1000000", "16"]),
         (lambda: build(MimeticStateSpace(4, 4, dt=1e300)), ["dt=1e+300"]),
@@ -73,6 +74,16 @@ def test_initialize_and_mimic_accept_or_reject_large_strengths():
     assert all(np.isfinite(weight).all() for weight in before)
     with pytest.raises(ValueError, match="`value_output` must be .* between 1e-37 and 1e"):
         keras_mimetic.initialize(model, {"attention": {"value_output": (1e300, 0)}}, seed=0)
+    x = keras.Input((8, 8, 4))
+    # Two layers, of depths 0 and 1.
+    y = keras.layers.DepthwiseConv2D(3)(keras.layers.DepthwiseConv2D(3)(x))
+    depthwise = keras.Model(x, y)
+    kept = depthwise.get_weights()
+    widths = dict.fromkeys(("sigma_0", "velocity", "acceleration"), 1.7e308)
+    with pytest.raises(ValueError, match="must give a finite sigma"):
+        keras_mimetic.initialize(depthwise, {"depthwise": {**widths}}, seed=0)
+    for a, b in zip(kept, depthwise.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
     large = keras.models.clone_model(model)
     for weight in large.weights:
         weight.assign(1e15 * ops.convert_to_tensor(weight))
