@@ -17,27 +17,26 @@ compare.py, whose own folder has their curves.
 import argparse
 import csv
 import functools
-import itertools
 import os
 import pathlib
 import signal
-import statistics
 import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))  # what the examples share
+sys.path.insert(
+    0, str(pathlib.Path(__file__).parent.parent / "examples")
+)  # what the examples share
 
 from common import folders, lock, options, processes, script
 
 if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
 
+from gpu_parts import CIFAR, PARTS, TIMM
+
 COLUMNS = ("part", "what", "value", "unit", "backend", "hardware", "versions")
-TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
 _FAILED = "failed"
-CIFAR = ("default", "control", "spatial", "all")
 
 
 def parse(argv=None):
@@ -98,19 +97,9 @@ def _run_in_process(argv, backend, seconds):
         command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
     )
     # With compare.py, which it may have started.
-    if _wait(started, seconds, functools.partial(os.killpg, started.pid, signal.SIGKILL)) is None:
+    kill = functools.partial(os.killpg, started.pid, signal.SIGKILL)
+    if processes.wait(started, seconds, kill) is None:
         print(f"{backend}: the time is over", flush=True)
-
-
-def _wait(process, seconds, kill):
-    """Return a process's exit status, or `None` if it takes too long and `kill` ends it."""
-    with script.at_signals(kill):
-        try:
-            return process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            kill()
-            process.wait()
-            return None
 
 
 class Results:
@@ -205,190 +194,6 @@ def _try(what, function):
     return {name: f"{value:.6g}" for name, value in values.items()}
 
 
-def images(args, results):
-    """Training steps of models as published: images a second."""
-    import keras
-
-    shape = (args.image_size, args.image_size, 3)
-    sizes = f"{args.image_size} pixels, batch {args.batch_size}, {args.mixed_precision}"
-    for name in args.model:
-        step = functools.partial(_keras_rate, name, shape, args)
-        yield f"{name}, {sizes}", "images/s", step
-        if keras.backend.backend() == "torch" and name in TIMM:
-            step = functools.partial(_timm_rate, TIMM[name], shape, args)
-            yield f"timm {TIMM[name]}, {sizes}", "images/s", step
-
-
-def _batch(shape, args):
-    import numpy as np
-
-    generator = np.random.default_rng(0)
-    x = generator.integers(0, 256, (args.batch_size, *shape), dtype=np.uint8)
-    return x, generator.integers(0, args.classes, args.batch_size, dtype=np.int32)
-
-
-def _keras_rate(name, shape, args):
-    import keras
-
-    from common.training import adamw
-    from imagenet import speed_alone
-    from imagenet.models import MODELS
-
-    model = MODELS[name](shape, args.classes, seed=0)
-    model.compile(
-        optimizer=adamw(1e-3, 0.05, 10**6, warmup=0),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    batch = _batch(shape, args)
-
-    def steps(count):
-        model.fit(speed_alone.Repeated(batch, count), verbose=0)
-
-    return args.batch_size * speed_alone.rate(steps, args.seconds)
-
-
-def _timm_rate(name, shape, args):
-    import timm
-    import torch
-
-    from imagenet import speed_alone
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = timm.create_model(name, num_classes=args.classes).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    x, labels = (torch.from_numpy(array) for array in _batch(shape, args))
-    is_mixed, dtype = args.mixed_precision != "no", _torch_dtype(args)
-
-    def steps(count):
-        for _ in range(count):
-            pixels = x.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.autocast(device, dtype=dtype, enabled=is_mixed):
-                loss = torch.nn.functional.cross_entropy(model(pixels), labels.to(device).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        # Until it is there.
-        float(loss.detach())
-
-    return args.batch_size * speed_alone.rate(steps, args.seconds)
-
-
-def _torch_dtype(args):
-    import torch
-
-    return torch.float16 if args.mixed_precision == "float16" else torch.bfloat16
-
-
-def state_space(args, results):
-    """One layer, forward and training step, beside a Mamba-2 of PyTorch: milliseconds."""
-    import keras
-    import state_space_layers
-
-    width, state_dim, head_dim, batch = args.state_space
-    sizes = argparse.Namespace(
-        width=width,
-        state_dim=state_dim,
-        head_dim=head_dim,
-        beside=[state_space_layers.TRANSFORMERS],
-        their_chunks=[256],
-    )
-    names, _ = state_space_layers.layers(sizes)
-    for name in names:
-        for length in args.lengths:
-            what = f"{name}, {width} x {length}, state {state_dim}, batch {batch}"
-            for kind in state_space_layers.KINDS:
-                run = functools.partial(_layer_times, name, kind, sizes, (batch, length), args)
-                label = f"{what}, {args.mixed_precision}, {kind} on {keras.backend.backend()}"
-                yield label, "ms", run
-
-
-def _layer_times(name, kind, sizes, shape, args):
-    import contextlib
-
-    import keras
-    import numpy as np
-    import state_space_layers
-    from speed import wait
-
-    x = np.random.default_rng(0).normal(size=(*shape, sizes.width))
-    x = keras.ops.convert_to_tensor(x, dtype=keras.config.dtype_policy().compute_dtype)
-    function = state_space_layers.functions(name, sizes)[kind]
-    context = contextlib.nullcontext()
-    if name != state_space_layers.OURS and args.mixed_precision != "no":
-        import torch
-
-        # Its weights are float32.
-        context = torch.autocast(x.device.type, dtype=_torch_dtype(args))
-    times = []
-    with context:
-        end = time.perf_counter() + args.seconds / 4
-        while len(times) < 4 or time.perf_counter() < end:
-            start = time.perf_counter()
-            for tensor in keras.tree.flatten(function(x)):
-                wait(tensor)
-            times.append(time.perf_counter() - start)
-    # The first compile and allocate.
-    return 1e3 * statistics.median(times[2:])
-
-
-def cifar10(args, results):
-    """Runs of compare.py, as many as fit in the time that is left: test accuracy."""
-    import keras
-
-    folder = results.path.parent / f"compare-{keras.backend.backend()}"
-    pairs = itertools.product(range(args.seeds), args.cifar_model, args.variant)
-    names = [_run_name(model, variant, seed) for seed, model, variant in pairs]
-    # Called for the first of them that is missing, it gives all that fit.
-    runs = functools.cache(functools.partial(_compare, args, results, folder))
-    for name in names:
-        yield name, "% of test images", runs
-
-
-def _compare(args, results, folder):
-    command = [sys.executable, str(ROOT / "benchmarks" / "compare.py")]
-    given = {
-        "--dataset": [args.dataset],
-        "--model": args.cifar_model,
-        "--variant": args.variant,
-        "--seeds": [args.seeds],
-        "--epochs": [args.epochs],
-        "--learning-rate": [2e-3],
-        "--mixed-precision": [args.mixed_precision],
-        "--validate": ["last"],
-        "--output": [folder],
-    }
-    for name, value in (("--data-dir", args.data_dir), ("--train-size", args.train_size)):
-        if value is not None:
-            given[name] = [value]
-    for name, values in given.items():
-        command += [name, *map(str, values)]
-    if args.download:
-        command.append("--download")
-    with processes.blocked_interrupts():
-        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    # It keeps every run that has ended.
-    code = _wait(started, max(1.0, results.left() - 5), started.kill)
-    runs = _read_runs(folder)
-    if code or not runs:
-        print("compare.py ended without a result; run it alone to see why.", file=sys.stderr)
-    return runs
-
-
-def _run_name(model, variant, seed):
-    return f"{model}, {variant}, seed {seed}"
-
-
-def _read_runs(folder):
-    path = folder / "runs.csv"
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {
-            _run_name(row["model"], row["init"], row["seed"]): 100 * float(row["test_accuracy"])
-            for row in csv.DictReader(file)
-        }
-
-
 def table(rows):
     """A Markdown table of all measurements, and of those that are missing."""
     columns = ("part", "what", "value", "unit", "backend", "hardware")
@@ -397,9 +202,6 @@ def table(rows):
         cells = {**row, "value": row["value"] or "not yet measured"}
         lines.append("| " + " | ".join(cells[name] for name in columns) + " |")
     return "\n".join(lines)
-
-
-PARTS = {"images": images, "state-space": state_space, "cifar10": cifar10}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import subprocess
 import threading
+
+from common import script
 
 
 def run_all(function, items, count, start=None, args=()):
@@ -67,3 +70,17 @@ def _start(numbers, start, args):
         os.sched_setaffinity(0, cores)
     if start:
         start(*args)
+
+
+def wait(process, seconds, kill):
+    """Return a process's exit status, or `None` if it takes too long and `kill` ends it.
+
+    A signal to this process calls `kill`, too.
+    """
+    with script.at_signals(kill):
+        try:
+            return process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            kill()
+            process.wait()
+            return None

@@ -9,7 +9,7 @@ from paths import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import gpu
+import gpu_parts
 
 BACKEND = keras.backend.backend()
 SMALL = (
@@ -67,7 +67,7 @@ def test_results_without_their_header_are_not_lost(tmp_path):
 
 def test_what_does_not_fit_in_the_time_is_not_yet_measured(tmp_path):
     rows = run(tmp_path, "--minutes", 1e-9)
-    assert {row[0] for row in rows} == set(gpu.PARTS)
+    assert {row[0] for row in rows} == set(gpu_parts.PARTS)
     assert {row[2] for row in rows} == {"not yet measured"}
     planned, lines = read(tmp_path)
     assert len(planned) == len(rows)
@@ -82,7 +82,7 @@ def test_a_measurement_that_fails_does_not_stop_the_others(tmp_path, monkeypatch
     def fails(*_):
         raise MemoryError("The GPU is full.\nAnd more.")
 
-    monkeypatch.setattr(gpu, "_keras_rate", fails)
+    monkeypatch.setattr(gpu_parts, "_keras_rate", fails)
     rows = run(tmp_path, "--part", "images", "state-space")
     assert rows[0][2] == "failed: MemoryError"
     assert len(rows) > 2
@@ -101,7 +101,7 @@ def test_timm_stands_beside(tmp_path, monkeypatch):
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, num_classes))
 
     monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
-    monkeypatch.setattr(gpu, "TIMM", {"vit_trial": "small"})
+    monkeypatch.setattr(gpu_parts, "TIMM", {"vit_trial": "small"})
     rows = run(tmp_path, "--part", "images")
     assert [row[1].split(",")[0] for row in rows] == ["vit_trial", "timm small"]
     assert all(float(row[2]) > 0 for row in rows)
@@ -112,7 +112,7 @@ def test_runs_that_took_all_the_time_are_kept(tmp_path, monkeypatch):
         results.deadline = 0.0
         return {"vit, default, seed 0": 40.0, "vit, all, seed 0": 50.0}
 
-    monkeypatch.setattr(gpu, "_compare", compare)
+    monkeypatch.setattr(gpu_parts, "_compare", compare)
     rows = run(tmp_path, "--part", "cifar10", "--variant", "default", "mean", "all")
     assert [row[2] for row in rows] == ["40", "not yet measured", "50"]
 
