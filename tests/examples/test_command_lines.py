@@ -58,8 +58,8 @@ def test_without_a_terminal_epochs_are_lines(tmp_path):
 
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        small = ["--init", "default", "--seeds", "1", "--epochs", "2", "--train-size", "64"]
-        cifar10.main([*small, "--output", str(tmp_path)])
+        small = ["--model", "mixer", "--init", "default", "--epochs", "2", "--train-size", "64"]
+        cifar10.main([*small, "--seeds", "1", "--output", str(tmp_path)])
     text = output.getvalue()
     first, *lines = text.splitlines()
     assert first.startswith("Training on scikit-learn's 8x8 digits; --dataset cifar10")
