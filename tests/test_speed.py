@@ -9,7 +9,7 @@ import timing
 
 SMALL = (
     *("--shape", 64, 64, "--width", 32, "--heads", 2, "--depth", 1),
-    *("--block", 8, 1, 4, 2, "--widths", 32, 64, "--repeats", 2),
+    *("--block", 8, 1, 4, 2, "--widths", 32, 64, "--repeats", 1),
     *("--decoder", 2, 32, 2),
 )
 
