@@ -78,17 +78,20 @@ def main(argv=None):
     args = parse(argv)
     deadline = time.monotonic() + 60 * args.minutes
     results = Results(pathlib.Path(args.output), deadline)
+    failed = False
     if args.backends:
         for number, backend in enumerate(args.backends):
             share = (deadline - time.monotonic()) / (len(args.backends) - number)
-            _run_in_process(argv, backend, share)
+            failed |= bool(_run_in_process(argv, backend, share))
     else:
         measure(args, results)
     print(table(results.read()))
+    if failed:
+        sys.exit(1)
 
 
 def _run_in_process(argv, backend, seconds):
-    """Measure a backend with this script, for so many seconds at the most."""
+    """Measure a backend with this script for so many seconds at the most; return its status."""
     command = [sys.executable, __file__, *argv, "--minutes", f"{seconds / 60:.3f}", "--backends"]
     environment = {**os.environ, "KERAS_BACKEND": backend}
     print(f"{backend}: {seconds:.0f} s", flush=True)
@@ -98,8 +101,10 @@ def _run_in_process(argv, backend, seconds):
     )
     # With compare.py, which it may have started.
     kill = functools.partial(os.killpg, started.pid, signal.SIGKILL)
-    if processes.wait(started, seconds, kill) is None:
+    code = processes.wait(started, seconds, kill)
+    if code is None:
         print(f"{backend}: the time is over", flush=True)
+    return code
 
 
 class Results:
@@ -114,7 +119,7 @@ class Results:
 
     def read(self):
         """Return the last line of each measurement, in the order of the first ones."""
-        if not self.path.exists():
+        if not folders.has_file(self.path):
             return []
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from common import processes
+from common import folders, processes
 
 TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
 CIFAR = ("default", "control", "spatial", "all")
@@ -146,10 +146,25 @@ def _layer_times(name, kind, sizes, shape, args):
 def cifar10(args, results):
     """Runs of compare.py, as many as fit in the time that is left: test accuracy."""
     import keras
+    from build_variant import MODELS
+    from variants import VARIANTS
 
-    folder = results.path.parent / f"compare-{keras.backend.backend()}"
+    for option, names, known in (
+        ("--cifar-model", args.cifar_model, MODELS),
+        ("--variant", args.variant, VARIANTS),
+    ):
+        if wrong := [name for name in names if name not in known]:
+            raise folders.SettingsError(
+                f"{option} must be among {', '.join(known)}, not {', '.join(wrong)}"
+            )
+    # Each setting has a folder of its own: compare.py does not mix them.
+    settings = (
+        f"{pathlib.Path(args.dataset).stem}-{args.train_size or 'all'}-{args.augment}"
+        f"-{args.epochs}-{args.mixed_precision}"
+    )
+    folder = results.path.parent / f"compare-{keras.backend.backend()}-{settings}"
     pairs = itertools.product(range(args.seeds), args.cifar_model, args.variant)
-    names = [_run_name(model, variant, seed) for seed, model, variant in pairs]
+    names = [_run_name(model, variant, seed, args) for seed, model, variant in pairs]
     # Called for the first of them that is missing, it gives all that fit.
     runs = functools.cache(functools.partial(_compare, args, results, folder))
     for name in names:
@@ -166,6 +181,7 @@ def _compare(args, results, folder):
         "--epochs": [args.epochs],
         "--learning-rate": [2e-3],
         "--mixed-precision": [args.mixed_precision],
+        "--augment": [args.augment],
         "--validate": ["last"],
         "--output": [folder],
     }
@@ -180,23 +196,27 @@ def _compare(args, results, folder):
         started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     # It keeps every run that has ended.
     code = processes.wait(started, max(1.0, results.left() - 5), started.kill)
-    runs = _read_runs(folder)
-    if code or not runs:
-        print("compare.py ended without a result; run it alone to see why.", file=sys.stderr)
+    runs = _read_runs(folder, args)
+    if code and not runs:
+        raise RuntimeError(f"compare.py ended with status {code}")
     return runs
 
 
-def _run_name(model, variant, seed):
-    return f"{model}, {variant}, seed {seed}"
+def _run_name(model, variant, seed, args):
+    images = f"{args.dataset}, {args.train_size or 'all'} images, augmentation {args.augment}"
+    return (
+        f"{model}, {variant}, seed {seed}, {images}, {args.epochs} epochs, {args.mixed_precision}"
+    )
 
 
-def _read_runs(folder):
+def _read_runs(folder, args):
     path = folder / "runs.csv"
     if not path.exists():
         return {}
     with path.open(newline="") as file:
         return {
-            _run_name(row["model"], row["init"], row["seed"]): 100 * float(row["test_accuracy"])
+            _run_name(row["model"], row["init"], row["seed"], args): 100
+            * float(row["test_accuracy"])
             for row in csv.DictReader(file)
         }
 

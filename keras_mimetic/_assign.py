@@ -1,7 +1,10 @@
 """Atomic assignment to the variables of a model."""
 
 import collections
-from collections.abc import Iterable
+import contextlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -9,18 +12,21 @@ import numpy as np
 
 from keras_mimetic._patterns.kernels import Part, values_of
 
+Pairs = list[tuple[Any, np.ndarray]]
 
-def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+
+def assign_all(new: Iterable[tuple[Any, np.ndarray]], old: Pairs | None = None) -> Pairs:
     """Write values to variables, or parts of them; if one fails, restore all.
 
     Args:
         new: Variables or `Part`s of variables, with their new values. With torch, arrays among
             them are overwritten.
+        old: Empty list for the result, for a caller that restores it after an interrupt.
 
     Returns:
-        The whole variables with their previous values, in their own precision.
+        The whole variables with their previous values, in their own precision, for `restore`.
     """
-    old: list[tuple[Any, np.ndarray]] = []
+    old = [] if old is None else old
     whole = _whole(new)
     free = _free_after_use([values for _, values in whole])
     try:
@@ -29,14 +35,39 @@ def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndar
             old.append((variable, previous))
             variable.assign(values)
             if id(values) in free and values.dtype == previous.dtype:
-                # To touch new memory would take longer than all else here.
+                # Allocating new memory would cost more than everything else here.
                 values[...] = previous
                 old[-1] = (variable, values)
     except BaseException:
-        for variable, values in old:
-            variable.assign(values)
+        restore(old)
         raise
     return old
+
+
+def restore(old: Pairs) -> None:
+    """Assign the values that `assign_all` returned; Ctrl-C waits until that is done."""
+    with _interrupts_wait():
+        # The last first: two variables may share their memory.
+        for variable, values in reversed(old):
+            variable.assign(values)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Handle SIGINT after this context instead of within it."""
+    handler = signal.getsignal(signal.SIGINT)
+    # Python handles signals in its main thread.
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    received: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda *arguments: received.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            handler(*received[0])
 
 
 def _previous(variable: Any) -> np.ndarray:
@@ -47,7 +78,7 @@ def _previous(variable: Any) -> np.ndarray:
 
 
 def _free_after_use(arrays: list[Any]) -> set[int]:
-    """Return the ids of the arrays whose memory nothing else has once they are assigned."""
+    """Return the ids of the arrays whose memory nothing else uses after the assignment."""
     if keras.backend.backend() != "torch":
         # The others may keep the memory of an array for the variable.
         return set()

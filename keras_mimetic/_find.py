@@ -123,6 +123,17 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
     return (f"in none of these structures: {', '.join(parts)}",)
 
 
+def check_not_traced(call: str) -> None:
+    """Raise if weights have no values now, as while `jax.jit` traces a function."""
+    try:
+        keras.ops.convert_to_numpy(keras.ops.zeros((1,)))
+    except Exception as error:
+        raise RuntimeError(
+            f"`{call}` writes weights and cannot be called in a function that is being traced or "
+            "compiled, as by `jax.jit` or `tf.function`. Call it before."
+        ) from error
+
+
 def check_model(name: str, model: Any) -> None:
     """Raise unless an argument is a Keras model or layer with weights."""
     if not isinstance(model, keras.layers.Layer):

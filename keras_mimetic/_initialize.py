@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._assign import assign_all
+from keras_mimetic._assign import assign_all, restore
 from keras_mimetic._checks import check_flag
 from keras_mimetic._dead_units import check_data, dead_units
-from keras_mimetic._find import check_model, check_names, find_sites, path_of
+from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._patterns.kernels import rounded_to, values_of
@@ -133,6 +133,7 @@ def initialize(
         ValueError: If a value is not allowed; if the model is not built, is quantized, has
             LoRA enabled, or is trained and `force` is `False`; if the model does not accept
             `data`. The model is unchanged after any error.
+        RuntimeError: If a function is being traced, as by `jax.jit`.
 
     Warns:
         UserWarning: If no weight is written, or if more than half of the hidden units of an
@@ -145,6 +146,7 @@ def initialize(
         check_flag(name, flag)
     seed = resolve_seed(None if seed is None else check_seed(seed))
     check_model("model", model)
+    check_not_traced("initialize")
     check_untrained(model, force or dry_run)
     if data is not None:
         check_data(model, data)
@@ -309,14 +311,15 @@ def _write(
 
     A dry run with data writes them for as long as the model runs on the data.
     """
-    old = assign_all(new)
+    old: list[tuple[Any, np.ndarray]] = []
     done = False
     try:
+        assign_all(new, old)
         dead = {} if data is None else dead_units(model, sites, data)
         done = True
     finally:
         if dry_run or not done:
-            assign_all(old)
+            restore(old)
         else:
             for variable, _ in old:
                 if len(variable.shape) == 1:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._assign import assign_all
-from keras_mimetic._find import check_model
+from keras_mimetic._find import check_model, check_not_traced
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic.initializers.seeds import resolve_seed
@@ -42,8 +42,10 @@ def reset(model: Any, seed: int | None = None) -> None:
         TypeError: If an argument has the wrong type.
         ValueError: If the seed is negative; if the model is not built, is quantized, or cannot
             be rebuilt from its configuration. The model is unchanged after any error.
+        RuntimeError: If a function is being traced, as by `jax.jit`.
     """
     check_model("model", model)
+    check_not_traced("reset")
     seed = resolve_seed(None if seed is None else check_seed(seed))
     new_model = _new(model, seed)
     pairs = list(zip(_state(model), _state(new_model), strict=True))

@@ -81,13 +81,13 @@ def run(main):
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(
-            f"{_name()}: {error.strerror or error}{where}. What is finished is kept: mend this and "
-            "call it again."
+            f"{_name()}: {error.strerror or error}{where}. What is finished is kept: fix this and "
+            "run the command again."
         )
     except concurrent.futures.process.BrokenProcessPool:
         sys.exit(
             f"{_name()}: One of the processes was killed, perhaps for want of memory. What is "
-            "finished is kept: call it again, perhaps with fewer --processes."
+            "finished is kept: run the command again, perhaps with fewer --processes."
         )
     except KeyboardInterrupt:  # where `catch_signals` was not called
         sys.exit(f"{_name()}: Interrupted.")

@@ -67,8 +67,8 @@ class MLP(Structure):
         mean: Mean of the first kernel, in standard deviations of the kernel. `"auto"` is -1
             directly after an untrained LayerNormalization over the channels,
             `-0.5 / sqrt(fan_in)` elsewhere, and `None` after a normalized activation. A
-            number applies to every MLP; `None` keeps the kernels. The nonzero mean is from
-            the paper; its sign and size are ours (`mean-1_bias-0.5` in
+            number applies to every MLP; `None` keeps the kernels. The nonzero mean is the
+            paper's idea; we chose its sign and size (`mean-1_bias-0.5` in
             `benchmarks/results/defaults/table.md`, `shift-0.5` in
             `benchmarks/results/plain-mlp/table.md`).
         hidden_bias: Initial bias of the first projection, in standard deviations of the
@@ -76,7 +76,7 @@ class MLP(Structure):
             `benchmarks/results/defaults/over-spatial.md`) or BatchNormalization (`bias-0.5` in
             `benchmarks/results/confirm-mlp/table.md`), and `None` elsewhere
             (`shift-0.5_bias-0.5` in `benchmarks/results/plain-mlp/table.md`). A number applies to
-            every MLP; `None` keeps the biases. The hidden bias is ours.
+            every MLP; `None` keeps the biases. The hidden bias is our addition.
         only_after_norm: If `True`, numbers apply directly after a LayerNormalization or
             BatchNormalization only, and other MLPs get `"auto"`. `measure` gives such settings
             for models with these normalizations. Default `False`.

@@ -40,14 +40,14 @@ class MimeticMean(NumPyInitializer):
     deviations. With `mean=0` and the other defaults, the distribution is that of Keras's
     `GlorotUniform`.
 
-    What decided these values, in points of accuracy after short training (n = 5): after a
+    Evidence for these defaults, in points of accuracy after short training (n = 5): after a
     LayerNormalization, -1 adds +1.4 [0.8, 2.0] in a ConvNeXt-like network and +0.6 [0.4, 0.8] in
-    a ViT (`mean-1` in `benchmarks/results/defaults/over-spatial.md`); beside a hidden bias below
-    zero, +0.3 [0.2, 0.5] and +0.1 [-0.2, 0.4] (`mean-1_bias-0.5` in
+    a ViT (`mean-1` in `benchmarks/results/defaults/over-spatial.md`); on top of a negative hidden
+    bias, +0.3 [0.2, 0.5] and +0.1 [-0.2, 0.4] (`mean-1_bias-0.5` in
     `benchmarks/results/defaults/table.md`). In MLPs on raw and standardized pixels, `"auto"` has
     no measurable effect; twice that value gave -0.4 [-0.8, 0.0] on raw pixels with ReLU
-    (`shift-0.5` and `shift-1` in `benchmarks/results/plain-mlp/table.md`). It has none after a
-    LayerNormalization or in token mixing, either (`shift-0.5` in
+    (`shift-0.5` and `shift-1` in `benchmarks/results/plain-mlp/table.md`). `"auto"`
+    has no measurable effect after a LayerNormalization or in token mixing either (`shift-0.5` in
     `benchmarks/results/safe-mean/table.md`).
 
     Examples:
@@ -79,7 +79,7 @@ class MimeticMean(NumPyInitializer):
 
     Args:
         mean: Mean of the weight in units of its standard deviation `s`: `"auto"` or any finite
-            number. That it is nonzero is the paper's; sign and size are ours.
+            number. The nonzero mean is the paper's idea; we chose its sign and size.
         scale: Variance of the weight times the fan, a positive number.
         mode: The fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
         distribution: `"uniform"`, `"truncated_normal"` (cut at two standard deviations; Keras

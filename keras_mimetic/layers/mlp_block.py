@@ -58,8 +58,8 @@ class MimeticMLPBlock(keras.layers.Layer):
             is linear.
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see `MimeticMean`).
             `"auto"` is -1 after a LayerNormalization (see `norm`) and `-0.5 / sqrt(fan_in)`
-            elsewhere, which is safe for any input. That the mean is nonzero is the paper's; its
-            sign and size are ours.
+            elsewhere, which is safe for any input. The nonzero mean is the paper's idea; we
+            chose its sign and size.
         hidden_bias: Initial bias of `fc1`, in standard deviations of the pre-activation for inputs
             of unit variance. The bias is `hidden_bias * s * sqrt(fan_in)`, where `s` is the
             standard deviation of `fc1`'s kernel, times `sqrt(1 + mean**2)` without a
@@ -69,8 +69,8 @@ class MimeticMLPBlock(keras.layers.Layer):
             costs 0.5 to 1.9 points of accuracy (`shift-0.5_bias-0.5` in
             `benchmarks/results/plain-mlp/table.md`). In token mixing, -0.5 gains 1.0 [0.4, 1.6]
             points (`shift-0.5_bias-0.5` in `benchmarks/results/safe-mean/table.md`). `"auto"` is
-            also 0 if `use_bias=False` or `bias_initializer` is not zeros. The hidden bias is ours.
-            With `mean=0, hidden_bias=0`, weights are those of Keras's layers.
+            also 0 if `use_bias=False` or `bias_initializer` is not zeros. The hidden bias is our
+            addition. With `mean=0, hidden_bias=0`, weights are those of Keras's layers.
         norm: Normalization of the input over the channels: `"layer_norm"` for a
             `LayerNormalization` (epsilon 1e-6) inside the block, `"before"` for one directly before
             the block, which the block cannot see, or `None`.

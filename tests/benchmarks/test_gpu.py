@@ -110,7 +110,8 @@ def test_timm_stands_beside(tmp_path, monkeypatch):
 def test_runs_that_took_all_the_time_are_kept(tmp_path, monkeypatch):
     def compare(args, results, folder):
         results.deadline = 0.0
-        return {"vit, default, seed 0": 40.0, "vit, all, seed 0": 50.0}
+        names = [gpu_parts._run_name("vit", variant, 0, args) for variant in ("default", "all")]
+        return dict(zip(names, (40.0, 50.0), strict=True))
 
     monkeypatch.setattr(gpu_parts, "_compare", compare)
     rows = run(tmp_path, "--part", "cifar10", "--variant", "default", "mean", "all")
@@ -120,7 +121,24 @@ def test_runs_that_took_all_the_time_are_kept(tmp_path, monkeypatch):
 @pytest.mark.one_backend
 def test_backends_in_processes_with_runs_on_images(tmp_path):
     rows = run(tmp_path, "--backends", "torch", "--part", "cifar10", "--variant", "default")
-    assert [row[:2] for row in rows] == [["cifar10", "vit, default, seed 0"]]
+    name = "vit, default, seed 0, digits, 64 images, augmentation auto, 1 epochs, bfloat16"
+    assert [row[:2] for row in rows] == [["cifar10", name]]
     assert 0 < float(rows[0][2]) < 100
+    # What was measured with other settings is not taken for this.
+    more = ("--backends", "torch", "--part", "cifar10", "--variant", "default")
+    other = run(tmp_path, *more, "--augment", "on")
+    assert other[0] == rows[0]
+    assert "augmentation on" in other[1][1]
+    assert 0 < float(other[1][2]) < 100
     # The time is over: what is there is shown.
-    assert run(tmp_path, "--backends", "torch", "--part", "cifar10", "--minutes", 1e-3) == rows
+    assert run(tmp_path, *more, "--minutes", 1e-3) == other
+
+
+@pytest.mark.parametrize("option", ["--cifar-model", "--variant"])
+def test_unknown_names_are_refused(tmp_path, option):
+    given = (*SMALL, "--output", tmp_path, "--part", "cifar10", option, "foo")
+    finished = scripts.run("benchmarks/gpu.py", *given)
+    assert finished.returncode == 1
+    assert f"{option} must be among " in finished.stderr
+    assert finished.stderr.strip().endswith("not foo")
+    assert not (tmp_path / "results.csv").exists()

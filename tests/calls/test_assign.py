@@ -1,9 +1,12 @@
+import signal
+
 import keras
 import numpy as np
 import pytest
 from arrays import array
 
-from keras_mimetic._assign import assign_all
+import keras_mimetic
+from keras_mimetic._assign import assign_all, restore
 
 
 def values_of(variable):
@@ -43,3 +46,77 @@ def test_all_are_restored_if_one_fails():
     with pytest.raises(ValueError, match="shape"):
         assign_all(new)
     assert values_of(first).tolist() == values_of(second).tolist() == [1, 1, 1]
+
+
+def interrupting(monkeypatch, at):
+    """Send SIGINT during the assignments of these numbers, from 1."""
+    assign, calls = keras.Variable.assign, []
+
+    def interrupted(self, values):
+        calls.append(self)
+        if len(calls) in at:
+            signal.raise_signal(signal.SIGINT)
+        return assign(self, values)
+
+    monkeypatch.setattr(keras.Variable, "assign", interrupted)
+    return calls
+
+
+# While values are written, and also while they are restored.
+@pytest.mark.parametrize("at", [(1,), (2,), (2, 3), (2, 3, 4)])
+def test_all_are_restored_after_interrupts(at, monkeypatch):
+    variables = [keras.Variable(np.full(3, number, "float32")) for number in range(3)]
+    new = [(variable, np.full(3, 7, "float32")) for variable in variables]
+    interrupting(monkeypatch, at)
+    with pytest.raises(KeyboardInterrupt):
+        assign_all(new)
+    assert [values_of(variable).mean() for variable in variables] == [0, 1, 2]
+
+
+def test_a_dry_run_restores_all_before_an_interrupt(monkeypatch):
+    x = keras.Input((8,))
+    y = keras.layers.LayerNormalization()(x)
+    y = keras.layers.Dense(8)(keras.layers.Dense(32, "gelu")(y))
+    model = keras.Model(x, y)
+    before = [values_of(variable) for variable in model.weights]
+    # Two are written, then restored.
+    calls = interrupting(monkeypatch, (3,))
+    with pytest.raises(KeyboardInterrupt):
+        keras_mimetic.initialize(model, dry_run=True, data=np.ones((4, 8), "float32"))
+    assert len(calls) == 4
+    for variable, values in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(values_of(variable), values)
+
+
+def test_variables_that_share_their_memory_are_restored():
+    first, second = (keras.Variable(np.full(3, number, "float32")) for number in (1, 2))
+    if keras.backend.backend() != "torch":
+        pytest.skip("variables of the other backends share none")
+    second.value.data = first.value.data
+    old = assign_all([(first, np.full(3, 7, "float32")), (second, np.full(3, 8, "float32"))])
+    restore(old)
+    assert values_of(first).tolist() == values_of(second).tolist() == [1, 1, 1]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch traces no functions here")
+@pytest.mark.parametrize("call", [keras_mimetic.initialize, keras_mimetic.reset])
+def test_models_are_not_written_while_a_function_is_traced(call):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, "relu")])
+    before = [values_of(variable) for variable in model.weights]
+
+    def function(x):
+        call(model, seed=0)
+        return x
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        function = jax.jit(function)
+    else:
+        import tensorflow
+
+        function = tensorflow.function(function)
+    with pytest.raises(RuntimeError, match=f"`{call.__name__}` writes weights and cannot be"):
+        function(np.ones(2, "float32"))
+    for variable, values in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(values_of(variable), values)
