@@ -48,6 +48,14 @@ def test_all_are_restored_if_one_fails():
     assert values_of(first).tolist() == values_of(second).tolist() == [1, 1, 1]
 
 
+@pytest.fixture
+def interrupts():
+    """Let SIGINT raise `KeyboardInterrupt`, also where the shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupting(monkeypatch, at):
     """Send SIGINT during the assignments of these numbers, from 1."""
     assign, calls = keras.Variable.assign, []
@@ -63,6 +71,7 @@ def interrupting(monkeypatch, at):
 
 
 # While values are written, and also while they are restored.
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("at", [(1,), (2,), (2, 3), (2, 3, 4)])
 def test_all_are_restored_after_interrupts(at, monkeypatch):
     variables = [keras.Variable(np.full(3, number, "float32")) for number in range(3)]
@@ -73,6 +82,7 @@ def test_all_are_restored_after_interrupts(at, monkeypatch):
     assert [values_of(variable).mean() for variable in variables] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_a_dry_run_restores_all_before_an_interrupt(monkeypatch):
     x = keras.Input((8,))
     y = keras.layers.LayerNormalization()(x)
