@@ -125,7 +125,7 @@ class Results:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
                 raise folders.SettingsError(
-                    f"{self.path}, line 1: the columns must be {', '.join(COLUMNS)}. Mend it, "
+                    f"{self.path}, line 1: the columns must be {', '.join(COLUMNS)}. Fix it, "
                     "choose another --output, or remove that folder."
                 )
             # A line that a kill cut off is none.

@@ -43,10 +43,12 @@ def has_file(path):
     """Return whether a file is there.
 
     Raises:
-        SettingsError: If it is no file: a pipe would be waited for without an end.
+        SettingsError: If it is not a regular file: a read from a pipe would never end.
     """
     if path.exists() and not path.is_file():
-        raise SettingsError(f"{path} is no file. Choose another --output, or remove that folder.")
+        raise SettingsError(
+            f"{path} is not a regular file. Choose another --output, or remove that folder."
+        )
     return path.exists()
 
 
@@ -99,7 +101,7 @@ class Runs:
         try:
             text = self.path.read_text()
         except UnicodeDecodeError as error:
-            raise SettingsError(f"{self.path} is no text ({error}). {_MEND}") from error
+            raise SettingsError(f"{self.path} is no text ({error}). {_FIX}") from error
         complete = text[: text.rfind("\n") + 1]
         reader = csv.DictReader(complete.splitlines(), strict=True)
         rows = []
@@ -113,7 +115,7 @@ class Runs:
                 rows.append(_checked(row, self.required, self.results))
         except (ValueError, csv.Error) as error:
             line = max(1, reader.line_num)
-            raise SettingsError(f"{self.path}, line {line}: {error}. {_MEND}") from error
+            raise SettingsError(f"{self.path}, line {line}: {error}. {_FIX}") from error
         # Another process may add to a folder that is only read.
         if complete != text and exactly:
             write(self.path, complete)
@@ -151,7 +153,7 @@ class Runs:
         self.rows.append(row)
 
 
-_MEND = "Mend it, choose another --output, or remove that folder"
+_FIX = "Fix it, choose another --output, or remove that folder"
 
 
 def _checked(row, required, results):

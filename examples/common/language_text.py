@@ -137,7 +137,7 @@ def _paragraphs_once(text):
 def _file(path):
     try:
         if path.exists() and not path.is_file():
-            raise OSError("it is no file")  # A pipe would be waited for.
+            raise OSError("it is not a regular file")  # A read from a pipe would never end.
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(

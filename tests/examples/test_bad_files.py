@@ -168,7 +168,7 @@ def test_settings_that_were_edited(text, runs):
 @pytest.mark.parametrize("name", ["args.json", "runs.csv", "checkpoint.npz"])
 def test_a_pipe_in_an_output_folder_is_not_waited_for(name, tmp_path):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(folders.SettingsError, match=f"{name} is no file"):
+    with pytest.raises(folders.SettingsError, match=f"{name} is not a regular file"):
         checkpoint.exists(tmp_path) or folders.Runs(tmp_path, {"a": 1})
 
 

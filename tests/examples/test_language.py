@@ -232,7 +232,7 @@ def test_bad_texts(content, message, tmp_path):
 
 def test_a_pipe_is_no_text(tmp_path):
     os.mkfifo(tmp_path / "text")
-    with pytest.raises(language_text.TextError, match="it is no file"):
+    with pytest.raises(language_text.TextError, match="it is not a regular file"):
         language_text.load(str(tmp_path / "text"), 8)
 
 
