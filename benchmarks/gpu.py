@@ -24,9 +24,8 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(
-    0, str(pathlib.Path(__file__).parent.parent / "examples")
-)  # what the examples share
+# What the examples share.
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
 from common import folders, lock, options, processes, script
 
@@ -59,11 +58,9 @@ def parse(argv=None):
     precision = {"choices": options.PRECISION, "default": "bfloat16"}
     add("--mixed-precision", **precision, help="[%(default)s]")
     sizes = "width, state_dim, head_dim and batch of the state space %(default)s"
-    add(
-        "--state-space", nargs=4, type=options.positive(int), default=[1024, 128, 64, 8], help=sizes
-    )
-    lengths = {"type": options.positive(int), "default": [512, 2048, 8192]}
-    add("--lengths", nargs="+", **lengths, help="of it %(default)s")
+    size = options.positive(int)
+    add("--state-space", nargs=4, type=size, default=[1024, 128, 64, 8], help=sizes)
+    add("--lengths", nargs="+", type=size, default=[512, 2048, 8192], help="of it %(default)s")
     options.add_data(add, parser)
     parser.set_defaults(dataset="cifar10")
     add("--epochs", type=options.positive(int), default=5, help="of small networks [%(default)s]")

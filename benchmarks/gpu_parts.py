@@ -204,9 +204,8 @@ def _compare(args, results, folder):
 
 def _run_name(model, variant, seed, args):
     images = f"{args.dataset}, {args.train_size or 'all'} images, augmentation {args.augment}"
-    return (
-        f"{model}, {variant}, seed {seed}, {images}, {args.epochs} epochs, {args.mixed_precision}"
-    )
+    how = f"{args.epochs} epochs, {args.mixed_precision}"
+    return f"{model}, {variant}, seed {seed}, {images}, {how}"
 
 
 def _read_runs(folder, args):

@@ -46,15 +46,15 @@ def assign_all(new: Iterable[tuple[Any, np.ndarray]], old: Pairs | None = None) 
 
 def restore(old: Pairs) -> None:
     """Assign the values that `assign_all` returned; Ctrl-C waits until that is done."""
-    with _interrupts_wait():
+    with _deferred_interrupts():
         # The last first: two variables may share their memory.
         for variable, values in reversed(old):
             variable.assign(values)
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Handle SIGINT after this context instead of within it."""
+def _deferred_interrupts() -> Iterator[None]:
+    """Handle SIGINT at the end of this context."""
     handler = signal.getsignal(signal.SIGINT)
     # Python handles signals in its main thread.
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -71,7 +71,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _previous(variable: Any) -> np.ndarray:
-    """Return the values of a variable in its own precision, as they stay if it changes."""
+    """Return a snapshot of the values of a variable, in its own precision."""
     values: np.ndarray = keras.ops.convert_to_numpy(variable)
     # Arrays of JAX never change, and are not writeable.
     return values.copy() if values.flags.writeable and not values.flags.owndata else values
@@ -92,13 +92,13 @@ def _free_after_use(arrays: list[Any]) -> set[int]:
 
 
 def _base(array: np.ndarray) -> np.ndarray:
-    """Return the array that has the memory of a view."""
+    """Return the array that a view is of."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
-def _whole(new: Iterable[tuple[Any, np.ndarray]]) -> list[tuple[Any, np.ndarray]]:
+def _whole(new: Iterable[tuple[Any, np.ndarray]]) -> Pairs:
     """Return the values of whole variables, from values of variables and parts."""
     whole: dict[int, tuple[Any, np.ndarray]] = {}
     for variable, values in new:

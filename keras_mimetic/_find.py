@@ -130,7 +130,7 @@ def check_not_traced(call: str) -> None:
     except Exception as error:
         raise RuntimeError(
             f"`{call}` writes weights and cannot be called in a function that is being traced or "
-            "compiled, as by `jax.jit` or `tf.function`. Call it before."
+            "compiled, as by `jax.jit` or `tf.function`. Call it outside of that function."
         ) from error
 
 

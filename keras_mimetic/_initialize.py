@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._assign import assign_all, restore
+from keras_mimetic._assign import Pairs, assign_all, restore
 from keras_mimetic._checks import check_flag
 from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
@@ -311,7 +311,7 @@ def _write(
 
     A dry run with data writes them for as long as the model runs on the data.
     """
-    old: list[tuple[Any, np.ndarray]] = []
+    old: Pairs = []
     done = False
     try:
         assign_all(new, old)
