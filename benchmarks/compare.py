@@ -3,7 +3,7 @@
     python benchmarks/compare.py --dataset cifar10 --train-size 10000 --epochs 5 --group baselines
     python benchmarks/compare.py --model vit --variant default control spatial all --processes 2
 
-Variants are those of variants.py. Every run is a line of runs.csv in the output folder, and a
+Variants are named as variants.py says. Every run is a line of runs.csv in the output folder, and a
 second call goes on where the first was interrupted. Runs share nothing, so that
 several processes may work at once; each gets its part of the cores.
 """
@@ -24,32 +24,25 @@ from common import script
 if __name__ == "__main__":
     script.catch_signals("the same command goes on with what is missing")
 
-import keras
-import verdict
-from build_variant import MODELS, applies, build_variant
-from variants import GROUPS, VARIANTS
+import variants
 
-from common import comparison, data, folders, options
-from common.training import compile_model, evaluate, start_again, train
+from common import options
 
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=variants.help_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = functools.partial(parser.add_argument, metavar="")
     options.add_data(add, parser)
-    models = f"{', '.join(MODELS)} [vit]"
-    add("--model", nargs="+", choices=MODELS, default=["vit"], help=models)
-    named = "variants of variants.py, by name"
-    add("--variant", nargs="+", choices=VARIANTS, default=[], help=named)
-    add("--group", nargs="+", choices=GROUPS, default=[], help=f"or all of {', '.join(GROUPS)}")
-    add(
-        "--base",
-        choices=VARIANTS,
-        default="default",
-        help="the variant to compare with [%(default)s]",
-    )
+    models = f"{', '.join(variants.MODELS)} [vit]"
+    add("--model", nargs="+", choices=variants.MODELS, default=["vit"], help=models)
+    add("--variant", nargs="+", type=_variant, default=[], metavar="NAME", help="see below")
+    add("--group", nargs="+", choices=variants.GROUPS, default=[], help="all of a group, see below")
+    base = "the variant to compare with [%(default)s]"
+    add("--base", type=_variant, default="default", metavar="NAME", help=base)
     add("--seeds", type=options.positive(int), default=3, help="paired seeds [%(default)s]")
     add("--first-seed", type=options.seed, default=0, help="the first of them [%(default)s]")
     add("--learning-rate", nargs="+", type=options.positive(float), default=[2e-3, 4e-3])
@@ -64,7 +57,7 @@ def parse(argv=None):
     output = "folder for the results [results/compare-DATASET-BACKEND]"
     add("--output", type=options.text, help=output)
     args = parser.parse_args(argv)
-    named = [*args.variant, *(name for group in args.group for name in GROUPS[group])]
+    named = [*args.variant, *(name for group in args.group for name in variants.GROUPS[group])]
     if args.width and args.width % 4 and "vit" in args.model:
         parser.error(f"argument --width: must be a multiple of 4 for vit, not {args.width}")
     args.variant = list(dict.fromkeys([args.base, *named]))
@@ -74,8 +67,23 @@ def parse(argv=None):
     return args
 
 
+def _variant(name):
+    """A type of option: the name of a variant."""
+    try:
+        variants.parse(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name
+
+
 def main(argv=None):
     args = parse(argv)
+    import keras
+    import verdict
+    from build_variant import applies
+
+    from common import data, folders
+
     images = data.from_options(args)
     output = args.output or f"results/compare-{images.name}-{keras.backend.backend()}"
     settings = {
@@ -86,7 +94,9 @@ def main(argv=None):
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     trial = seeds[: args.rate_seeds]
     pairs = [
-        (m, v) for m, v in itertools.product(args.model, args.variant) if applies(m, VARIANTS[v])
+        (model, name)
+        for model, name in itertools.product(args.model, args.variant)
+        if applies(model, variants.parse(name))
     ]
     every = [(*pair, rate) for pair, rate in itertools.product(pairs, args.learning_rate)]
     _run_missing([(*pair, rate, seed) for seed in trial for *pair, rate in every], runs, args)
@@ -100,6 +110,8 @@ def main(argv=None):
 
 def _run_missing(keys, runs, args):
     """Run all variants of a seed before those of the next."""
+    from common import comparison
+
     more = {"start": _start_process, "score": _score, "commit": _commit()}
     comparison.run_missing(keys, runs, _run, args, **more)
 
@@ -112,14 +124,22 @@ _STATE = {}
 
 
 def _start_process(args):
+    from common import data
+
     options.set_precision(args)
     _STATE.update(args=args, images=data.from_options(args), compiled={})
 
 
 def _run(key):
     """Return the results of one run, by column of runs.csv."""
+    import keras
+    from build_variant import build_variant
+
+    from common import comparison
+    from common.training import evaluate, train
+
     args, images = _STATE["args"], _STATE["images"]
-    variant, seed = VARIANTS[key["init"]], key["seed"]
+    variant, seed = variants.parse(key["init"]), key["seed"]
     keras.utils.set_random_seed(seed)
     model = build_variant(key["model"], variant, seed, images, width=args.width)
     epochs = max(1, round(args.epochs * variant.schedule))
@@ -146,6 +166,8 @@ def _compiled(model, key, variant, images, args):
     Runs that differ only in their weights share one, since tracing or compiling
     a model takes as long as training it for many steps.
     """
+    from common.training import compile_model, start_again
+
     kind = (key["model"], variant.shared_bias, key["learning_rate"], args.epochs)
     kept = _STATE["compiled"].get(kind)
     if kept is None:

@@ -146,17 +146,17 @@ def _layer_times(name, kind, sizes, shape, args):
 def cifar10(args, results):
     """Runs of compare.py, as many as fit in the time that is left: test accuracy."""
     import keras
-    from build_variant import MODELS
-    from variants import VARIANTS
+    import variants
 
-    for option, names, known in (
-        ("--cifar-model", args.cifar_model, MODELS),
-        ("--variant", args.variant, VARIANTS),
-    ):
-        if wrong := [name for name in names if name not in known]:
-            raise folders.SettingsError(
-                f"{option} must be among {', '.join(known)}, not {', '.join(wrong)}"
-            )
+    if wrong := [name for name in args.cifar_model if name not in variants.MODELS]:
+        raise folders.SettingsError(
+            f"--cifar-model must be among {', '.join(variants.MODELS)}, not {', '.join(wrong)}"
+        )
+    for name in args.variant:
+        try:
+            variants.parse(name)
+        except ValueError as error:
+            raise folders.SettingsError(f"--variant: {error}") from None
     # Each setting has a folder of its own: compare.py does not mix them.
     settings = (
         f"{pathlib.Path(args.dataset).stem}-{args.train_size or 'all'}-{args.augment}"

@@ -81,6 +81,8 @@ def parse(argv=None):
     pairs = "pairs VARIANT/BASE to compare at epochs [each variant with its base]"
     parser.add_argument("--pairs", nargs="+", default=[], metavar="PAIR", help=pairs)
     parser.add_argument("--plan", type=options.positive(float), metavar="POINTS")
+    first = "leave out the seeds below, which chose the rates"
+    parser.add_argument("--first-seed", type=options.seed, default=0, metavar="N", help=first)
     args = parser.parse_args(argv)
     if not (args.folder / "runs.csv").is_file():
         parser.error(f"There is no {args.folder / 'runs.csv'}.")
@@ -92,7 +94,7 @@ def parse(argv=None):
 def main(argv=None):
     parser, args = parse(argv)
     runs = folders.Runs(args.folder)
-    lines = judge(runs, args.base, args.variant)
+    lines = judge(runs, args.base, args.variant, args.first_seed)
     if not any(line.base for line in lines):
         parser.error(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
     print(table(runs, lines))
@@ -136,10 +138,14 @@ def _pairs(lines, named):
     return found
 
 
-def judge(runs, bases, only=()):
-    """A `Line` for each row in the folder, model by model, in the order of their first runs.
+def judge(runs, bases, only=(), first_seed=0):
+    """Return a `Line` for each variant in the folder, model by model, in order of first runs.
 
-    Or for those named in `only` and in `bases`.
+    Args:
+        runs: A `folders.Runs`.
+        bases: Variants to compare with.
+        only: Variants to judge besides the bases; all by default.
+        first_seed: Earlier seeds choose learning rates and are not compared.
     """
     models = dict.fromkeys(run["model"] for run in runs.rows)
     names = dict.fromkeys(run["init"] for run in runs.rows)
@@ -147,7 +153,9 @@ def judge(runs, bases, only=()):
         names = [name for name in names if name in (*only, *bases)]
     lines = []
     for model in models:
-        of_model = [_line(runs, model, row) for row in names if runs.find(model=model, init=row)]
+        of_model = [
+            _line(runs, model, row, first_seed) for row in names if runs.find(model=model, init=row)
+        ]
         by_name = {line.row: line for line in of_model}
         base = next((by_name[name] for name in bases if name in by_name), None)
         for line in of_model:
@@ -172,10 +180,12 @@ def best_rate(runs, model, row):
     return max(by_rate, key=lambda rate: statistics.fmean(by_rate[rate][seed] for seed in trial))
 
 
-def _line(runs, model, row):
+def _line(runs, model, row, first_seed):
     rate = best_rate(runs, model, row)
     found = runs.find(model=model, init=row, learning_rate=rate)
-    accuracies = {run["seed"]: 100 * run["test_accuracy"] for run in found}
+    accuracies = {
+        run["seed"]: 100 * run["test_accuracy"] for run in found if run["seed"] >= first_seed
+    }
     return Line(model, row, rate, dict(sorted(accuracies.items())))
 
 

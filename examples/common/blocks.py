@@ -48,6 +48,21 @@ class LearnedPositions(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic_examples")
+class ClassToken(keras.layers.Layer):
+    """Puts a trainable token, zero at first, before each sequence."""
+
+    def build(self, input_shape):
+        self.token = self.add_weight(
+            shape=(1, 1, input_shape[-1]), initializer="zeros", name="token"
+        )
+        self.built = True
+
+    def call(self, inputs):
+        shape = (keras.ops.shape(inputs)[0], 1, inputs.shape[-1])
+        return keras.ops.concatenate([keras.ops.broadcast_to(self.token, shape), inputs], axis=1)
+
+
+@keras.saving.register_keras_serializable(package="keras_mimetic_examples")
 class LayerScale(keras.layers.Layer):
     """Multiplies each channel by a trainable number that starts small (arXiv:2103.17239)."""
 

@@ -6,6 +6,7 @@ backend.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 
 import keras
@@ -32,6 +33,14 @@ class Images:
     def shape(self):
         """Shape of one image."""
         return self.train[0].shape[1:]
+
+    @property
+    def sha256(self):
+        """Digest of all images and labels, which tells data sets of one name apart."""
+        digest = hashlib.sha256()
+        for array in (*self.train, *self.validation, *self.test):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     @property
     def classes(self):

@@ -19,7 +19,7 @@ import itertools
 
 import keras
 
-from common.blocks import SinCosPositions, residual
+from common.blocks import ClassToken, LayerScale, LearnedPositions, SinCosPositions, residual
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic.initializers import MimeticMean
 from keras_mimetic.layers import MimeticMLPBlock, MimeticMultiHeadAttention
@@ -36,21 +36,32 @@ def vit(
     width=64,
     depth=4,
     heads=2,
+    positions="sin_cos",
+    stem_norm=True,
+    pool="average",
     drop_path=0.0,
     kernel_initializer=glorot,
     block=MimeticMLPBlock,
     seed=0,
 ):
-    """A Vision Transformer with fixed sin-cos positions and average pooling.
+    """A Vision Transformer.
 
-    `drop_path` is the last layer's probability of stochastic depth; it rises from 0.
+    `positions` are `"sin_cos"` (fixed) or the name of a Keras initializer of a learned table;
+    `pool` is `"average"`, `"class_token"` or `"flatten"`. `stem_norm` puts a LayerNorm after the
+    stem, where embeddings of patches are small beside sines and cosines. `drop_path` is the
+    last layer's probability of stochastic depth; it rises from 0.
     """
     seeds = sub_streams(seed)
     inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
-    # Without it the embeddings of patches would be small beside those of places.
-    x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-    x = SinCosPositions()(x)
+    if stem_norm:
+        x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
+    if positions == "sin_cos":
+        x = SinCosPositions()(x)
     x = keras.layers.Reshape((-1, width))(x)
+    if pool == "class_token":
+        x = ClassToken()(x)
+    if positions != "sin_cos":
+        x = LearnedPositions(_seeded(positions, fold_in(seed, 1)))(x)
     for number in range(depth):
         dropped = drop_path * number / max(1, depth - 1)
         y = keras.layers.LayerNormalization(epsilon=1e-6)(x)
@@ -59,8 +70,19 @@ def vit(
         y = mlp(x, 4 * width, kernel_initializer, seeds, block)
         x = residual(x, y, dropped, fold_in(seed, 0, number, 1))
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
-    x = keras.layers.GlobalAveragePooling1D()(x)
+    if pool == "class_token":
+        x = x[:, 0]
+    else:
+        pooling = keras.layers.GlobalAveragePooling1D if pool == "average" else keras.layers.Flatten
+        x = pooling()(x)
     return keras.Model(inputs, head(x, classes, kernel_initializer(seed=next(seeds))), name="vit")
+
+
+def _seeded(initializer, seed):
+    """Return a Keras initializer by its name, or its configuration, with a seed."""
+    config = keras.initializers.get(initializer).get_config()
+    make = type(keras.initializers.get(initializer))
+    return make(**{**config, "seed": seed % 2**31})
 
 
 def mixer(
@@ -129,13 +151,15 @@ def convnext(
     depth=4,
     kernel_size=5,
     norm="layer_norm",
+    layer_scale=None,
     kernel_initializer=glorot,
     block=MimeticMLPBlock,
     seed=0,
 ):
     """A ConvNeXt of one stage: depthwise convolution, norm, MLP, residual.
 
-    `norm` is `"layer_norm"`, as in the original, `"batch_norm"` or `None`.
+    `norm` is `"layer_norm"`, as in the original, `"batch_norm"` or `None`; `layer_scale` is the
+    start of a trainable factor per channel of each branch, 1e-6 in the original.
     """
     seeds = sub_streams(seed)
     inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
@@ -146,6 +170,8 @@ def convnext(
             y = _batch_norm(y)
         before = norm if norm == "layer_norm" else None
         y = mlp(y, 4 * width, kernel_initializer, seeds, block, norm=before)
+        if layer_scale is not None:
+            y = LayerScale(layer_scale)(y)
         x = keras.layers.Add()([x, y])
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)

@@ -25,8 +25,9 @@ TEXTS = ("topics", "docstrings")
 PRECISION = {"no": "float32", "bfloat16": "mixed bfloat16", "float16": "mixed float16"}
 # What --jit is for Keras.
 JIT = {"auto": "auto", "on": True, "off": False}
-# Raised when a name of --init changes its meaning, so that old and new runs do not mix.
-INIT_VERSION = 2
+# Raised when the weights of a seed change, or a name of initial weights its meaning, so that
+# old and new runs do not mix.
+DRAWS_VERSION = 3
 # What all runs of one folder have in common, besides the data.
 SETTINGS = ("epochs", "batch_size", "weight_decay", "augment", "mixed_precision", "jit")
 
@@ -131,10 +132,11 @@ def settings(args, images):
     import keras
 
     return {
-        "dataset": args.dataset,
+        "dataset": images.name,
+        "data_sha256": images.sha256,
         "train_size": len(images.train[0]),
         **{name: getattr(args, name) for name in SETTINGS},
-        "init_version": INIT_VERSION,
+        "draws_version": DRAWS_VERSION,
         "backend": keras.backend.backend(),
     }
 

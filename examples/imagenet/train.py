@@ -36,7 +36,7 @@ def main(argv=None):
         "shuffle_buffer": args.shuffle_buffer,
         "hosts": used.host.count,
         **{name: getattr(args, name) for name in ("model", "init", "seed", "mixed_precision")},
-        "init_version": options.INIT_VERSION,
+        "draws_version": options.DRAWS_VERSION,
         **dataclasses.asdict(recipe),
         "backend": keras.backend.backend(),
     }

@@ -13,10 +13,10 @@ pytest.importorskip("sklearn")
 import by_epoch
 import compare
 import scripts
+import variants
 import verdict
 from build_variant import MODELS, SharedBiasBlock, applies, build_variant
 from lsuv import unit_variance
-from variants import VARIANTS
 
 from common import data, environment, folders, training
 
@@ -88,7 +88,7 @@ def test_a_comparison_and_its_resumption(tmp_path):
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "vit_ti"])
 def test_rows_start_from_equal_weights_but_for_what_they_change(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal", "mlp", "all")
-    models = {name: build_variant(model, VARIANTS[name], 3, IMAGES) for name in names}
+    models = {name: build_variant(model, variants.parse(name), 3, IMAGES) for name in names}
 
     def changed(name, base):
         pairs = zip(models[name].weights, models[base].weights, strict=True)
@@ -110,7 +110,7 @@ def test_rows_start_from_equal_weights_but_for_what_they_change(model):
 
 @pytest.mark.parametrize("model", ["vit", "convmixer"])
 def test_lsuv_gives_every_layer_outputs_of_unit_variance(model):
-    model = build_variant(model, VARIANTS["lsuv"], 0, IMAGES, width=32)
+    model = build_variant(model, variants.parse("lsuv"), 0, IMAGES, width=32)
     batch = IMAGES.train[0][:256]
     np.testing.assert_allclose(array(model(batch)).std(), 1, rtol=1e-4)
     before = [array(weight) for weight in model.weights]
@@ -140,7 +140,7 @@ def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     assert len(compare._STATE["compiled"]) == 1
     assert run("spatial", 0) == first
     # The same as compiled for it alone, with the weights of its seed.
-    model = build_variant("convmixer", VARIANTS["spatial"], 0, IMAGES, width=32)
+    model = build_variant("convmixer", variants.parse("spatial"), 0, IMAGES, width=32)
     args.verbose = 0
     history = training.fit(model, IMAGES, args, rate=4e-3, seed=0)
     assert history["val_accuracy"][-1] == first[0]
@@ -148,7 +148,7 @@ def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
 
 def test_means_per_input_are_shared_by_the_hidden_units():
     plain, moved = (
-        build_variant("convnext", VARIANTS[n], 0, IMAGES) for n in ("spatial", "per_input0.4")
+        build_variant("convnext", variants.parse(n), 0, IMAGES) for n in ("spatial", "per_input0.4")
     )
     for before, after in zip(plain.layers, moved.layers, strict=True):
         if hasattr(before, "fc1"):
@@ -160,7 +160,10 @@ def test_means_per_input_are_shared_by_the_hidden_units():
 
 def test_hidden_biases_behind_kernels_of_any_scale():
     names = ("mlp_bias-0.5", "orthogonal_bias-0.5")
-    ours, orthogonal = (build_variant("convnext", VARIANTS[name], 0, IMAGES) for name in names)
+    models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in names]
+    ours, orthogonal = models
+        build_variant("convnext", variants.parse(name), 0, IMAGES) for name in names
+    )
     blocks = zip(ours.layers, orthogonal.layers, strict=True)
     for one, other in [pair for pair in blocks if hasattr(pair[0], "fc1")]:
         ratio = array(other.fc1.bias) / array(one.fc1.bias)
@@ -170,7 +173,7 @@ def test_hidden_biases_behind_kernels_of_any_scale():
 
 def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_would():
     rows = ("spatial", "mean-1", "shared_bias-1")
-    models = [build_variant("convnext", VARIANTS[name], 0, IMAGES) for name in rows]
+    models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in rows]
     plain, mean, shared = (next(x for x in m.layers if hasattr(x, "fc1")) for m in models)
     assert isinstance(shared, SharedBiasBlock)
     for layer in (mean, shared):
@@ -192,12 +195,12 @@ def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_woul
 
 
 def test_rows_that_do_not_apply():
-    assert not applies("convmixer", VARIANTS["shared_bias-1"])
-    assert not applies("mixer", VARIANTS["spatial"])
-    assert applies("mixer", VARIANTS["mean-1"])
-    assert not applies("convnext", VARIANTS["query_key"])
-    assert applies("vit", VARIANTS["query_key"])
-    assert applies("vit_ti", VARIANTS["spatial"])
+    assert not applies("convmixer", variants.parse("shared_bias-1"))
+    assert not applies("mixer", variants.parse("spatial"))
+    assert applies("mixer", variants.parse("mean-1"))
+    assert not applies("convnext", variants.parse("query_key"))
+    assert applies("vit", variants.parse("query_key"))
+    assert applies("vit_ti", variants.parse("spatial"))
 
 
 def runs_of(tmp_path, accuracies):

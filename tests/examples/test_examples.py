@@ -80,11 +80,11 @@ def test_the_main_job_and_its_resumption(tmp_path):
     # Runs from before a name of --init changed its meaning do not mix, either.
     settings = json.loads((out / "args.json").read_text())
     old = {**settings, "settings": {**settings["settings"]}}
-    del old["settings"]["init_version"]
+    del old["settings"]["draws_version"]
     (out / "args.json").write_text(json.dumps(old))
     refused = run(*arguments, "--seeds", 1)
     assert refused.returncode != 0
-    assert "init_version: None there" in refused.stderr
+    assert "draws_version: None there" in refused.stderr
     assert "Traceback" not in refused.stderr
     (out / "args.json").write_text(json.dumps(settings))
 
@@ -115,7 +115,7 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
         "augment": "on",
         "mixed_precision": "bfloat16",
         "jit": "auto",
-        "init_version": options.INIT_VERSION,
+        "draws_version": options.DRAWS_VERSION,
         "backend": keras.backend.backend(),
     }
     table = (tmp_path / "out" / "table.md").read_text()
