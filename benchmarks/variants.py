@@ -131,14 +131,14 @@ def parse(name):
         word, new, is_numbered = _first_word(rest, name)
         rest = rest[len(word) :].removeprefix("_")
         # `mlp_mean-4` has the mean alone; `mlp` by itself, or at the end, is all of it.
-        if word == "mlp" and re.match(rf"(mean|bias){_NUMBER}", rest):
+        if word == "mlp" and re.match("mean|bias", rest):
             new = {}
         elif first and is_numbered and word.startswith(_ON_SPATIAL):
             changes = _merged(changes, _SPATIAL)
         if "position" not in new:
             first = False
         changes = _merged(changes, new)
-    if not changes and name != "default":
+    if name.endswith("_") or (not changes and name != "default"):
         raise ValueError(_unknown(name, name))
     if "mlp" in changes:
         changes["mlp"] = {**NO_STRUCTURE, **changes["mlp"]}

@@ -84,6 +84,21 @@ def test_a_comparison_and_its_resumption(tmp_path):
     assert "| 0.001 |" in third.stdout or "3 runs, 3 done before, 0 to do" in third.stdout
 
 
+def test_names_of_models_and_variants():
+    assert {*variants.MODELS} == {*MODELS}
+    for name in (name for group in variants.GROUPS.values() for name in group):
+        variants.parse(name)
+    alone, added = variants.parse("mlp_mean-4"), variants.parse("mean-4")
+    assert alone.mlp == added.mlp == {"mean": -4.0, "hidden_bias": None}
+    assert alone.attention is None
+    assert added.attention == added.depthwise == {}
+    both = variants.parse("pos0.5_value_output_mlp")
+    assert (both.position, both.attention) == (0.5, {"query_key": None})
+    for name in ("mean-", "mean-1x", "spatial_", "", "vo_0.4"):
+        with pytest.raises(ValueError, match="no variant is called"):
+            variants.parse(name)
+
+
 # But for the one of published size, which takes long.
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "vit_ti"])
 def test_rows_start_from_equal_weights_but_for_what_they_change(model):
@@ -98,7 +113,8 @@ def test_rows_start_from_equal_weights_but_for_what_they_change(model):
     blocks = 8 if model == "mixer" else 2 if is_plain else 4
     assert len(changed("per_input0.4", "spatial")) == blocks
     assert len(changed("bias-0.5", "spatial")) == blocks
-    spatial = {"vit": 16, "mixer": 0, "mixer_tokens": 0}.get(model, 0 if is_plain else 4)
+    is_vit = model.startswith("vit")
+    spatial = 16 if is_vit else 0 if is_plain or model.startswith("mixer") else 4
     assert len(changed("spatial", "default")) == spatial
     kernels = [n for n, w in enumerate(models["default"].weights) if w.path.endswith("kernel")]
     assert changed("he_normal", "default") == kernels
@@ -162,8 +178,6 @@ def test_hidden_biases_behind_kernels_of_any_scale():
     names = ("mlp_bias-0.5", "orthogonal_bias-0.5")
     models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in names]
     ours, orthogonal = models
-        build_variant("convnext", variants.parse(name), 0, IMAGES) for name in names
-    )
     blocks = zip(ours.layers, orthogonal.layers, strict=True)
     for one, other in [pair for pair in blocks if hasattr(pair[0], "fc1")]:
         ratio = array(other.fc1.bias) / array(one.fc1.bias)
