@@ -21,7 +21,7 @@ from keras_mimetic._patterns.roles import (
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import Streams, streams, ways_from_one_stream
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_passthrough
+from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_copies
 
 CROSS = {
     "query_key": "cross-attention: query and key come from different streams",
@@ -105,9 +105,9 @@ class _Context:
 
         `others` are the keys for `"query_key"`, and the values for `"value_output"`.
         """
-        if strip_passthrough(queries) is strip_passthrough(others):
+        if strip_copies(queries) is strip_copies(others):
             return ""
-        own, other = (self.streams.get(id(x), frozenset()) for x in (queries, others))
+        own, other = (self.streams.get(x, frozenset()) for x in (queries, others))
         if own & other:
             return ""
         ways = ways_from_one_stream(queries, others, self.streams)
@@ -165,7 +165,7 @@ def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[Attentio
                 {name: next((x[name] for x in apart if x[name]), "") for name in PAIRS},
                 skip_reason=reason,
                 is_causal=any(is_causal(call) for call in seen),
-                has_tokens=any(id(value) in context.tokens for value in values),
+                has_tokens=not context.tokens.isdisjoint(values),
             )
         )
     return sites
@@ -318,7 +318,7 @@ def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite
             pairs=pairs,
             skipped_pairs=skipped,
             is_causal=any(call.causal for call in calls),
-            has_tokens=any(id(value) in context.tokens for value in values),
+            has_tokens=not context.tokens.isdisjoint(values),
             other_layers=tuple(x.call.operation for x in kernels),
         )
     )

@@ -15,7 +15,7 @@ from keras_mimetic._patterns.causality import is_causal_mask
 from keras_mimetic._patterns.kernels import Matrix, matrix_of
 from keras_mimetic._patterns.layout import constant_along, equal, moved, spread
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import is_depthwise, is_passthrough, name_of
+from keras_mimetic._tracing.operations import does, is_depthwise, name_of
 from keras_mimetic._tracing.symbol import Value
 
 
@@ -83,13 +83,9 @@ NO_MATRIX = "its projection is not one matrix on the channels of each position"
 NONE = "not made by a projection"
 ADDITIVE = "additive attention: its scores are not a product"
 
-_ELEMENTWISE = {
-    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
-    *("ConvertToTensor", "StopGradient", "Copy", "Rescaling"),
-}
-_PRODUCTS = {"Multiply", "Divide", "TrueDivide"}
-_NORMS = {"LayerNormalization", "RMSNormalization", "BatchNormalization", "UnitNormalization"}
-_NORMS |= {"RMSNorm", "LayerNorm", "GroupNormalization"}
+
+# Operations that keep the channel of each entry.
+_KEEPING = ("copy", "add", "scale", "normalize")
 
 
 def attentions(graph: Graph) -> list[Attention]:
@@ -109,20 +105,19 @@ def _has_weights(found: Attention) -> bool:
 class _Roles:
     def __init__(self) -> None:
         self.found: list[Attention] = []
-        self._tags: dict[int, Any] = {}
+        self._tags: dict[Value, Any] = {}
         # Values that do not depend on the inputs of the model.
-        self._free: set[int] = set()
-        self._keep: list[Any] = []
+        self._free: set[Value] = set()
 
     def _tag(self, value: Any) -> Any:
-        return self._tags.get(id(value)) if isinstance(value, Value) else None
+        return self._tags.get(value) if isinstance(value, Value) else None
 
     def _is_free(self, value: Value) -> bool:
-        return id(value) in self._free or (value.producer is None and value.constant is not None)
+        return value in self._free or (value.producer is None and value.constant is not None)
 
     def visit(self, call: Call) -> None:
         if call.inputs and all(self._is_free(value) for value in call.inputs):
-            self._free.update(id(value) for value in call.outputs)
+            self._free.update(call.outputs)
         name = name_of(call.operation)
         tags = [self._tag(value) for value in call.inputs]
         if self._is_source(call):
@@ -131,17 +126,17 @@ class _Roles:
             self._fused(call, *(self._tag(x) for x in _three(call)))
         elif isinstance(call.operation, keras.layers.Attention):
             self._keras_attention(call)
-        elif name in ("Matmul", "Einsum", "Dot") and any(tags):
+        elif does(call.operation, "contract") and any(tags):
             self._contract(call)
-        elif _is_softmax(call.operation) and isinstance(tags[0], Scores):
+        elif does(call.operation, "softmax") and isinstance(tags[0], Scores):
             self._masks(call, tags[0].attention, call.inputs[0])
             self._set(call, Scores(tags[0].attention, normalized=True))
         elif any(tags):
-            self._pass_on(call, name, tags)
+            self._pass_on(call, tags)
 
     def _set(self, call: Call, tag: Any) -> None:
         for value in call.outputs:
-            self._tags[id(value)] = tag
+            self._tags[value] = tag
 
     # Projections.
 
@@ -342,22 +337,24 @@ class _Roles:
         others = [x for x in keras.tree.flatten((call.args, call.kwargs)) if x is not scores]
         attention.causal |= any(is_causal_mask(x) for x in others)
 
-    def _pass_on(self, call: Call, name: str, tags: list[Any]) -> None:
+    def _pass_on(self, call: Call, tags: list[Any]) -> None:
         tagged = [tag for tag in tags if tag is not None]
         kinds = {type(tag) for tag in tagged}
         if kinds == {Scores}:
-            self._scores(call, name, tags, tagged)
+            self._scores(call, tags, tagged)
         elif kinds == {Channels}:
-            self._channels(call, name, tags, tagged)
+            self._channels(call, tags, tagged)
         elif [type(tag) for tag in tagged].count(Gathered) == 1 and Scores not in kinds:
             (tag,) = (tag for tag in tagged if isinstance(tag, Gathered))
             others = [v for v, known in zip(call.inputs, tags, strict=True) if known is not tag]
             # With a gate, the matrix depends on the position.
-            gated = name in _PRODUCTS and not all(self._is_free(value) for value in others)
+            gated = does(call.operation, "scale") and not all(
+                self._is_free(value) for value in others
+            )
             numbers = None if gated else tag.numbers
-            self._arrays(call, name, numbers, lambda x: Gathered(tag.attention, x))
+            self._arrays(call, numbers, lambda x: Gathered(tag.attention, x))
 
-    def _scores(self, call: Call, name: str, tags: list[Any], tagged: list[Scores]) -> None:
+    def _scores(self, call: Call, tags: list[Any], tagged: list[Scores]) -> None:
         # A product with learned positions only is a bias.
         own = [t for t in tagged if not self._of_positions(t.attention)] or tagged[:1]
         first = own[0]
@@ -371,25 +368,25 @@ class _Roles:
         sources = (attention.query_source, attention.key_source)
         return any(s is None or self._is_free(s.call.inputs[0]) for s in sources)
 
-    def _channels(self, call: Call, name: str, tags: list[Any], tagged: list[Channels]) -> None:
+    def _channels(self, call: Call, tags: list[Any], tagged: list[Channels]) -> None:
         source = tagged[0].source
         if any(tag.source is not source for tag in tagged):
             return
         others = [v for v, tag in zip(call.inputs, tags, strict=True) if tag is None]
         known = [tag.numbers for tag in tagged if tag.numbers is not None]
         # The rotated half of a rotary embedding is added to channels that are known.
-        one = known[:1] if len(tagged) == 1 or name in _ELEMENTWISE else []
+        one = known[:1] if len(tagged) == 1 or does(call.operation, *_KEEPING) else []
         if one and all(self._is_free(value) for value in others) and _all_equal(known):
-            self._arrays(call, name, one[0], lambda x: Channels(source, x))
+            self._arrays(call, one[0], lambda x: Channels(source, x))
         else:
             self._set(call, Channels(source, None))
 
-    def _arrays(self, call: Call, name: str, numbers: Any, make: Any) -> None:
+    def _arrays(self, call: Call, numbers: Any, make: Any) -> None:
         """Tag the outputs of a call with the channels of its input, if they are still known."""
         arrays: list[Any] | None = None
         if numbers is not None:
             shape = _known(call.outputs[0])
-            if name in _ELEMENTWISE | _NORMS or is_passthrough(call.operation):
+            if does(call.operation, *_KEEPING):
                 if shape is not None and numbers.ndim <= len(shape):
                     arrays = [np.broadcast_to(numbers, shape)]
             elif len(call.inputs) == 1:
@@ -397,7 +394,7 @@ class _Roles:
         if arrays is None:
             arrays = [None] * len(call.outputs)
         for value, array in zip(call.outputs, arrays, strict=True):
-            self._tags[id(value)] = make(array)
+            self._tags[value] = make(array)
 
 
 def _known(value: Value) -> tuple[int, ...] | None:
@@ -462,9 +459,3 @@ def _equation(call: Call) -> tuple[str, str, str] | None:
 def _three(call: Call) -> list[Any]:
     given = [*call.args[:3]]
     return given + [call.kwargs.get(n) for n in ("query", "key", "value")[len(given) :]]
-
-
-def _is_softmax(operation: Any) -> bool:
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation is keras.activations.softmax
-    return name_of(operation) == "Softmax"

@@ -338,8 +338,8 @@ def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ..
 
 def _ends(calls: list[Call]) -> list[Value]:
     """Return the outputs of calls that none of the calls uses."""
-    used = {id(value) for call in calls for value in call.inputs}
-    return [value for call in calls for value in call.outputs if id(value) not in used]
+    used = {value for call in calls for value in call.inputs}
+    return [value for call in calls for value in call.outputs if value not in used]
 
 
 def _values(structure: Any) -> list[Value]:
