@@ -433,7 +433,7 @@ def _equation(call: Call) -> tuple[str, str, str] | None:
     name = name_of(call.operation)
     ranks = [len(shape) for shape in shapes]
     if name == "Einsum":
-        left, _, out = call.operation.subscripts.replace(" ", "").partition("->")
+        left, _, out = getattr(call.operation, "subscripts", "").replace(" ", "").partition("->")
         terms = left.split(",")
         if len(terms) != 2 or "." in left or not out:
             return None

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import keras_mimetic
 from keras_mimetic._find import find_sites
+from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.trace import trace
@@ -582,6 +584,46 @@ class Branching(layers.Layer):
 
 def opaque_model():
     return functional(lambda x: layers.Dense(3)(Branching()(x)))
+
+
+class LooksAtValues(layers.Layer):
+    """A norm and a projection in a layer that cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.norm = layers.Dense(16), layers.LayerNormalization()
+
+    def build(self, shape):
+        self.project.build(shape)
+        self.norm.build(shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        return self.norm(self.project(x)) * float(keras.ops.convert_to_numpy(x).any())
+
+
+def test_an_mlp_after_a_norm_in_an_opaque_layer():
+    found = find_sites(functional(lambda x: expand_contract(LooksAtValues()(x))), ["mlp"])
+    (site,) = found.sites
+    assert (site.before, site.skip_reason) == ("other", "")
+    assert len(found.opaque) == 1
+
+
+def test_unexpected_errors_are_a_row(monkeypatch):
+    def fails(self, graph, layers, layer_paths):
+        raise StopIteration
+
+    model = functional(expand_contract)
+    monkeypatch.setattr(STRUCTURES["attention"].__class__, "find", fails)
+    report = keras_mimetic.initialize(model, seed=0)
+    assert {row.structure for row in report.written} == {"mlp"}
+    (row,) = report.skipped
+    assert row.note == "could not be traced: StopIteration (in the search for 'attention')"
+    monkeypatch.setattr("keras_mimetic._find.trace", fails)
+    with pytest.warns(UserWarning, match="could not be traced: TypeError"):
+        keras_mimetic.initialize(model, seed=0)
 
 
 def test_opaque_layers_are_reported_and_rules_reach_them():
