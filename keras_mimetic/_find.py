@@ -79,7 +79,8 @@ def find_sites(
                 why = f"by the rule {rule.pattern!r}{what}"
                 sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
             else:
-                included = site.included_by_rule() if site.skip_reason else site
+                is_skipped = site.skip_reason or site.default_skip
+                included = site.included_by_rule() if is_skipped else site
                 if included is not None:
                     sites.append(included)
                     seen.add(included.layer)

@@ -25,7 +25,8 @@ from keras_mimetic._tracing.operations import (
 )
 from keras_mimetic._tracing.symbol import Value
 
-GATED = "a gated MLP: the effect of a mean on the product of two branches is unknown"
+GATED = "a gated MLP: set `mean` or `hidden_bias` to a number to write its gate"
+LINEAR_BRANCH = "the linear branch of a gated MLP"
 NARROW = "its hidden layer is narrower than its input; use `rules` to include it"
 WIDENS = "its output is wider than its hidden layer; use `rules` to include it"
 INNER_NORM = (
@@ -61,6 +62,7 @@ class MLPSite(Site):
             output of the activation, or `""` if a normalization follows the activation.
         inner_norm: The centered LayerNormalization or BatchNormalization directly before the
             activation, whose beta is the hidden bias, or `None`.
+        is_gate: Whether the activation multiplies another projection of the same input.
     """
 
     structure: ClassVar[str] = "mlp"
@@ -70,6 +72,11 @@ class MLPSite(Site):
     second: Any = None
     activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
+    is_gate: bool = False
+
+    @property
+    def default_skip(self) -> str:
+        return GATED if self.is_gate else ""
 
     @property
     def bias(self) -> Any:
@@ -91,7 +98,9 @@ class MLPSite(Site):
 
     def included_by_rule(self) -> Self:
         # As for any layer that a rule names, what stands before it is not used.
-        return dataclasses.replace(self, skip_reason="", before="other", norm=None, inner_norm=None)
+        return dataclasses.replace(
+            self, skip_reason="", before="other", norm=None, inner_norm=None, is_gate=False
+        )
 
     @property
     def covered_layers(self) -> tuple[Any, ...]:
@@ -143,6 +152,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             activated_in=activated_in,
             inner_norm=inner_norm,
             skip_reason=skip_reason,
+            is_gate=followed.is_gate,
         )
     for first, second in inverted_residuals(graph):
         if first in layer_paths:
@@ -160,6 +170,7 @@ class _Followed:
     second: Any = None
     activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
+    is_gate: bool = False
 
 
 def _consumers(graph: Graph) -> dict[Value, list[int]]:
@@ -191,7 +202,7 @@ def _match_rest(number: int, graph: Graph, consumers: dict[Value, list[int]]) ->
     gated = function is keras.activations.glu
     if function is not None and not (activated or gated):
         return None
-    sliced = normalized = False
+    sliced = normalized = is_gate = False
     between, inner_norm = "", None
     ends: list[Call] = []
     while waiting:
@@ -205,7 +216,7 @@ def _match_rest(number: int, graph: Graph, consumers: dict[Value, list[int]]) ->
             # Both branches of a gate start at the same value.
             if not all(_starts_at(value, first.inputs[0]) for value in outside):
                 return None
-            gated = True
+            gated, is_gate = True, activated
         elif not outside and not activated and is_depthwise(operation):
             between = between or WITH_DEPTHWISE
         elif outside or not (
@@ -236,9 +247,11 @@ def _match_rest(number: int, graph: Graph, consumers: dict[Value, list[int]]) ->
         # The norm belongs to the next block.
         return None
     between = between if inner_norm is None else ""
-    skip_reason = GATED if gated else between or _of_widths(first.operation, end.operation)
+    skip_reason = between or _of_widths(first.operation, end.operation)
+    if gated and not is_gate:
+        skip_reason = LINEAR_BRANCH if not (activated or sliced) else GATED
     activated_in: Any = "first" if function is not None else "" if normalized else "second"
-    return _Followed(skip_reason, end.operation, activated_in, inner_norm)
+    return _Followed(skip_reason, end.operation, activated_in, inner_norm, is_gate)
 
 
 def _inner_norm(activation: Call, first: Call, inside: set[Value]) -> Any:

@@ -41,7 +41,9 @@ class Attention:
 
     `query` and `key` are the channel numbers of each head, of shape (heads, head_dim).
     `value` has the channels of the values, and `rows` the rows of the output projection
-    that multiply them, in the same order. `odd` has skip reasons by pair.
+    that multiply them, in the same order. If heads share keys and values (`grouped`), `key`
+    and `value` have one row per group, and the heads of a group follow one another. `odd`
+    has skip reasons by pair.
     """
 
     query_source: Source | None = None
@@ -53,6 +55,7 @@ class Attention:
     value: np.ndarray | None = None
     rows: np.ndarray | None = None
     causal: bool = False
+    grouped: bool = False
     inputs: list[Value] = dataclasses.field(default_factory=list)
     odd: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -73,9 +76,11 @@ class Gathered:
     numbers: np.ndarray | None
 
 
-GROUPED = "grouped-query attention: the structure for shared keys is unknown"
+GROUPED = "grouped-query attention: written only if `query_key` or `value_output` is given"
+SHARED_CHANNELS = "its heads share channels of queries or keys"
 MIXED_HEADS = "its heads are mixed with one another"
 SEVERAL = "its scores are a sum of several products"
+GATED = "a gate multiplies its values"
 LINEAR = "linear attention: no softmax between its products"
 UNKNOWN = "the operations between its projections and their product could not be traced"
 NO_OUTPUT = "no projection of its values was found"
@@ -190,11 +195,17 @@ class _Roles:
         kept = tag.numbers[index]
         order = np.argsort(np.argsort(axes))
         met = kept.transpose(order).ravel()
-        row_of = {int(channel): row for row, channel in enumerate(met)}
-        if len(row_of) != len(met) or set(row_of) != set(attention.value.ravel().tolist()):
+        channels, counts = np.unique(met, return_counts=True)
+        size = counts[0]
+        value = attention.value
+        if (counts != size).any() or not np.array_equal(channels, np.unique(value)):
             attention.odd.setdefault("value_output", UNKNOWN)
             return
-        attention.rows = np.vectorize(row_of.__getitem__)(attention.value)
+        # The rows that multiply each channel: one for each head of a group.
+        rows = np.argsort(met, kind="stable").reshape(-1, size)
+        rows = rows[np.searchsorted(channels, value)].swapaxes(1, 2)
+        attention.rows = rows.reshape(-1, value.shape[1])
+        attention.grouped |= bool(size > 1)
 
     # Products.
 
@@ -225,7 +236,14 @@ class _Roles:
         attention.key_source = key.source if isinstance(key, Channels) else None
         contracted = [x for x in a if x in b and x not in out]
         batch = [x for x in a if x in b and x in out]
-        rows = [_rows(x, term, batch, contracted) for x, term in ((query, a), (key, b))]
+        # Query heads that share a key head may have an axis of their own.
+        own = [x for x in a if x not in b and x in out and _varies(query, a, x)]
+        rows = [
+            _rows(query, a, [*batch, *own], contracted),
+            _rows(key, b, batch, contracted),
+        ]
+        if own and rows[1] is not None:
+            rows[1] = rows[1].reshape(*rows[1].shape[:-1], *[1] * len(own), -1)
         if rows[0] is None or rows[1] is None:
             known = isinstance(query, Channels) and isinstance(key, Channels)
             attention.odd["query_key"] = UNKNOWN if known else f"its query or key is {NONE}"
@@ -242,10 +260,15 @@ class _Roles:
         pairs = np.concatenate([query.reshape(-1, size), key.reshape(-1, size)], axis=1)
         _, first = np.unique(pairs, axis=0, return_index=True)
         pairs = pairs[np.sort(first)]
-        attention.query, attention.key = pairs[:, :size], pairs[:, size:]
-        for numbers in (attention.query, attention.key):
-            if len(np.unique(numbers)) != numbers.size:
-                attention.odd["query_key"] = GROUPED
+        query, key = pairs[:, :size], pairs[:, size:]
+        shared, group = np.unique(key, axis=0, return_inverse=True)
+        if len(shared) < len(key):
+            order = np.argsort(group.ravel(), kind="stable")
+            query, key = query[order], shared
+            attention.grouped = True
+        attention.query, attention.key = query, key
+        if any(len(np.unique(x)) != x.size for x in (query, key)) or len(query) % len(key):
+            attention.odd["query_key"] = SHARED_CHANNELS
 
     def _gather(
         self, call: Call, scores: Scores, value: Any, term: str, scored: str, out: str
@@ -280,9 +303,6 @@ class _Roles:
                 attention.value = heads
                 if len(np.unique(heads)) != heads.size:
                     attention.odd["value_output"] = MIXED_HEADS
-                number = None if attention.query is None else len(attention.query)
-                if number is not None and number != len(heads):
-                    attention.odd.setdefault("value_output", GROUPED)
         if attention.value is None:
             attention.odd.setdefault("value_output", UNKNOWN)
         self._set(call, Gathered(attention, numbers))
@@ -316,17 +336,12 @@ class _Roles:
         shared = [x for x in a if x in b and x in scored]
         if "h" in a:
             shared = ["b", "h"]
+            key, value = (_repeated(x, call.outputs[0].shape[2]) for x in (key, value))
         rows = [_rows(x, term, shared, ["d"]) for x, term in ((query, a), (key, b))]
         if rows[0] is None or rows[1] is None:
             attention.odd.setdefault("query_key", UNKNOWN)
-        elif rows[0].shape != rows[1].shape:
-            attention.odd["query_key"] = attention.odd["value_output"] = GROUPED
         else:
             self._heads(attention, rows[0], rows[1])
-        numbers = value.numbers if isinstance(value, Channels) else None
-        if "h" in c and numbers is not None and numbers.shape[2] != call.outputs[0].shape[2]:
-            attention.odd["value_output"] = GROUPED
-            value = Channels(value.source, None)
         tag = Scores(attention, normalized=True)
         call = dataclasses.replace(call, outputs=call.outputs[:1])
         self._gather(call, tag, value, c, scored, out)
@@ -351,6 +366,8 @@ class _Roles:
             gated = does(call.operation, "scale") and not all(
                 self._is_free(value) for value in others
             )
+            if gated:
+                tag.attention.odd.setdefault("value_output", GATED)
             numbers = None if gated else tag.numbers
             self._arrays(call, numbers, lambda x: Gathered(tag.attention, x))
 
@@ -397,6 +414,14 @@ class _Roles:
             self._tags[value] = make(array)
 
 
+def _repeated(tag: Any, heads: int | None) -> Any:
+    """Repeat heads that several query heads share, on the third axis."""
+    if not isinstance(tag, Channels) or tag.numbers is None or heads is None:
+        return tag
+    numbers = np.repeat(tag.numbers, heads // tag.numbers.shape[2], axis=2)
+    return Channels(tag.source, numbers)
+
+
 def _known(value: Value) -> tuple[int, ...] | None:
     """Return the shape of a value, or `None` if a size is unknown."""
     sizes = [size for size in value.shape if size is not None]
@@ -405,6 +430,13 @@ def _known(value: Value) -> tuple[int, ...] | None:
 
 def _all_equal(arrays: list[np.ndarray]) -> bool:
     return all(equal(array, arrays[0]) for array in arrays[1:])
+
+
+def _varies(tag: Any, term: str, letter: str) -> bool:
+    """Return whether the channel is known and varies along an axis."""
+    if not isinstance(tag, Channels) or tag.numbers is None or tag.numbers.ndim != len(term):
+        return False
+    return not constant_along(tag.numbers, term.index(letter))
 
 
 def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray | None:

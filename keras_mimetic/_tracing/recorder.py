@@ -33,6 +33,7 @@ from keras_mimetic.layers.state_space import MimeticStateSpace
 # Layers that are recorded as one call, including their subclasses.
 PLAIN = (
     keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
     keras.layers.Dense,
     keras.layers.EinsumDense,
     keras.layers.Embedding,

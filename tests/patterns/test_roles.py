@@ -4,6 +4,8 @@ The exact test: where each head's query-key product is I and the value-output pr
 is -I, the layer computes -softmax(x x^T s) x, however its kernels are laid out.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -117,6 +119,35 @@ def with_a_bias_by_head(x):
     return dense(ops.reshape(y, (-1, TOKENS, HEADS * SIZE)), DIM)
 
 
+def groups_repeated(x):
+    q = ops.reshape(dense(x, 4 * SIZE), (-1, TOKENS, 4, SIZE))
+    k, v = (
+        ops.repeat(ops.reshape(dense(x), (-1, TOKENS, HEADS, SIZE)), 2, axis=2) for _ in range(2)
+    )
+    scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k) * SIZE**-0.5)
+    y = ops.einsum("bhqk,bkhd->bqhd", scores, v)
+    return dense(ops.reshape(y, (-1, TOKENS, 4 * SIZE)), DIM)
+
+
+def groups_in_an_axis(x):
+    q = ops.reshape(dense(x, 6 * SIZE), (-1, TOKENS, HEADS, 3, SIZE))
+    k, v = (ops.reshape(dense(x), (-1, TOKENS, HEADS, SIZE)) for _ in range(2))
+    scores = ops.softmax(ops.einsum("btkgh,bskh->bkgts", q, k) * SIZE**-0.5)
+    y = ops.einsum("bkgts,bskh->btkgh", scores, v)
+    return layers.EinsumDense("btkgh,kghd->btd", (None, DIM))(y)
+
+
+def one_key_for_all(x):
+    q = heads(dense(x))
+    k, v = (ops.expand_dims(dense(x, SIZE), 1) for _ in range(2))
+    return dense(attend(q, k, v), DIM)
+
+
+def grouped_layer(x):
+    return layers.GroupQueryAttention(SIZE, 6, 2)(x, x)
+
+
+GROUPED = [groups_repeated, groups_in_an_axis, one_key_for_all, grouped_layer]
 FORMS = [
     apart,
     split_in_three,
@@ -160,6 +191,33 @@ def check_exact(model):
     np.testing.assert_allclose(of_heads, 1, atol=1e-5)
     (value_output,) = measured.select(part="value_output", figure="identity")
     assert value_output.value == pytest.approx(-1, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", GROUPED, ids=lambda form: form.__name__)
+def test_heads_that_share_keys_and_values(form):
+    model = model_of(form)
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        report = keras_mimetic.initialize(model, "attention", seed=0)
+    assert all("grouped-query attention" in row.note for row in report.rows)
+    check_exact(model)
+    # Their controls have the same norms.
+    norms = [
+        sorted(row.norm_after for row in report.written)
+        for report in (
+            keras_mimetic.initialize(model, EXACT, seed=0, control=control, force=True)
+            for control in (False, True)
+        )
+    ]
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
+def test_a_gated_layer_of_grouped_queries():
+    if "use_gate" not in inspect.signature(layers.GroupQueryAttention).parameters:
+        pytest.skip("this version of Keras has no gate")
+    gated = model_of(lambda x: layers.GroupQueryAttention(SIZE, 2, 2, use_gate=True)(x, x))
+    report = keras_mimetic.initialize(gated, EXACT, seed=0)
+    assert len(report.written) == 2
+    assert {row.note for row in report.skipped} == {"a gate multiplies its values"}
 
 
 class InCall(layers.Layer):

@@ -299,7 +299,22 @@ def gated_by_split(x):
 def test_gated_mlps_are_reported(body, count):
     found = sites_of(functional(body), "mlp")
     assert len(found) == count
-    assert all("gated" in site.skip_reason for site in found)
+    assert all("gated" in (site.skip_reason or site.default_skip) for site in found)
+
+
+def test_numbers_reach_the_gate():
+    model = functional(gated)
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        keras_mimetic.initialize(model, "mlp", seed=0)
+    settings = {"mlp": {"mean": -1, "hidden_bias": -0.5}}
+    report = keras_mimetic.initialize(model, settings, seed=0)
+    gate, bias = report.written
+    assert (gate.note[:7], bias.note[:16]) == ("mean -1", "hidden bias -0.5")
+    (linear,) = report.skipped
+    assert linear.note == "the linear branch of a gated MLP"
+    (site,) = (site for site in sites_of(model, "mlp") if site.is_gate)
+    assert site.weights["kernel"].path == gate.path
+    assert site.layer.activation is keras.activations.silu
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid", "softmax", None])
@@ -536,7 +551,8 @@ def test_grouped_query_attention_is_reported():
     model = functional(lambda x: grouped(x, x))
     (site,) = sites_of(model, "attention")
     assert site.layer is grouped
-    assert "grouped-query" in site.skip_reason
+    assert not site.skip_reason
+    assert "grouped-query" in site.default_skip
 
 
 def test_depthwise_convolutions_in_the_order_of_the_network():
