@@ -10,10 +10,11 @@ import keras
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
 from keras_mimetic._tracing.arguments import check_inputs
+from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.keras_internals import own_variables, sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
-from keras_mimetic._tracing.recorder import is_composite
+from keras_mimetic._tracing.recorder import is_composite, reason
 from keras_mimetic._tracing.trace import trace
 
 
@@ -52,14 +53,21 @@ def find_sites(
             cannot go, or for two rules that name the same layer.
     """
     check_inputs(model, inputs)
-    graph = trace(model, inputs)
+    try:
+        graph = trace(model, inputs)
+    except Exception as error:
+        graph = Graph(opaque=[(model, reason(error))])
     structures = tuple(structures)
     layer_paths = find_layer_paths(model)
     layers = sublayers(model)
     named = _named_by_rules(layers, rules, layer_paths)
     sites = []
     for structure in structures:
-        found = STRUCTURES[structure].find(graph, layers, layer_paths)
+        try:
+            found = STRUCTURES[structure].find(graph, layers, layer_paths)
+        except Exception as error:  # of code that no pattern foresees
+            found = []
+            graph.opaque.append((model, f"{reason(error)} (in the search for {structure!r})"))
         seen = {site.layer for site in found if not site.skip_reason}
         for site in found:
             rules_of = (named.get(layer) for layer in (site.layer, *site.other_layers))
@@ -71,7 +79,8 @@ def find_sites(
                 why = f"by the rule {rule.pattern!r}{what}"
                 sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
             else:
-                included = site.included_by_rule() if site.skip_reason else site
+                is_skipped = site.skip_reason or site.default_skip
+                included = site.included_by_rule() if is_skipped else site
                 if included is not None:
                     sites.append(included)
                     seen.add(included.layer)

@@ -47,13 +47,14 @@ def initialize(
       hidden layer is at least as wide as input and output. Shifts the first kernel to a
       nonzero mean. After a LayerNormalization or BatchNormalization, also sets the hidden
       bias below zero. A normalization directly before the activation gets a beta below zero
-      instead. MLPs after a normalized activation, as in ConvMixer, are skipped unless the
-      settings are numbers.
+      instead. MLPs after a normalized activation, as in ConvMixer, and the gates of gated
+      MLPs are skipped unless the settings are numbers.
     - `"attention"`: `keras.layers.MultiHeadAttention` and its subclasses, and attention built
       from `keras.layers.Attention` or from operations: projections (also fused in one
       kernel), a product, a softmax, a product, a projection. Samples query and key kernels,
       and value and output kernels, in pairs. Causal attention keeps its query and key
-      kernels unless the settings are numbers. Cross-attention is skipped.
+      kernels unless the settings are numbers, and grouped-query attention all of them.
+      Cross-attention is skipped.
     - `"depthwise"`: depthwise convolutions, including those of `SeparableConv*D` and `Conv*D`
       with one group per channel. Samples smooth, centered filters that widen with depth.
       Causal convolutions are skipped.
@@ -67,10 +68,10 @@ def initialize(
 
     All other weights keep their values, and so do layers with `trainable=False`.
 
-    The report names each layer that was skipped and why. Examples are gated MLPs, MLPs whose
-    hidden layer is narrower than the input, inverted residuals, grouped-query, linear and
-    additive attention, filters of one pixel, and layers that cannot be followed. It also notes
-    norms that changed by more than a factor of 2.
+    The report names each layer that was skipped and why. Examples are MLPs whose hidden layer
+    is narrower than the input, inverted residuals, linear and additive attention, filters of one
+    pixel, and layers that cannot be followed. It also notes norms that changed by more than a
+    factor of 2.
 
     Each weight has its own random stream, derived from `seed` and its layer path, the
     attributes and containers that lead to the layer. Equal models therefore get equal samples

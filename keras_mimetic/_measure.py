@@ -163,7 +163,7 @@ def measure(
         images |= {
             (site.structure, site.layer_path, part): x for part, x in measured.images.items()
         }
-        if not site.skip_reason:
+        if not (site.skip_reason or site.default_skip):
             values = _by_name(measured.figures)
             drawn: dict[tuple[str, str], list[float]] = {}
             for (part, name, _), known in untrained.items():
@@ -275,5 +275,5 @@ def _row(site: Site, figure: Figure, untrained: _Untrained | None) -> Measuremen
         value=figure.value,
         untrained_mean=untrained.mean if untrained else None,
         untrained_std=untrained.std if untrained else None,
-        note=site.skip_reason,
+        note=site.skip_reason or site.default_skip,
     )

@@ -173,11 +173,14 @@ def sample_pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sample both weights of a pair by `query_key` or `value_output`.
 
+    If several consecutive heads share a key and a value head, `_for_groups` extends them.
+
     Args:
         pair: Name of the pair, one of `PAIRS`.
-        first: Shape of the first weight, `(dim, num_heads, head_dim)`.
-        second: Shape of the second weight: `(dim, num_heads, head_dim)` for keys,
-            `(num_heads, head_dim, dim)` for outputs.
+        first: Shape of the first weight, `(dim, num_heads, head_dim)`. Values have one head
+            per group.
+        second: Shape of the second weight: `(dim, num_heads, head_dim)` for keys, which
+            have one head per group, and `(num_heads, head_dim, dim)` for outputs.
         noise: See `query_key`.
         identity: See `query_key`.
         seed: See `query_key`.
@@ -187,7 +190,60 @@ def sample_pair(
     """
     method, columns = (query_key, second[0]) if pair == "query_key" else (value_output, second[-1])
     rows, heads, head_dim = first
-    return method(rows, columns, heads, head_dim, noise=noise, identity=identity, seed=seed)
+    others = second[1] if pair == "query_key" else second[0]
+    groups, size = min(heads, others), max(heads, others) // min(heads, others)
+    # The mean over a group has less noise than each of its products.
+    shared = noise / math.sqrt(size) if pair == "query_key" else noise
+    left, right = method(
+        rows, columns, groups, head_dim, noise=shared, identity=identity, seed=seed
+    )
+    return (left, right) if size == 1 else _for_groups(pair, left, right, size, noise, seed)
+
+
+def _for_groups(
+    pair: str, left: np.ndarray, right: np.ndarray, size: int, noise: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Extend the pairs of groups to heads, `size` of which share a key and a value head (ours).
+
+    The deviations of the heads from the mean of their group are normals that sum to zero.
+
+    - Query and key: W_K is paired with the mean of the query weights of its group. The
+      product of each head is noise plus identity, projected on the columns of W_K. Each
+      head has a noise of its own.
+    - Value and output: W_V is paired with the sum of the output weights of its group. Heads
+      that attend alike therefore give what one head with the sum would give. The entries of
+      each head have 1 / size of the variance of the sum.
+    """
+    if pair == "query_key":
+        rows, groups, head_dim = left.shape
+        heads = np.repeat(left, size, axis=1)
+        spread = noise / (rows * len(right)) ** 0.25
+        deviations = _centered((groups, size, rows, head_dim), seed)
+        for group in range(groups):
+            inverse_root = _inverse_root(right[:, group])
+            for member in range(size):
+                more = spread * deviations[group, member] @ inverse_root
+                heads[:, group * size + member] += more
+        return heads, right
+    groups, head_dim, columns = right.shape
+    deviations = _centered((groups, size, head_dim, columns), seed)
+    spread = np.sqrt(np.mean(right**2, axis=(1, 2)) / size)[:, None, None, None]
+    blocks = right[:, None] / size + spread * deviations
+    return left, blocks.reshape(-1, head_dim, columns).astype(np.float32)
+
+
+def _centered(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Sample normals of variance 1 and subtract their mean over the second axis."""
+    normals = sample("untruncated_normal", shape, fold_in(seed, 3))
+    return normals - normals.mean(axis=1, keepdims=True)
+
+
+def _inverse_root(matrix: np.ndarray) -> np.ndarray:
+    """Return (K^T K)^(-1/2) of a matrix K, without directions in which K is zero."""
+    values, vectors = np.linalg.eigh(matrix.T.astype(np.float64) @ matrix)
+    least = 1e-6 * values[-1]
+    roots = np.where(values > least, np.maximum(values, least) ** -0.5, 0)
+    return ((vectors * roots) @ vectors.T).astype(np.float32)
 
 
 def same_norms(weights: tuple[np.ndarray, ...], seed: int) -> tuple[np.ndarray, ...]:

@@ -11,6 +11,7 @@ from keras_mimetic._numerics.attention import PAIRS, ROLES
 from keras_mimetic._patterns.causality import bound, is_causal, values_of_tokens
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._patterns.roles import (
+    GATED,
     GROUPED,
     NO_OUTPUT,
     NONE,
@@ -21,14 +22,16 @@ from keras_mimetic._patterns.roles import (
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import Streams, streams, ways_from_one_stream
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_passthrough
+from keras_mimetic._tracing.keras_internals import attention_projection
+from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_copies
 
 CROSS = {
     "query_key": "cross-attention: query and key come from different streams",
     "value_output": "cross-attention: values and queries come from different streams",
 }
 SHARED = "it shares weights with another attention"
-_GROUPED = keras.layers.GroupQueryAttention
+CAUSAL = "causal attention: query and key keep their weights"
+LAYERS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,6 +44,8 @@ class AttentionSite(Site):
         skipped_pairs: Pairs that are not written, with the reason.
         is_causal: Whether one of its calls hides later positions, if the mask can be traced.
         has_tokens: Whether its inputs depend on embedded tokens.
+        is_grouped: Whether several heads share a key and a value head. The heads of a group
+            follow one another in the weights.
     """
 
     structure: ClassVar[str] = "attention"
@@ -49,6 +54,19 @@ class AttentionSite(Site):
     skipped_pairs: Mapping[str, str]
     is_causal: bool = False
     has_tokens: bool = False
+    is_grouped: bool = False
+
+    @property
+    def default_skips(self) -> dict[str, str]:
+        """Pairs that are written only if their settings are numbers, with the reason."""
+        if self.is_grouped:
+            return dict.fromkeys(PAIRS, GROUPED)
+        return {"query_key": CAUSAL} if self.is_causal else {}
+
+    @property
+    def default_skip(self) -> str:
+        reasons = [self.default_skips.get(pair) for pair in PAIRS if pair not in self.skipped_pairs]
+        return "; ".join(dict.fromkeys(x for x in reasons if x)) if all(reasons) else ""
 
     @property
     def self_attention(self) -> bool:
@@ -67,7 +85,7 @@ class AttentionSite(Site):
     @property
     def known_pairs(self) -> tuple[str, ...]:
         """Pairs whose products can be computed, since their weights are known by head."""
-        is_layer = isinstance(self.layer, keras.layers.MultiHeadAttention)
+        is_layer = isinstance(self.layer, LAYERS)
         return tuple(
             pair
             for pair, roles in PAIRS.items()
@@ -105,9 +123,9 @@ class _Context:
 
         `others` are the keys for `"query_key"`, and the values for `"value_output"`.
         """
-        if strip_passthrough(queries) is strip_passthrough(others):
+        if strip_copies(queries) is strip_copies(others):
             return ""
-        own, other = (self.streams.get(id(x), frozenset()) for x in (queries, others))
+        own, other = (self.streams.get(x, frozenset()) for x in (queries, others))
         if own & other:
             return ""
         ways = ways_from_one_stream(queries, others, self.streams)
@@ -140,21 +158,9 @@ def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[Attentio
             calls.setdefault(call.operation, []).append(call)
     sites = []
     for layer in layers:
-        if not isinstance(layer, (keras.layers.MultiHeadAttention, _GROUPED)) or not layer.built:
+        if not isinstance(layer, LAYERS) or not layer.built:
             continue
         layer_path, seen = context.layer_paths[layer], calls.get(layer, [])
-        if isinstance(layer, _GROUPED):
-            sites.append(
-                AttentionSite(
-                    layer_path=layer_path,
-                    layer=layer,
-                    weights={},
-                    pairs={},
-                    skipped_pairs={},
-                    skip_reason=GROUPED,
-                )
-            )
-            continue
         reason = "" if seen else "none of its calls could be traced; use `rules` to include it"
         apart = [_apart_by_pair(call, context) for call in seen]
         values = [value for call in seen for value in call.inputs]
@@ -165,7 +171,7 @@ def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[Attentio
                 {name: next((x[name] for x in apart if x[name]), "") for name in PAIRS},
                 skip_reason=reason,
                 is_causal=any(is_causal(call) for call in seen),
-                has_tokens=any(id(value) in context.tokens for value in values),
+                has_tokens=not context.tokens.isdisjoint(values),
             )
         )
     return sites
@@ -180,7 +186,7 @@ def attention_site(
     is_causal: bool = False,
     has_tokens: bool = False,
 ) -> AttentionSite:
-    """Return the site of a built `MultiHeadAttention`.
+    """Return the site of a built `MultiHeadAttention` or `GroupQueryAttention`.
 
     Args:
         layer: The layer.
@@ -190,11 +196,13 @@ def attention_site(
         is_causal: See `AttentionSite`.
         has_tokens: The same.
     """
-    kernels = {role: getattr(layer, f"{role}_dense").kernel for role in ROLES}
+    kernels = {role: attention_projection(layer, role).kernel for role in ROLES}
     unfollowed = bool(skip_reason)
     if not skip_reason and len(kernels["output"].shape) != 3:
         skip_reason = "its output has several axes: the structure is that of a matrix"
     apart = {name: why for name, why in (apart or {}).items() if why}
+    if attention_projection(layer, "gate") is not None:
+        apart["value_output"] = GATED
     return _judged(
         AttentionSite(
             layer_path=layer_path,
@@ -205,6 +213,7 @@ def attention_site(
             skip_reason=skip_reason,
             is_causal=is_causal,
             has_tokens=has_tokens,
+            is_grouped=kernels["query"].shape[1] != kernels["key"].shape[1],
         )
     )
 
@@ -318,7 +327,8 @@ def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite
             pairs=pairs,
             skipped_pairs=skipped,
             is_causal=any(call.causal for call in calls),
-            has_tokens=any(id(value) in context.tokens for value in values),
+            has_tokens=not context.tokens.isdisjoint(values),
+            is_grouped=found.grouped,
             other_layers=tuple(x.call.operation for x in kernels),
         )
     )

@@ -64,13 +64,13 @@ def is_triangular(x: Any) -> bool:
     return bool((before == before[0]).all() and (after == after[0]).all() and before[0] != after[0])
 
 
-def values_of_tokens(graph: Graph) -> set[int]:
-    """Return the `id` of each value that depends on tokens, which an `Embedding` embeds."""
-    found: set[int] = set()
+def values_of_tokens(graph: Graph) -> set[Value]:
+    """Return each value that depends on tokens, which an `Embedding` embeds."""
+    found: set[Value] = set()
     for call in graph.calls:
         embeds = isinstance(call.operation, keras.layers.Embedding) and any(
             value.constant is None for value in call.inputs
         )
-        if embeds or any(id(value) in found for value in call.inputs):
-            found.update(id(value) for value in call.outputs)
+        if embeds or not found.isdisjoint(call.inputs):
+            found.update(call.outputs)
     return found

@@ -11,25 +11,22 @@ import numpy as np
 from keras_mimetic._patterns.inverted_residuals import inverted_residuals
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._tracing.graph import Call, Graph, in_call_order
+from keras_mimetic._tracing.graph import Call, Graph, in_call_order, walk_back
 from keras_mimetic._tracing.operations import (
+    POINTWISE,
     channel_axis,
-    is_activation,
+    does,
     is_depthwise,
-    is_gate,
-    is_normalization,
-    is_pointwise,
     is_pointwise_function,
-    is_product,
     is_projection,
-    is_slicing,
     name_of,
     own_activation,
-    strip_passthrough,
+    strip_copies,
 )
 from keras_mimetic._tracing.symbol import Value
 
-GATED = "a gated MLP: the effect of a mean on the product of two branches is unknown"
+GATED = "a gated MLP: set `mean` or `hidden_bias` to a number to write its gate"
+LINEAR_BRANCH = "the linear branch of a gated MLP"
 NARROW = "its hidden layer is narrower than its input; use `rules` to include it"
 WIDENS = "its output is wider than its hidden layer; use `rules` to include it"
 INNER_NORM = (
@@ -43,9 +40,6 @@ INVERTED = (
     "an inverted residual: the effect of a mean or hidden bias before its depthwise "
     "convolution is unknown"
 )
-
-# Operations between factors of channels and their product.
-_SHAPES = {"Reshape", "ExpandDims", "Identity", "BroadcastTo", "RepeatVector"}
 
 # The input of an MLP; see `MLPSite.before`.
 Before = Literal["layer_norm", "batch_norm", "normalized_activation", "other"]
@@ -68,6 +62,7 @@ class MLPSite(Site):
             output of the activation, or `""` if a normalization follows the activation.
         inner_norm: The centered LayerNormalization or BatchNormalization directly before the
             activation, whose beta is the hidden bias, or `None`.
+        is_gate: Whether the activation multiplies another projection of the same input.
     """
 
     structure: ClassVar[str] = "mlp"
@@ -77,6 +72,11 @@ class MLPSite(Site):
     second: Any = None
     activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
+    is_gate: bool = False
+
+    @property
+    def default_skip(self) -> str:
+        return GATED if self.is_gate else ""
 
     @property
     def bias(self) -> Any:
@@ -98,7 +98,9 @@ class MLPSite(Site):
 
     def included_by_rule(self) -> Self:
         # As for any layer that a rule names, what stands before it is not used.
-        return dataclasses.replace(self, skip_reason="", before="other", norm=None, inner_norm=None)
+        return dataclasses.replace(
+            self, skip_reason="", before="other", norm=None, inner_norm=None, is_gate=False
+        )
 
     @property
     def covered_layers(self) -> tuple[Any, ...]:
@@ -150,6 +152,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             activated_in=activated_in,
             inner_norm=inner_norm,
             skip_reason=skip_reason,
+            is_gate=followed.is_gate,
         )
     for first, second in inverted_residuals(graph):
         if first in layer_paths:
@@ -167,28 +170,29 @@ class _Followed:
     second: Any = None
     activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
+    is_gate: bool = False
 
 
-def _consumers(graph: Graph) -> dict[int, list[int]]:
-    """Return the indices of the calls that use each value, by its `id`."""
-    found: dict[int, list[int]] = {}
+def _consumers(graph: Graph) -> dict[Value, list[int]]:
+    """Return the indices of the calls that use each value."""
+    found: dict[Value, list[int]] = {}
     for number, call in enumerate(graph.calls):
         for value in call.inputs:
-            found.setdefault(id(value), []).append(number)
+            found.setdefault(value, []).append(number)
     return found
 
 
-def _match_rest(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _Followed | None:
+def _match_rest(number: int, graph: Graph, consumers: dict[Value, list[int]]) -> _Followed | None:
     """Match the rest of an MLP that begins at a projection; `None` if no MLP begins there."""
     first = graph.calls[number]
-    inside: set[int] = set()
+    inside: set[Value] = set()
     # A heap of the indices of calls that use the values inside.
     waiting: list[int] = []
 
     def enter(call: Call) -> None:
-        inside.update(id(value) for value in call.outputs)
+        inside.update(call.outputs)
         for value in call.outputs:
-            for later in consumers.get(id(value), ()):
+            for later in consumers.get(value, ()):
                 if later not in waiting:
                     heapq.heappush(waiting, later)
 
@@ -198,27 +202,25 @@ def _match_rest(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _
     gated = function is keras.activations.glu
     if function is not None and not (activated or gated):
         return None
-    sliced = normalized = False
+    sliced = normalized = is_gate = False
     between, inner_norm = "", None
     ends: list[Call] = []
     while waiting:
         call = graph.calls[heapq.heappop(waiting)]
-        outside = [value for value in call.inputs if id(value) not in inside]
+        outside = [value for value in call.inputs if value not in inside]
         operation = call.operation
         if is_projection(operation) and not outside:
             ends.append(call)
             continue
-        if is_product(operation) and outside:
+        if does(operation, "product") and outside:
             # Both branches of a gate start at the same value.
             if not all(_starts_at(value, first.inputs[0]) for value in outside):
                 return None
-            gated = True
+            gated, is_gate = True, activated
         elif not outside and not activated and is_depthwise(operation):
             between = between or WITH_DEPTHWISE
         elif outside or not (
-            is_pointwise(operation)
-            or is_slicing(operation)
-            or is_gate(operation)
+            does(operation, *POINTWISE, "slice", "gate")
             or _scales_channels(call)
             or _moves_positions(call)
         ):
@@ -226,13 +228,13 @@ def _match_rest(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _
             return _Followed(GATED) if sliced and activated else None
         if not activated and _takes_means(operation):
             between = between or INNER_NORM
-        gated = gated or is_gate(operation) or (is_product(operation) and sliced)
-        sliced = sliced or is_slicing(operation)
-        normalized = normalized or is_normalization(operation) or _scales_channels(call)
-        if not activated and is_activation(operation):
+        gated = gated or does(operation, "gate") or (does(operation, "product") and sliced)
+        sliced = sliced or does(operation, "slice")
+        normalized = normalized or does(operation, "normalize", "reduce") or _scales_channels(call)
+        if not activated and does(operation, "activate"):
             activated, inner_norm = True, _inner_norm(call, first, inside)
         enter(call)
-    if len(ends) != 1 or any(id(value) in inside for value in graph.outputs):
+    if len(ends) != 1 or not inside.isdisjoint(graph.outputs):
         return None
     (end,) = ends
     # A reduction that changes the size is a pooling, not a part of a normalization.
@@ -245,16 +247,18 @@ def _match_rest(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _
         # The norm belongs to the next block.
         return None
     between = between if inner_norm is None else ""
-    skip_reason = GATED if gated else between or _of_widths(first.operation, end.operation)
+    skip_reason = between or _of_widths(first.operation, end.operation)
+    if gated and not is_gate:
+        skip_reason = LINEAR_BRANCH if not (activated or sliced) else GATED
     activated_in: Any = "first" if function is not None else "" if normalized else "second"
-    return _Followed(skip_reason, end.operation, activated_in, inner_norm)
+    return _Followed(skip_reason, end.operation, activated_in, inner_norm, is_gate)
 
 
-def _inner_norm(activation: Call, first: Call, inside: set[int]) -> Any:
+def _inner_norm(activation: Call, first: Call, inside: set[Value]) -> Any:
     """Return the normalization directly before an activation if it has a beta, or `None`."""
     value = activation.inputs[0]
     norm, axis = normalized_along(value)
-    if norm is None or id(norm.outputs[0]) not in inside or norm.operation.beta is None:
+    if norm is None or norm.outputs[0] not in inside or norm.operation.beta is None:
         return None
     return norm.operation if axis == channel_axis(first.operation, len(value.shape)) else None
 
@@ -292,7 +296,7 @@ def _takes_means(operation: Any) -> bool:
     return isinstance(operation, kinds) and not getattr(operation, "rms_scaling", False)
 
 
-def _excites(first: Call, end: Call, graph: Graph, consumers: dict[int, list[int]]) -> bool:
+def _excites(first: Call, end: Call, graph: Graph, consumers: dict[Value, list[int]]) -> bool:
     """Return whether an MLP computes factors of channels, as in squeeze and excitation."""
     sigmoids = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
     shape = first.inputs[0].shape
@@ -302,10 +306,10 @@ def _excites(first: Call, end: Call, graph: Graph, consumers: dict[int, list[int
     # A classifier ends with a sigmoid, too: factors are multiplied with something.
     values = list(end.outputs)
     while values:
-        calls = [graph.calls[number] for x in values for number in consumers.get(id(x), ())]
-        if any(is_product(call.operation) for call in calls):
+        calls = [graph.calls[number] for x in values for number in consumers.get(x, ())]
+        if any(does(call.operation, "product") for call in calls):
             return True
-        values = [x for call in calls if name_of(call.operation) in _SHAPES for x in call.outputs]
+        values = [x for call in calls if does(call.operation, "copy", "move") for x in call.outputs]
     return False
 
 
@@ -325,15 +329,9 @@ def _scales_channels(call: Call) -> bool:
 
 def _starts_at(value: Value, start: Value) -> bool:
     """Return whether a value is a projection of `start`, possibly after elementwise operations."""
-    seen = 0
-    while value.producer is not None and seen < 100:
-        call, seen = value.producer, seen + 1
-        if is_projection(call.operation):
-            return call.inputs[0] is start
-        if not is_pointwise(call.operation):
-            return False
-        value = call.inputs[0]
-    return False
+    *_, first = walk_back(value, lambda call: call.inputs[: does(call.operation, *POINTWISE)])
+    call = first.producer
+    return call is not None and is_projection(call.operation) and call.inputs[0] is start
 
 
 def _norm_before(call: Call) -> tuple[Any, bool]:
@@ -347,12 +345,12 @@ def _norm_before(call: Call) -> tuple[Any, bool]:
     normalized, axis = normalized_along(value)
     if normalized is None or axis != channel_axis(call.operation, len(value.shape)):
         return None, False
-    before = strip_passthrough(normalized.inputs[0]).producer
+    before = strip_copies(normalized.inputs[0]).producer
     return normalized.operation, before is not None and _activates(before.operation)
 
 
 def _activates(operation: Any) -> bool:
-    if is_activation(operation):
+    if does(operation, "activate"):
         return True
     has_own = is_projection(operation) or is_depthwise(operation)
     return has_own and is_pointwise_function(own_activation(operation))

@@ -67,7 +67,8 @@ class MLP(Structure):
         mean: Mean of the first kernel, in standard deviations of the kernel. `"auto"` is -1
             directly after an untrained LayerNormalization over the channels,
             `-0.5 / sqrt(fan_in)` elsewhere, and `None` after a normalized activation. A
-            number applies to every MLP; `None` keeps the kernels. The nonzero mean is the
+            number applies to every MLP, and to the gate of a gated one; `None` keeps the
+            kernels. The nonzero mean is the
             paper's idea; we chose its sign and size (`mean-1_bias-0.5` in
             `benchmarks/results/defaults/table.md`, `shift-0.5` in
             `benchmarks/results/plain-mlp/table.md`).
@@ -76,7 +77,7 @@ class MLP(Structure):
             `benchmarks/results/defaults/over-spatial.md`) or BatchNormalization (`bias-0.5` in
             `benchmarks/results/confirm-mlp/table.md`), and `None` elsewhere
             (`shift-0.5_bias-0.5` in `benchmarks/results/plain-mlp/table.md`). A number applies to
-            every MLP; `None` keeps the biases. The hidden bias is our addition.
+            every MLP, as `mean` does; `None` keeps the biases. The hidden bias is our addition.
         only_after_norm: If `True`, numbers apply directly after a LayerNormalization or
             BatchNormalization only, and other MLPs get `"auto"`. `measure` gives such settings
             for models with these normalizations. Default `False`.
@@ -171,7 +172,9 @@ class MLP(Structure):
         )
         if mean is None and hidden_bias is None:
             return Skip(
-                no_bias or f"{before}: set `mean` or `hidden_bias` to a number to write this MLP"
+                no_bias
+                or site.default_skip
+                or f"{before}: set `mean` or `hidden_bias` to a number to write this MLP"
             )
         kernel = values_of(site.weights["kernel"])
         if np.ptp(kernel) == 0:
@@ -306,9 +309,10 @@ def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float |
     if settings["only_after_norm"] and not _is_after_norm(site):
         mean, hidden_bias = AUTO, AUTO
     if is_auto(mean):
-        mean = auto_mean(site.before, site.weights["kernel"].shape[-2])
+        fan_in = site.weights["kernel"].shape[-2]
+        mean = None if site.is_gate else auto_mean(site.before, fan_in)
     if is_auto(hidden_bias):
-        hidden_bias = auto_hidden_bias(site.before)
+        hidden_bias = None if site.is_gate else auto_hidden_bias(site.before)
     return mean, None if site.bias is None else hidden_bias
 
 

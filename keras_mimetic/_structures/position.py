@@ -24,13 +24,11 @@ from keras_mimetic._structures.base import (
     Structure,
     Weights,
 )
-from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, own_variables
-from keras_mimetic._tracing.operations import is_passthrough, name_of
+from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.symbol import Value
 
-# What moves a table's entries about before it is added.
-_MOVES = {"Reshape", "ExpandDims", "BroadcastTo", "Repeat", "Tile", "Squeeze", "GetItem"}
 # So many tensors are looked at for the rows and columns of patches.
 _TENSORS = 64
 # Rows before those of the patches: of class tokens and registers.
@@ -158,8 +156,8 @@ class _Finder:
             for variable in own_variables(layer)
             if _table_shape(variable)
         ]
-        # Tables that flow, with the number of positions, by the `id` of a value.
-        self._tables: dict[int, tuple[Any, Any, int]] = {}
+        # Values of tables that flow, with the number of positions.
+        self._tables: dict[Value, tuple[Any, Any, int]] = {}
 
     def sites(self) -> Iterator[PositionSite]:
         found = set()
@@ -182,26 +180,26 @@ class _Finder:
                     yield _site(layer, path, variable, grid)
 
     def _is_stream(self, x: Any) -> bool:
-        return isinstance(x, Value) and x.constant is None and id(x) not in self._tables
+        return isinstance(x, Value) and x.constant is None and x not in self._tables
 
     def _follow(self, call: Call) -> None:
         """Follow a table from an `Embedding` of 0, 1, 2, ... to where it is added."""
-        layer, name = call.operation, name_of(call.operation)
+        layer = call.operation
         if isinstance(layer, keras.layers.Embedding) and len(call.inputs) == 1:
             tokens = call.inputs[0].constant
             used = None if tokens is None else _counted(tokens)
             if used and layer in self._layer_paths:
-                self._tables[id(call.outputs[0])] = layer.embeddings, layer, used
-        elif (name in _MOVES or is_passthrough(layer)) and len(call.inputs) == 1:
-            table = self._tables.get(id(call.inputs[0]))
+                self._tables[call.outputs[0]] = layer.embeddings, layer, used
+        elif does(layer, "copy", "move", "slice") and len(call.inputs) == 1:
+            table = self._tables.get(call.inputs[0])
             if table is not None:
-                self._tables |= {id(value): table for value in call.outputs}
+                self._tables |= dict.fromkeys(call.outputs, table)
 
     def _table(self, x: Any, shape: tuple[int | None, ...]) -> tuple[Any, Any, int] | None:
         """Return the table that a summand is, its layer and the number of positions."""
         if isinstance(x, Value):
-            if id(x) in self._tables:
-                table = self._tables[id(x)]
+            if x in self._tables:
+                table = self._tables[x]
                 return table if shape[-2:][:1] in ((table[2],), (None,)) else None
             x = x.constant
         is_weight = isinstance(x, keras.Variable)
@@ -279,17 +277,9 @@ def _counted(tokens: Any) -> int | None:
 
 def _grid(stream: Value, length: int) -> tuple[int, ...] | None:
     """Rows and columns of the patches that a sequence is made of, or `None`."""
-    waiting = [stream]
-    seen: set[int] = set()
-    while waiting and len(seen) < _TENSORS:
-        value = waiting.pop(0)
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
+    for value in walk_back(stream, lambda call: call.inputs, limit=_TENSORS):
         if len(value.shape) == 4:
             for rows, columns in (value.shape[1:3], value.shape[2:]):
                 if rows and columns and 0 <= length - rows * columns <= _MAX_PREFIX:
                     return rows, columns
-        if value.producer is not None:
-            waiting += value.producer.inputs
     return None

@@ -30,6 +30,11 @@ def own_variables(layer: Any) -> list[Any]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def attention_projection(layer: Any, role: str) -> Any:
+    """Return a projection of an attention layer; `None` if it has none of this role."""
+    return getattr(layer, f"_{role}_dense", None)
+
+
 def is_keras_class(operation: Any) -> bool:
     """Return whether Keras defines the class of a layer or operation."""
     return type(operation).__module__.startswith("keras.src.layers.")

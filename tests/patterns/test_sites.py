@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import keras_mimetic
 from keras_mimetic._find import find_sites
+from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.trace import trace
@@ -297,7 +299,22 @@ def gated_by_split(x):
 def test_gated_mlps_are_reported(body, count):
     found = sites_of(functional(body), "mlp")
     assert len(found) == count
-    assert all("gated" in site.skip_reason for site in found)
+    assert all("gated" in (site.skip_reason or site.default_skip) for site in found)
+
+
+def test_numbers_reach_the_gate():
+    model = functional(gated)
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        keras_mimetic.initialize(model, "mlp", seed=0)
+    settings = {"mlp": {"mean": -1, "hidden_bias": -0.5}}
+    report = keras_mimetic.initialize(model, settings, seed=0)
+    gate, bias = report.written
+    assert (gate.note[:7], bias.note[:16]) == ("mean -1", "hidden bias -0.5")
+    (linear,) = report.skipped
+    assert linear.note == "the linear branch of a gated MLP"
+    (site,) = (site for site in sites_of(model, "mlp") if site.is_gate)
+    assert site.weights["kernel"].path == gate.path
+    assert site.layer.activation is keras.activations.silu
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid", "softmax", None])
@@ -534,7 +551,8 @@ def test_grouped_query_attention_is_reported():
     model = functional(lambda x: grouped(x, x))
     (site,) = sites_of(model, "attention")
     assert site.layer is grouped
-    assert "grouped-query" in site.skip_reason
+    assert not site.skip_reason
+    assert "grouped-query" in site.default_skip
 
 
 def test_depthwise_convolutions_in_the_order_of_the_network():
@@ -582,6 +600,46 @@ class Branching(layers.Layer):
 
 def opaque_model():
     return functional(lambda x: layers.Dense(3)(Branching()(x)))
+
+
+class LooksAtValues(layers.Layer):
+    """A norm and a projection in a layer that cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.norm = layers.Dense(16), layers.LayerNormalization()
+
+    def build(self, shape):
+        self.project.build(shape)
+        self.norm.build(shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        return self.norm(self.project(x)) * float(keras.ops.convert_to_numpy(x).any())
+
+
+def test_an_mlp_after_a_norm_in_an_opaque_layer():
+    found = find_sites(functional(lambda x: expand_contract(LooksAtValues()(x))), ["mlp"])
+    (site,) = found.sites
+    assert (site.before, site.skip_reason) == ("other", "")
+    assert len(found.opaque) == 1
+
+
+def test_unexpected_errors_are_a_row(monkeypatch):
+    def fails(self, graph, layers, layer_paths):
+        raise StopIteration
+
+    model = functional(expand_contract)
+    monkeypatch.setattr(STRUCTURES["attention"].__class__, "find", fails)
+    report = keras_mimetic.initialize(model, seed=0)
+    assert {row.structure for row in report.written} == {"mlp"}
+    (row,) = report.skipped
+    assert row.note == "could not be traced: StopIteration (in the search for 'attention')"
+    monkeypatch.setattr("keras_mimetic._find.trace", fails)
+    with pytest.warns(UserWarning, match="could not be traced: TypeError"):
+        keras_mimetic.initialize(model, seed=0)
 
 
 def test_opaque_layers_are_reported_and_rules_reach_them():
