@@ -44,8 +44,8 @@ class Variant:
         depthwise: Those of "depthwise", or `None`.
         control: Whether attention and depthwise get norm-matched noise instead.
         position: Root mean square entry of learned position tables, which start as sines and
-            cosines: a number, `"keep"` for their own, `"tokens"` for that of the tokens that
-            they are added to; `None` leaves the tables.
+            cosines: a number, or `"tokens"` for that of the tokens that they are added to;
+            `None` leaves the tables.
         per_input: Spread of a mean for each input channel of an MLP's first matrix,
             of random sign, in standard deviations of the matrix.
         shared_bias: A scalar added to all hidden units, zero at first, that Adam
@@ -96,7 +96,6 @@ WORDS = {
     "all": {**_SPATIAL, "mlp": _MLP},
     "half": {"schedule": 0.5},
     "postokens": {"position": "tokens"},
-    "poskeep": {"position": "keep"},
     "sigma_wide": {"depthwise": {"sigma_0": 0.3, "velocity": 0.5, "acceleration": 4.0}},
     "sigma_narrow": {"depthwise": {"velocity": 0.2, "acceleration": 1.4}},
     "sigma_falling": {"depthwise": {"sigma_0": 1.9, "velocity": -3.2, "acceleration": 2.8}},
@@ -215,6 +214,6 @@ GROUPS = {
     "positions": (
         *("default", "value_output", "spatial", "all", "pos0.5", "pos0.5_value_output"),
         *("pos0.5_spatial", "pos0.5_value_output_mlp", "pos0.5_spatial_bias", "pos0.5_all"),
-        *("pos1_all", "postokens_all", "poskeep_all"),
+        *("pos1_all", "postokens_all"),
     ),
 }

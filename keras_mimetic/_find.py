@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
+from keras_mimetic._structures import COMPOUND_LAYERS, STRUCTURES
 from keras_mimetic._tracing.arguments import check_inputs
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.keras_internals import own_variables, sublayers
@@ -166,7 +166,7 @@ def check_model(name: str, model: Any) -> None:
 def check_names(structures: Any) -> tuple[str, ...]:
     """Return the names of structures in an argument, each once; `None` stands for the default."""
     if structures is None:
-        return DEFAULT
+        return tuple(STRUCTURES)
     if isinstance(structures, str):
         structures = (structures,)
     try:

@@ -61,10 +61,9 @@ def initialize(
     - `"state_space"`: `MimeticStateSpace` layers. Samples decays, step sizes and the input
       projection.
 
-    Off by default, since its gain has not been measured:
-
-    - `"position"`: learned tables of positions, added to a sequence or image. They start as
-      sines and cosines.
+    - `"position"`: learned tables of positions, added to the patches of an image. They start as
+      sines and cosines in two dimensions, beside which class tokens keep their rows. Tables of
+      other sequences are skipped unless `rms` is a number.
 
     All other weights keep their values, and so do layers with `trainable=False`.
 

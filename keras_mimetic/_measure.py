@@ -103,7 +103,7 @@ def measure(
 
     - `present`: Fraction of the filters' energy in their last taps.
 
-    `"position"`, part `"table"`, if asked for:
+    `"position"`, part `"table"`:
 
     - `explained`: Fraction of the energy of a position table, less its mean over positions,
       that one sinusoid per channel explains.

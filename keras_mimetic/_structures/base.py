@@ -117,7 +117,6 @@ class Structure(abc.ABC):
 
     Attributes:
         name: Name of the structure, as in arguments of the API.
-        by_default: Whether `initialize` writes it by default.
         looks_for: Short description of the layers that it is for.
         defaults: Settings with their defaults, which the docstring of the class documents.
         compound_layers: Classes of layers that own the weights of their sublayers.
@@ -127,7 +126,6 @@ class Structure(abc.ABC):
     """
 
     name: ClassVar[str]
-    by_default: ClassVar[bool] = True
     looks_for: ClassVar[str]
     defaults: ClassVar[Settings]
     compound_layers: ClassVar[tuple[type, ...]] = ()

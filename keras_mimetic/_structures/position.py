@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_positive
+from keras_mimetic._checks import AUTO, check_positive, is_auto
 from keras_mimetic._numerics.position import explained_by_sinusoids, same_norm, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
-from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
     Figure,
@@ -29,6 +28,9 @@ from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, ow
 from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.symbol import Value
 
+# Root mean square entry of the tables of image patches, by default.
+PATCHES_RMS = 0.5
+SEQUENCE = "a table of a sequence, not of image patches: name an `rms`"
 # So many tensors are looked at for the rows and columns of patches.
 _TENSORS = 64
 # Rows before those of the patches: of class tokens and registers.
@@ -38,7 +40,7 @@ _MAX_PREFIX = 8
 class PositionSettings(TypedDict, total=False):
     """Settings of the structure `"position"`; see `Position`."""
 
-    rms: float | Literal["keep"]
+    rms: float | Literal["auto"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,12 +64,13 @@ class Position(Structure):
     Found are tables that are added to a sequence or image: an `Embedding` of 0, 1, 2, ...,
     `keras_hub.layers.PositionEmbedding`, or a weight. The patches of an image get a table in
     two dimensions, half of the channels for rows and half for columns. Rows of class tokens
-    stay as they are. It is off by default, since its gain is not measured here.
+    keep their values.
 
     Settings:
-        rms: Root mean square entry of the table. `"keep"` is the scale that the layer's
-            initializer means or, where the table is no sample of it, the table's own. A table
-            of sines and cosines themselves has 0.71.
+        rms: Root mean square entry of the table. `"auto"` is 0.5 for the patches of an image
+            (ours; `pos0.5_all` over `all` in `benchmarks/results/positions/table.md`). It keeps
+            tables of other sequences, whose gain is not measured. A number applies to every
+            table. Sines and cosines themselves have 0.71.
 
     Reference:
 
@@ -79,9 +82,8 @@ class Position(Structure):
     """
 
     name = "position"
-    by_default = False
     looks_for = "learned position tables (a weight or an Embedding added to a sequence)"
-    defaults: ClassVar[Settings] = {"rms": "keep"}
+    defaults: ClassVar[Settings] = {"rms": AUTO}
     legend = "part of a position table's energy that one sinusoid for each channel explains"
     figures = (
         FigureSpec(
@@ -96,10 +98,9 @@ class Position(Structure):
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
         rms = settings["rms"]
-        keeps = isinstance(rms, str) and rms == "keep"
-        return {
-            "rms": rms if keeps else check_positive("rms", rms, "'keep' or a finite number > 0")
-        }
+        if not is_auto(rms):
+            rms = check_positive("rms", rms, "'auto' or a finite number > 0")
+        return {"rms": rms}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
@@ -115,12 +116,10 @@ class Position(Structure):
     def sample(self, site: PositionSite, settings: Settings, seed: int) -> NewWeights | Skip:
         variable = site.weights["table"]
         rms = settings["rms"]
-        if rms == "keep":
-            initializer = getattr(site.layer, "embeddings_initializer", None)
-            initializer = initializer or getattr(site.layer, "initializer", None)
-            rms = rms_to_keep(variable, initializer)
-        if not rms:
-            return Skip("its table is zero: name an `rms`")
+        if is_auto(rms):
+            if len(site.grid) == 1:
+                return Skip(SEQUENCE)
+            rms = PATCHES_RMS
         before = values_of(variable)
         table = _rows(before).copy()
         table[site.prefix :] = sin_cos_table(site.grid, table.shape[1], rms)
@@ -142,7 +141,7 @@ class Position(Structure):
         """Keep the scale of the other model, where tables are nearer to sinusoids than noise."""
         key = "table", "explained"
         near = [x for x in readings if x.values[key][0] > max(x.untrained[key])]
-        return {"rms": "keep"} if near else {}
+        return {"rms": PATCHES_RMS} if near else {}
 
 
 class _Finder:

@@ -8,6 +8,7 @@ from keras import layers, ops
 import keras_mimetic
 from keras_mimetic._find import find_sites
 from keras_mimetic._numerics.position import sin_cos_table
+from keras_mimetic._structures.position import SEQUENCE
 
 WIDTH = 16
 
@@ -127,11 +128,13 @@ def test_a_table_of_an_image():
     assert (site.grid, site.prefix) == ((6, 4), 0)
 
 
-def test_only_on_demand():
-    model = image(Table((1, 17, WIDTH), prefix=1))
+def test_patches_get_a_table_by_default_and_sequences_keep_theirs():
+    (row,) = keras_mimetic.initialize(image(Table((1, 17, WIDTH), prefix=1)), seed=0).rows
+    assert row.written
+    assert row.norm_after == pytest.approx(0.5 * np.sqrt(16 * WIDTH), rel=0.01)
     with pytest.warns(UserWarning, match="wrote no weight"):
-        assert keras_mimetic.initialize(model, seed=0).rows == ()
-    assert keras_mimetic.measure(model).rows == ()
+        (row,) = keras_mimetic.initialize(sequence(Table((6, WIDTH))), seed=0).rows
+    assert (row.written, row.note) == (False, SEQUENCE)
 
 
 def test_it_starts_as_sinusoids_and_keeps_tokens_and_scale():
@@ -152,21 +155,15 @@ def test_it_starts_as_sinusoids_and_keeps_tokens_and_scale():
     measured = keras_mimetic.measure(model, structures="position")
     (row,) = measured.rows
     assert row.value > 0.97 > row.untrained_mean + 4 * row.untrained_std
-    assert measured.settings() == {"position": {"rms": "keep"}}
+    assert measured.settings() == {"position": {"rms": 0.5}}
     assert "explained by sinusoids" in str(measured)
 
 
-def test_the_scale_is_that_of_the_initializer():
-    layer = Embedded(64, initializer=keras.initializers.RandomNormal(0, 0.1))
-    model = sequence(layer, n=64)
-    keras_mimetic.initialize(model, "position", seed=0)
+def test_a_number_applies_to_every_table():
+    layer = Embedded(64)
+    keras_mimetic.initialize(sequence(layer, n=64), {"position": {"rms": 0.1}}, seed=0)
     table = layer.embedding.embeddings
     np.testing.assert_allclose(array(table), sin_cos_table((64,), WIDTH, 0.1), atol=1e-6)
-    # Where it was changed since, its own.
-    table.assign(3 * array(table))
-    keras_mimetic.initialize(model, "position", seed=0)
-    expected = sin_cos_table((64,), WIDTH, 0.3)
-    np.testing.assert_allclose(array(table), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_untrained_tables_are_no_sinusoids():
@@ -177,29 +174,20 @@ def test_untrained_tables_are_no_sinusoids():
     assert measured.settings() == {}
 
 
-def test_a_table_of_zeros_needs_a_scale():
-    layer = Table((6, WIDTH), initializer="zeros")
-    model = sequence(layer)
-    with pytest.warns(UserWarning, match="wrote no weight"):
-        report = keras_mimetic.initialize(model, "position", seed=0)
-    assert report.rows[0].note == "its table is zero: name an `rms`"
-    keras_mimetic.initialize(model, {"position": {"rms": 1}}, seed=0)
-    assert np.sqrt(np.mean(array(layer.table) ** 2)) == pytest.approx(1, rel=1e-5)
-
-
 def test_control_has_the_same_norm():
     layer = Table((6, WIDTH))
     model = sequence(layer)
-    (row,) = keras_mimetic.initialize(model, "position", seed=0, control=True).rows
+    settings = {"position": {"rms": 1}}
+    (row,) = keras_mimetic.initialize(model, settings, seed=0, control=True).rows
     expected = np.linalg.norm(sin_cos_table((6,), WIDTH, 1.0)) / np.sqrt(6 * WIDTH)
     assert expected == pytest.approx(1)
     np.testing.assert_allclose(np.linalg.norm(array(layer.table)), row.norm_after, rtol=1e-5)
     assert keras_mimetic.measure(model, "position").rows[0].value < 0.95
 
 
-@pytest.mark.parametrize("rms", [0, -1, "keras", None, float("nan")])
+@pytest.mark.parametrize("rms", [0, -1, "keep", None, float("nan")])
 def test_bad_settings(rms):
-    with pytest.raises((TypeError, ValueError), match="`rms` must be 'keep' or a finite number"):
+    with pytest.raises((TypeError, ValueError), match="`rms` must be 'auto' or a finite number"):
         keras_mimetic.initialize(sequence(Table((6, WIDTH))), {"position": {"rms": rms}}, seed=0)
 
 
