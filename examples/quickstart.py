@@ -165,5 +165,4 @@ picture_over_time
 
 - `initialize(your_model, seed=0)` works on any built Keras model: ViT, ConvNeXt, GPT.
 - `initialize(..., control=True)` draws random weights of the same norms, for fair comparisons.
-- `mimic(measured, larger_model)` draws weights with the strengths measured in another model.
 """

@@ -347,7 +347,7 @@ def _with_dead_units(row: WeightChange, dead: Mapping[str, float]) -> WeightChan
 
 
 def _warn(message: str) -> None:
-    """Warn at the line of the user's code, also if it calls `mimic`."""
+    """Warn at the line of the user's code."""
     frame, level = inspect.currentframe(), 1
     package = __name__.partition(".")[0]
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:

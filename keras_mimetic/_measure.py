@@ -1,6 +1,5 @@
 """Measure the structures of mimetic initialization in any model's weights."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,21 +16,12 @@ from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, Rules, StructureName
-from keras_mimetic._structures.base import Figure, Kind, Measured, Reading, Shapes
+from keras_mimetic._structures.base import Expected, Figure, Kind, Measured, Shapes
 
 # Samples of untrained weights to compare with, always the same; fewer of large weights.
 _SAMPLES = (10, 100)
 _VALUES = 2**24
 _UNTRAINED_SEED = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Untrained:
-    """A figure of untrained weights, with its `values` over all samples, if any."""
-
-    mean: float
-    std: float
-    values: tuple[float, ...] = ()
 
 
 def measure(
@@ -130,8 +120,7 @@ def measure(
 
     Returns:
         `Measurements`, which print as a table and have `rows`, `select()`, `to_dicts()`,
-        `to_csv()`, `plot()`, and `settings()` to initialize another model like this one
-        (see `mimic`). They are empty for a model without any of these layers.
+        `to_csv()` and `plot()`. They are empty for a model without any of these layers.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -151,7 +140,6 @@ def measure(
     rows: list[Measurement] = []
     skipped: list[Skipped] = []
     images: dict[tuple[str, str, str], np.ndarray] = {}
-    readings: dict[str, list[Reading]] = {name: [] for name in names}
     for site in found.sites:
         measured, why = measure_site(site)
         if why:
@@ -163,25 +151,11 @@ def measure(
         images |= {
             (site.structure, site.layer_path, part): x for part, x in measured.images.items()
         }
-        if not (site.skip_reason or site.default_skip):
-            values = _by_name(measured.figures)
-            drawn: dict[tuple[str, str], list[float]] = {}
-            for (part, name, _), known in untrained.items():
-                drawn.setdefault((part, name), []).extend(known.values)
-            readings[site.structure].append(Reading(site, values, drawn))
     for layer, layer_path, why in found.opaque:
         skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be traced: {why}"))
     for name in names:
         STRUCTURES[name].clear_caches()
-    settings = {
-        name: STRUCTURES[name].fit_settings(readings[name]) for name in names if readings[name]
-    }
-    return Measurements(
-        rows=tuple(rows),
-        skipped=tuple(skipped),
-        images=images,
-        _settings={name: values for name, values in settings.items() if values},
-    )
+    return Measurements(rows=tuple(rows), skipped=tuple(skipped), images=images)
 
 
 def check_measured_names(structures: Any) -> tuple[str, ...]:
@@ -216,15 +190,15 @@ def measure_site(site: Site) -> tuple[Measured, str]:
     return measured, ""
 
 
-# Figures of all samples by kind, of the sites that were measured last.
-_sampled: BoundedCache[dict[Kind, tuple[float, ...]]] = BoundedCache(limit=256)
+# Figures of samples, of the sites that were measured last.
+_sampled: BoundedCache[Expected] = BoundedCache(limit=256)
 
 
-def _untrained(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Untrained]:
+def _untrained(site: Site, figures: Iterable[Figure]) -> Expected:
     """Return the figures of untrained weights of these shapes, exact or from samples."""
     entry = STRUCTURES[site.structure]
     shapes = {role: tuple(variable.shape) for role, variable in site.variables.items()}
-    known = {kind: _Untrained(*pair) for kind, pair in entry.expected(site, shapes).items()}
+    known = entry.expected(site, shapes)
     if not {figure.kind for figure in figures if figure.kind in _compared(site)} - known.keys():
         return known
     depends_on = entry.untrained_key(site)
@@ -233,11 +207,10 @@ def _untrained(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Untrained]:
     else:
         key = site.structure, tuple(shapes.items()), depends_on
         sampled = _sampled.get(key, lambda: _sample_figures(site, shapes))
-    by_samples = {kind: _Untrained(*mean_and_std(x), x) for kind, x in sampled.items()}
-    return by_samples | known
+    return {**sampled, **known}
 
 
-def _sample_figures(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]:
+def _sample_figures(site: Site, shapes: Shapes) -> Expected:
     """Return figures of sampled untrained weights by kind, pooling the exchangeable heads."""
     entry = STRUCTURES[site.structure]
     size = sum(math.prod(shape) for shape in shapes.values())
@@ -248,7 +221,7 @@ def _sample_figures(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]
         for figure in entry.measure(site, weights).figures:
             if figure.kind in compared:
                 values.setdefault(figure.kind, []).append(figure.value)
-    return {kind: tuple(found) for kind, found in values.items()}
+    return {kind: mean_and_std(found) for kind, found in values.items()}
 
 
 def _compared(site: Site) -> set[Kind]:
@@ -257,14 +230,7 @@ def _compared(site: Site) -> set[Kind]:
     return {spec.kind for spec in specs if spec.compare_to_untrained}
 
 
-def _by_name(figures: Iterable[Figure]) -> dict[tuple[str, str], list[float]]:
-    values: dict[tuple[str, str], list[float]] = {}
-    for figure in figures:
-        values.setdefault((figure.part, figure.name), []).append(figure.value)
-    return values
-
-
-def _row(site: Site, figure: Figure, untrained: _Untrained | None) -> Measurement:
+def _row(site: Site, figure: Figure, untrained: tuple[float, float] | None) -> Measurement:
     return Measurement(
         structure=site.structure,
         path=path_of(site.layer),
@@ -273,7 +239,7 @@ def _row(site: Site, figure: Figure, untrained: _Untrained | None) -> Measuremen
         head=figure.head,
         figure=figure.name,
         value=figure.value,
-        untrained_mean=untrained.mean if untrained else None,
-        untrained_std=untrained.std if untrained else None,
+        untrained_mean=untrained[0] if untrained else None,
+        untrained_std=untrained[1] if untrained else None,
         note=site.skip_reason or site.default_skip,
     )

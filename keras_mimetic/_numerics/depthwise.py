@@ -256,35 +256,3 @@ def _form(kernel_size: tuple[int, ...], point: int, centered: bool) -> np.ndarra
 def clear_forms() -> None:
     """Clear the cache of `fit_sigma`."""
     _form.cache_clear()
-
-
-def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]:
-    """Fit the arguments of `sigma_at_depth` to the sigmas of some layers.
-
-    The fit is by least squares: a constant for one depth, a line for two. The curve must
-    stay between half the smallest sigma and twice the largest at all depths. If it does
-    not, the fit is repeated with Bernstein coefficients bounded by this range, which bounds
-    the whole curve.
-
-    Args:
-        depths: Depths of the layers, in [0, 1].
-        sigmas: sigma of each layer, > 0.
-
-    Returns:
-        `sigma_0`, `velocity` and `acceleration`, in squared pixels.
-    """
-    # Imported here: it is slow to import, and rarely needed.
-    from scipy.optimize import lsq_linear
-
-    x = np.asarray(depths, np.float64)
-    order = min(3, len(set(depths)))
-    powers = np.stack([np.ones_like(x), x, x * x / 2], axis=1)[:, :order]
-    found = np.zeros(3)
-    found[:order] = np.linalg.lstsq(powers, np.asarray(sigmas), rcond=None)[0]
-    low, high = min(sigmas) / 2, 2 * max(sigmas)
-    curve = [sigma_at_depth(depth, *found) for depth in np.linspace(0, 1, 101)]
-    if min(curve) < low or max(curve) > high:
-        bernstein = np.stack([(1 - x) ** 2, 2 * x * (1 - x), x * x], axis=1)
-        c = lsq_linear(bernstein, sigmas, bounds=(low, high)).x
-        found = np.array([c[0], 2 * (c[1] - c[0]), 2 * (c[0] - 2 * c[1] + c[2])])
-    return dict(zip(("sigma_0", "velocity", "acceleration"), map(float, found), strict=True))

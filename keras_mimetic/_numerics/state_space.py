@@ -161,8 +161,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Return the cosine of the angle between two arrays; NaN if one is zero."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a) * np.linalg.norm(b)
-    # Clipped so that rounding does not give what `initialize` refuses.
-    return float(np.clip((a * b).sum() / norms, -1, 1)) if norms else float("nan")
+    return float((a * b).sum() / norms) if norms else float("nan")
 
 
 def last_tap_energy(kernel: np.ndarray) -> float:

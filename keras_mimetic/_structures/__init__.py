@@ -40,6 +40,5 @@ __all__ = [
     "Rules",
     "Structure",
     "StructureName",
-    "StructureSettings",
     "Structures",
 ]

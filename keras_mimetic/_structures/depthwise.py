@@ -9,13 +9,7 @@ import numpy as np
 
 from keras_mimetic._checks import check_number, check_positive
 from keras_mimetic._numerics import depthwise
-from keras_mimetic._numerics.depthwise import (
-    clear_forms,
-    empirical_covariance,
-    fit_over_depth,
-    fit_sigma,
-)
-from keras_mimetic._numerics.stats import mean_and_std
+from keras_mimetic._numerics.depthwise import clear_forms, empirical_covariance, fit_sigma
 from keras_mimetic._patterns.depth import depths
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
@@ -24,7 +18,6 @@ from keras_mimetic._structures.base import (
     FigureSpec,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Skip,
     Structure,
@@ -177,16 +170,6 @@ class Depthwise(Structure):
     def untrained_key(self, site: DepthwiseSite) -> Hashable:
         return ()
 
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Fit sigma to the layers that the closed form explains better than untrained ones."""
-        found = [
-            (reading.site.depth, reading.values["kernel", "sigma"][0])
-            for reading in readings
-            if reading.values["kernel", "explained"][0]
-            > _highest(reading.untrained["kernel", "explained"])
-        ]
-        return fit_over_depth(*map(list, zip(*found, strict=True))) if found else {}
-
     def clear_caches(self) -> None:
         clear_forms()
 
@@ -233,12 +216,6 @@ def _initializer(layer: Any) -> Any:
 def _filters(kernel: np.ndarray) -> np.ndarray:
     """Return the filters along one last axis, for either layout of the kernel."""
     return kernel.reshape(*kernel.shape[:-2], -1)
-
-
-def _highest(untrained: list[float]) -> float:
-    """Return an upper limit for untrained weights, even over many layers."""
-    mean, std = mean_and_std(untrained)
-    return max(mean + 4 * std, *untrained)
 
 
 def _is_causal(call: Call) -> bool:

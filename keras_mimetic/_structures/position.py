@@ -17,7 +17,6 @@ from keras_mimetic._structures.base import (
     FigureSpec,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Skip,
     Structure,
@@ -136,12 +135,6 @@ class Position(Structure):
 
     def untrained_key(self, site: PositionSite) -> Hashable:
         return site.grid, site.prefix
-
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Keep the scale of the other model, where tables are nearer to sinusoids than noise."""
-        key = "table", "explained"
-        near = [x for x in readings if x.values[key][0] > max(x.untrained[key])]
-        return {"rms": PATCHES_RMS} if near else {}
 
 
 class _Finder:

@@ -11,7 +11,6 @@ from keras_mimetic._checks import check_choice
 from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.attention import diagonal, expected_diagonal
 from keras_mimetic._numerics.mlp import expected_part
-from keras_mimetic._numerics.stats import median
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
     MAX_IMAGE_CHANNELS,
@@ -20,7 +19,6 @@ from keras_mimetic._structures.base import (
     FigureSpec,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Shapes,
     Skip,
@@ -232,28 +230,6 @@ class StateSpace(Structure):
 
     def untrained_key(self, site: StateSpaceSite) -> Hashable:
         return site.bc_dim, site.num_groups
-
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        names = (("decay", "a_log"), ("decay", "dt"), ("state", "correlation"))
-        a_log, dt, correlation = (
-            median(x for reading in readings for x in reading.values[name]) for name in names
-        )
-        if a_log is None or not dt:
-            return {}
-        beyond_half = median(
-            # Half of the way from a uniform filter's share to all of the energy. A single
-            # tap says nothing.
-            present - (1 + 1 / taps) / 2
-            for reading in readings
-            for present in reading.values["convolution", "present"]
-            if (taps := reading.site.weights["conv_kernel"].shape[0]) > 1
-        )
-        return {
-            "a_log": a_log,
-            "dt": dt,
-            "correlation": correlation,
-            "convolution": "identity" if (beyond_half or 0.0) > 0 else None,
-        }
 
 
 def _site(layer: Any, layer_path: str) -> StateSpaceSite:

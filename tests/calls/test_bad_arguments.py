@@ -151,7 +151,6 @@ SETTINGS = {
     "mlp": {
         "mean": NO_NUMBER[2:],
         "hidden_bias": [True, [1], {}, NAN, INF],
-        "only_after_norm": NO_FLAG,
     },
     "attention": {"query_key": NO_PAIR, "value_output": [(1,), "a"]},
     "depthwise": {
@@ -178,7 +177,7 @@ DATA = [
     *(np.zeros(shape, "float32") for shape in [(2, 6, 9), (2, 6), (0, 6, 8)]),
     np.full((2, 6, 8), NAN, "float32"),
 ]
-# Of `initialize`, and of the functions that hand theirs on to it.
+# Of `initialize`.
 GIVEN = {
     "structures": STRUCTURES,
     "rules": RULES,
@@ -198,12 +197,6 @@ FUNCTIONS = [
         for value in values
     ),
     *(
-        ("mimic", name, value)
-        for name, values in GIVEN.items()
-        for value in values
-        if name not in ("structures", "data")
-    ),
-    *(
         ("measure", name, value)
         for name in ("structures", "rules", "inputs", "data")
         for value in GIVEN[name]
@@ -214,7 +207,6 @@ FUNCTIONS = [
         for name in ("initialize", "measure", "reset")
         for value in WRONG_MODEL
     ),
-    *(("mimic", name, value) for name in ("model", "trained") for value in WRONG_MODEL),
 ]
 
 
@@ -283,11 +275,9 @@ def model():
 
 
 @pytest.mark.parametrize(("function", "name", "value"), FUNCTIONS)
-def test_arguments_of_functions(function, name, value, model, trained):
+def test_arguments_of_functions(function, name, value, model):
     before = model.get_weights()
     arguments = {"model": model}
-    if function == "mimic":
-        arguments["trained"] = trained
     is_setting = function == "initialize" and name not in GIVEN and name != "model"
     arguments["structures" if is_setting else name] = value
     with pytest.raises((TypeError, ValueError)) as caught:

@@ -66,7 +66,7 @@ def test_products_of_any_scale_are_scaled_products_of_scale_one(draw, strength, 
     np.testing.assert_allclose(products[1], products[0], rtol=0, atol=1e-5 * largest)
 
 
-def test_initialize_and_mimic_accept_or_reject_large_strengths():
+def test_initialize_accepts_or_rejects_large_strengths():
     x = keras.Input((5, 8))
     model = keras.Model(x, keras.layers.MultiHeadAttention(2, 4)(x, x))
     keras_mimetic.initialize(model, {"attention": {"value_output": (1e25, -1e25)}}, seed=0)
@@ -87,6 +87,6 @@ def test_initialize_and_mimic_accept_or_reject_large_strengths():
     large = keras.models.clone_model(model)
     for weight in large.weights:
         weight.assign(1e15 * ops.convert_to_tensor(weight))
-    keras_mimetic.mimic(large, keras.models.clone_model(model), seed=0)
+    assert all(np.isfinite(row.value) for row in keras_mimetic.measure(large).rows)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
