@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
 from keras_mimetic._tracing.arguments import check_inputs
@@ -87,6 +88,7 @@ def find_sites(
         for rule in named.values():
             if rule.site is not None and rule.structure == structure:
                 sites += [rule.site] if rule.site.layer not in seen else []
+    sites = _each_weight_once(sites)
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque
@@ -106,6 +108,27 @@ def find_sites(
     if {"mlp", "attention"} & set(structures):
         notes += _unaccounted(layers, sites, opaque)
     return Found(sites, opaque, notes)
+
+
+def _each_weight_once(sites: list[Site]) -> list[Site]:
+    """Skip sites whose weights another site has; the one with more weights has them."""
+    claimed: dict[int, list[tuple[Any, Site]]] = {}
+    lost: dict[int, str] = {}
+    for site in sorted(sites, key=lambda site: -len(site.weights)):
+        if site.skip_reason:
+            continue
+        for role, weight in site.weights.items():
+            if role in site.partly_skipped:
+                continue
+            others = claimed.setdefault(id(getattr(weight, "variable", weight)), [])
+            other = next((x for used, x in others if x is not site and overlap(used, weight)), None)
+            if other is not None:
+                lost[id(site)] = f"its weight has the structure {other.structure!r}"
+            others.append((weight, site))
+    return [
+        dataclasses.replace(site, skip_reason=lost[id(site)]) if id(site) in lost else site
+        for site in sites
+    ]
 
 
 def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:

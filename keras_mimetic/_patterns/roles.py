@@ -11,9 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._patterns.causality import is_causal_mask
+from keras_mimetic._patterns.causality import any_causal, most_causal
 from keras_mimetic._patterns.kernels import Matrix, matrix_of
 from keras_mimetic._patterns.layout import constant_along, equal, moved, spread
+from keras_mimetic._patterns.streams import free_values
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.operations import does, is_depthwise, name_of
 from keras_mimetic._tracing.symbol import Value
@@ -54,9 +55,8 @@ class Attention:
     key: np.ndarray | None = None
     value: np.ndarray | None = None
     rows: np.ndarray | None = None
-    causal: bool = False
+    causal: bool | None = False
     grouped: bool = False
-    inputs: list[Value] = dataclasses.field(default_factory=list)
     odd: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -95,7 +95,7 @@ _KEEPING = ("copy", "add", "scale", "normalize")
 
 def attentions(graph: Graph) -> list[Attention]:
     """Find all attention made of operations, or of Keras's attention layers without weights."""
-    roles = _Roles()
+    roles = _Roles(graph)
     for call in graph.calls:
         if call.seen:
             roles.visit(call)
@@ -108,11 +108,10 @@ def _has_weights(found: Attention) -> bool:
 
 
 class _Roles:
-    def __init__(self) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.found: list[Attention] = []
         self._tags: dict[Value, Any] = {}
-        # Values that do not depend on the inputs of the model.
-        self._free: set[Value] = set()
+        self._free = free_values(graph)
 
     def _tag(self, value: Any) -> Any:
         return self._tags.get(value) if isinstance(value, Value) else None
@@ -121,8 +120,6 @@ class _Roles:
         return value in self._free or (value.producer is None and value.constant is not None)
 
     def visit(self, call: Call) -> None:
-        if call.inputs and all(self._is_free(value) for value in call.inputs):
-            self._free.update(call.outputs)
         name = name_of(call.operation)
         tags = [self._tag(value) for value in call.inputs]
         if self._is_source(call):
@@ -231,7 +228,7 @@ class _Roles:
 
     def _score(self, call: Call, query: Any, key: Any, terms: tuple[str, str, str]) -> None:
         a, b, out = terms
-        attention = Attention(inputs=list(call.inputs))
+        attention = Attention()
         attention.query_source = query.source if isinstance(query, Channels) else None
         attention.key_source = key.source if isinstance(key, Channels) else None
         contracted = [x for x in a if x in b and x not in out]
@@ -278,7 +275,6 @@ class _Roles:
             attention.odd["value_output"] = "its softmax has several uses"
             return
         self.found.append(attention)
-        attention.inputs = [*attention.inputs, *call.inputs]
         if not scores.normalized:
             attention.odd["both"] = LINEAR
         if not isinstance(value, Channels):
@@ -310,8 +306,9 @@ class _Roles:
     # Layers and operations that compute the whole attention.
 
     def _fused(self, call: Call, query: Any, key: Any, value: Any) -> None:
-        attention = Attention(inputs=list(call.inputs), causal=bool(call.operation.is_causal))
-        attention.causal |= any(is_causal_mask(x) for x in (*call.args[3:], *call.kwargs.values()))
+        attention = Attention(causal=bool(call.operation.is_causal))
+        masks = any_causal((*call.args[3:], *call.kwargs.values()))
+        attention.causal = most_causal((attention.causal, masks))
         self._all(call, attention, query, key, value, ("bnhd", "bmhd", "bnhm", "bmhd", "bnhd"))
 
     def _keras_attention(self, call: Call) -> None:
@@ -319,7 +316,7 @@ class _Roles:
         given = list(given) if isinstance(given, (list, tuple)) else []
         query, value = (self._tag(x) for x in given[:2]) if len(given) > 1 else (None, None)
         key = self._tag(given[2]) if len(given) > 2 else value
-        attention = Attention(inputs=list(call.inputs))
+        attention = Attention()
         attention.causal = call.kwargs.get("use_causal_mask") is True
         if isinstance(call.operation, keras.layers.AdditiveAttention):
             attention.odd["query_key"] = ADDITIVE
@@ -350,7 +347,7 @@ class _Roles:
 
     def _masks(self, call: Call, attention: Attention, scores: Value) -> None:
         others = [x for x in keras.tree.flatten((call.args, call.kwargs)) if x is not scores]
-        attention.causal |= any(is_causal_mask(x) for x in others)
+        attention.causal = most_causal((attention.causal, any_causal(others)))
 
     def _pass_on(self, call: Call, tags: list[Any]) -> None:
         tagged = [tag for tag in tags if tag is not None]

@@ -21,7 +21,8 @@ from keras_mimetic._numerics.mlp import (
 )
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import rounded_to, values_of
-from keras_mimetic._patterns.mlp import INNER_NORM, WITH_DEPTHWISE, MLPSite, find_mlps, mlp_site
+from keras_mimetic._patterns.mlp import MLPSite, find_mlps, mlp_site
+from keras_mimetic._patterns.mlp_match import INNER_NORM, WITH_DEPTHWISE
 from keras_mimetic._structures.base import (
     Expected,
     Figure,
@@ -283,9 +284,9 @@ def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float |
     mean, hidden_bias = settings["mean"], settings["hidden_bias"]
     if is_auto(mean):
         fan_in = site.weights["kernel"].shape[-2]
-        mean = None if site.is_gate else auto_mean(site.before, fan_in)
+        mean = None if site.default_skip else auto_mean(site.before, fan_in)
     if is_auto(hidden_bias):
-        hidden_bias = None if site.is_gate else auto_hidden_bias(site.before)
+        hidden_bias = None if site.default_skip else auto_hidden_bias(site.before)
     return mean, None if site.bias is None else hidden_bias
 
 

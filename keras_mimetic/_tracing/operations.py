@@ -32,6 +32,8 @@ _TABLE = {
         LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold
         Squareplus SparsePlus Tanh Erf Exp Log Log1p Expm1 Maximum Minimum Abs Absolute Power Clip
         Sin Cos Where ReLU LeakyReLU PReLU ELU""",
+    # Activates both sides of zero equally.
+    "odd": "Tanh Softsign HardTanh TanhShrink SoftShrink HardShrink",
     # Moves or repeats entries.
     "move": """Reshape Transpose Permute Swapaxes Moveaxis Squeeze ExpandDims Roll Flip Flatten
         Ravel Rearrange BroadcastTo Repeat RepeatVector Tile""",
