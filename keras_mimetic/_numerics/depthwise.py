@@ -50,12 +50,10 @@ def sigma_at_depth(
         TypeError: If an argument is not a number.
         ValueError: If `x` is outside [0, 1], or if sigma is too large for a float.
     """
-    x = check_number("x", x, "a number in [0, 1]")
+    x = check_number("x", x, low=0, high=1)
     sigma_0 = check_number("sigma_0", sigma_0)
     velocity = check_number("velocity", velocity)
     acceleration = check_number("acceleration", acceleration)
-    if not 0 <= x <= 1:
-        raise ValueError(f"Argument `x` must be a number in [0, 1]. Received: x={x}")
     sigma = sigma_0 + velocity * x + acceleration * x * x / 2
     if not math.isfinite(sigma):
         raise ValueError(

@@ -18,6 +18,8 @@ DT = 1.0
 # Ours: accounts say that the product of the two projections is near the identity and
 # that they are not equal.
 CORRELATION = 0.9
+# float32 must hold the decay rate, exp(a_log). Far smaller rates erase the state already.
+MAX_A_LOG = 80
 
 # The ranges of Mamba-2's reference implementation.
 _DECAYS = (1.0, 16.0)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_positive
+from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.depthwise import GAINS, depthwise_filters, rms_of_gain
 from keras_mimetic.initializers.base import NumPyInitializer
 
@@ -71,7 +71,7 @@ class MimeticDepthwise(NumPyInitializer):
     def __init__(
         self, sigma: float, gain: float | Literal["keras", "fan_in"] = "keras", seed: Any = None
     ) -> None:
-        self.sigma = check_positive("sigma", sigma)
+        self.sigma = check_number("sigma", sigma, above=0)
         self.gain = check_gain("gain", gain)
         super().__init__(seed)
 
@@ -104,9 +104,9 @@ class MimeticDepthwise(NumPyInitializer):
 def check_gain(name: str, gain: Any, more: tuple[str, ...] = ()) -> float | str:
     """Return `gain` if it is in `GAINS` or `more`, or a finite number > 0; otherwise raise."""
     choices = (*more, *GAINS)
-    allowed = f"{', '.join(map(repr, choices))} or a finite number > 0"
-    if isinstance(gain, str):
-        if gain not in choices:
-            raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={gain!r}")
-        return gain
-    return check_positive(name, gain, allowed)
+    if isinstance(gain, str) and gain not in choices:
+        raise ValueError(
+            f"Argument `{name}` must be {', '.join(map(repr, choices))} or a finite number > 0. "
+            f"Received: {name}={gain!r}"
+        )
+    return check_number(name, gain, above=0, or_=choices)

@@ -6,14 +6,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._checks import (
-    AUTO,
-    check_choice,
-    check_integer,
-    check_number,
-    check_positive,
-    is_auto,
-)
+from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number
 from keras_mimetic._numerics.fans import MODES, fans, scaled_std
 from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
 from keras_mimetic._numerics.random import DISTRIBUTIONS, FARTHEST
@@ -124,10 +117,8 @@ class MimeticMean(NumPyInitializer):
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
     ) -> None:
-        self.mean = (
-            AUTO if is_auto(mean) else check_number("mean", mean, "'auto' or a finite number")
-        )
-        self.scale = check_positive("scale", scale)
+        self.mean = check_number("mean", mean, or_=(AUTO,))
+        self.scale = check_number("scale", scale, above=0)
         self.mode = check_choice("mode", mode, MODES)
         self.distribution = _check_distribution(distribution)
         if (input_axes is None) != (output_axes is None):

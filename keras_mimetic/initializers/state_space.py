@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_number, check_positive
 from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic.initializers.base import NumPyInitializer
@@ -48,38 +47,3 @@ class StateSpaceWeight(NumPyInitializer):
 
     def get_config(self) -> dict[str, Any]:
         return {"role": self.role, "seed": self.seed, **self.settings}
-
-
-def check_strength(name: str, value: Any, positive: bool = False) -> float | None:
-    """Return `value` as a `float`, after checking that it is `None` or a finite number."""
-    if value is None:
-        return None
-    if positive:
-        return check_positive(name, value, "None or a finite number > 0")
-    return check_number(name, value, "None or a finite number")
-
-
-def check_a_log(name: str, value: Any) -> float | None:
-    """Check that `value` is `None` or a number whose exponential float32 can hold."""
-    allowed = f"None or a finite number <= {_MAX_A_LOG}"
-    if value is None:
-        return None
-    number = check_number(name, value, allowed)
-    if number > _MAX_A_LOG:
-        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
-    return number
-
-
-# Far smaller ones erase the state already.
-_MAX_A_LOG = 80
-
-
-def check_correlation(name: str, value: Any) -> float | None:
-    """Return `value` as a `float`, after checking that it is `None` or in [-1, 1]."""
-    allowed = "None or a number in [-1, 1]"
-    if value is None:
-        return None
-    number = check_number(name, value, allowed)
-    if abs(number) > 1:
-        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
-    return number
