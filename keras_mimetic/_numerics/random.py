@@ -36,8 +36,6 @@ from keras_mimetic._numerics.normal import (
 
 # Standard deviation of a unit normal truncated at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
-# Largest distance from the mean of each distribution, in standard deviations, rounded up.
-FARTHEST = {"uniform": 1.74, "truncated_normal": 2.28, "untruncated_normal": 5.43}
 
 # Philox makes four 64-bit words, which are eight values, per count of its counter.
 _PER_COUNT = 8

@@ -68,9 +68,6 @@ class AttentionProjection(NumPyInitializer):
         """The name of the pair in `PAIRS`."""
         return next(pair for pair, roles in PAIRS.items() if self.role in roles)
 
-    def strengths(self) -> dict[str, Any]:
-        return {self.pair: (self.noise, self.identity)}
-
     def get_config(self) -> dict[str, Any]:
         names = ("role", "partner_dim", "noise", "identity", "seed")
         return {name: getattr(self, name) for name in names}

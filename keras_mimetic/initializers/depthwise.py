@@ -90,9 +90,6 @@ class MimeticDepthwise(NumPyInitializer):
         )
         return filters.reshape(shape)
 
-    def strengths(self) -> dict[str, Any]:
-        return {"sigma": self.sigma, "gain": self.gain}
-
     def get_config(self) -> dict[str, Any]:
         return {
             "sigma": self.sigma,

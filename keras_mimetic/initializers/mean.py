@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number
-from keras_mimetic._numerics.fans import MODES, fans, scaled_std
+from keras_mimetic._numerics.fans import MODES, fans
 from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
-from keras_mimetic._numerics.random import DISTRIBUTIONS, FARTHEST
+from keras_mimetic._numerics.random import DISTRIBUTIONS
 from keras_mimetic.initializers.base import NumPyInitializer
 
 
@@ -141,14 +141,6 @@ class MimeticMean(NumPyInitializer):
             input_axes=self.input_axes,
             output_axes=self.output_axes,
         )
-
-    def strengths(self) -> dict[str, Any]:
-        return {"mean": self.mean, "scale": self.scale}
-
-    def bound(self, shape: tuple[int, ...]) -> float:
-        both_fans = fans(shape, self.input_axes, self.output_axes)
-        std = scaled_std(*both_fans, scale=self.scale, mode=self.mode)
-        return (abs(self._mean(shape)) + FARTHEST[self.distribution]) * std
 
     def _mean(self, shape: tuple[int, ...]) -> float:
         """Return the mean in standard deviations, with `"auto"` resolved."""

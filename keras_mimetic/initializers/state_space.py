@@ -31,9 +31,6 @@ class StateSpaceWeight(NumPyInitializer):
         **settings: Arguments of that function, besides shape and seed.
     """
 
-    # Biases may start at zero.
-    may_be_zero = True
-
     def __init__(self, role: str, seed: int, **settings: Any) -> None:
         self.role = role
         self.settings = settings
@@ -41,9 +38,6 @@ class StateSpaceWeight(NumPyInitializer):
 
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return _SAMPLERS[self.role](shape, seed=seed, **self.settings)
-
-    def strengths(self) -> dict[str, Any]:
-        return self.settings
 
     def get_config(self) -> dict[str, Any]:
         return {"role": self.role, "seed": self.seed, **self.settings}

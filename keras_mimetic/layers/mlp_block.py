@@ -15,7 +15,7 @@ from keras_mimetic._checks import (
 from keras_mimetic._numerics.fans import scaled_std
 from keras_mimetic._numerics.mlp import HIDDEN_BIAS, MEAN_AFTER_LAYER_NORM, bias_start, safe_mean
 from keras_mimetic._numerics.random import check_seed, split_seed
-from keras_mimetic.initializers.base import check_fits, described
+from keras_mimetic.initializers.base import check_fits
 from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
@@ -296,7 +296,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         effective_mean = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
         start = bias_start(hidden_bias, std, input_dim, effective_mean)
-        check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
+        check_fits(start, self.variable_dtype, f"hidden_bias={hidden_bias}, mean={mean}")
         return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
