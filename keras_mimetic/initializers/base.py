@@ -45,11 +45,7 @@ class NumPyInitializer(keras.initializers.Initializer, abc.ABC):
 
 
 def check_float_dtype(dtype: Any) -> str:
-    """Return the name of a floating dtype; `None` means `keras.config.floatx()`.
-
-    Raises:
-        ValueError: for a dtype that is not floating.
-    """
+    """Return the name of a floating dtype (`None` is `keras.config.floatx()`), or raise."""
     dtype = keras.backend.standardize_dtype(dtype)
     if not keras.backend.is_float_dtype(dtype):
         raise ValueError(

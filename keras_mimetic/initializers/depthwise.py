@@ -15,11 +15,15 @@ from keras_mimetic.initializers.base import NumPyInitializer
 class MimeticDepthwise(NumPyInitializer):
     """Smooth, centered filters for depthwise convolutions, as in trained networks.
 
-    Samples each filter independently from a normal distribution over its pixels, whose
-    covariance has a closed form with one parameter, `sigma` (see
-    `keras_mimetic._numerics.depthwise.covariance`). For `sigma` near 0 a filter is a single
-    pixel, its center; for larger values it is a smooth bump of either sign around the center. In
-    trained networks sigma grows with depth; `sigma_at_depth` gives its value.
+    Samples each filter independently from a normal distribution over its pixels. With
+    `g(i, j) = exp(-|i - j|^2 / (2 sigma))` for pixels i and j, and the center c of the filter, its
+    covariance is proportional to the positive semi-definite matrix nearest to
+
+        (K + K^T) / 2,    K_ij = g(i, c) (g(i, j) - g(j, c) / 2)
+
+    For `sigma` near 0 a filter is a single pixel, its center; for larger values it is a smooth
+    bump of either sign around the center. In trained networks sigma grows with depth;
+    `sigma_at_depth` gives its value.
 
     Accepts kernels of `DepthwiseConv*D` and `SeparableConv*D`, of shape
     `(*kernel_size, channels, multiplier)`, and of grouped `Conv*D`, of shape

@@ -22,13 +22,10 @@ _SAMPLERS: dict[str, Callable[..., np.ndarray]] = {
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class StateSpaceWeight(NumPyInitializer):
-    """Sample one of the weights of a `MimeticStateSpace`.
+    """Sample the weight of a `MimeticStateSpace` whose name in the layer is `role`.
 
-    Args:
-        role: The weight's name in that layer; a function of
-            `keras_mimetic._numerics.state_space` samples it.
-        seed: An integer >= 0, the same for all weights of a layer.
-        **settings: Arguments of that function, besides shape and seed.
+    A function of `keras_mimetic._numerics.state_space` samples it, with `settings` for its
+    arguments besides shape and seed.
     """
 
     def __init__(self, role: str, seed: int, **settings: Any) -> None:
