@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_number, check_positive
+from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
 from keras_mimetic._numerics.depthwise import clear_forms, empirical_covariance, fit_sigma
 from keras_mimetic._patterns.depth import depths
@@ -112,7 +112,7 @@ class Depthwise(Structure):
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {
             "gain": check_gain("gain", settings["gain"], more=("keep",)),
-            "sigma_0": check_positive("sigma_0", settings["sigma_0"]),
+            "sigma_0": check_number("sigma_0", settings["sigma_0"], above=0),
             "velocity": check_number("velocity", settings["velocity"]),
             "acceleration": check_number("acceleration", settings["acceleration"]),
         }

@@ -132,13 +132,7 @@ class MLP(Structure):
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        checked: dict[str, Any] = {}
-        for name, value in settings.items():
-            if value is None or is_auto(value):
-                checked[name] = value
-            else:
-                checked[name] = check_number(name, value, "'auto', None or a finite number")
-        return checked
+        return {name: check_number(name, x, or_=(AUTO, None)) for name, x in settings.items()}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]

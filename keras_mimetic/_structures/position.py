@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_positive
+from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.position import explained_by_sinusoids, same_norm, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.scale import rms_to_keep
@@ -94,11 +94,7 @@ class Position(Structure):
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        rms = settings["rms"]
-        keeps = isinstance(rms, str) and rms == "keep"
-        return {
-            "rms": rms if keeps else check_positive("rms", rms, "'keep' or a finite number > 0")
-        }
+        return {"rms": check_number("rms", settings["rms"], above=0, or_=("keep",))}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from keras_mimetic._checks import check_choice
+from keras_mimetic._checks import check_choice, check_number
 from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.attention import diagonal, expected_diagonal
 from keras_mimetic._numerics.mlp import expected_part
@@ -28,11 +28,6 @@ from keras_mimetic._structures.base import (
     with_norms_of,
 )
 from keras_mimetic._tracing.graph import Graph, in_call_order
-from keras_mimetic.initializers.state_space import (
-    check_a_log,
-    check_correlation,
-    check_strength,
-)
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
 
@@ -136,9 +131,13 @@ class StateSpace(Structure):
                 f"'state_space' must not be None. Received: {settings}"
             )
         return {
-            "a_log": check_a_log("a_log", settings["a_log"]),
-            "dt": check_strength("dt", settings["dt"], positive=True),
-            "correlation": check_correlation("correlation", settings["correlation"]),
+            "a_log": check_number(
+                "a_log", settings["a_log"], high=state_space.MAX_A_LOG, or_=(None,)
+            ),
+            "dt": check_number("dt", settings["dt"], above=0, or_=(None,)),
+            "correlation": check_number(
+                "correlation", settings["correlation"], low=-1, high=1, or_=(None,)
+            ),
             "convolution": check_choice("convolution", settings["convolution"], ("identity", None)),
         }
 

@@ -13,21 +13,10 @@ ALLOWED = "None, an integer >= 0 or a `keras.random.SeedGenerator`"
 
 
 def resolve_seed(seed: Any) -> Any:
-    """Return the `seed` argument of an initializer as an integer or `SeedGenerator`.
+    """Return the `seed` argument of an initializer as an `int` or `SeedGenerator`, or raise.
 
     As in Keras's own initializers, `None` takes an integer from Python's `random`, which
-    `keras.utils.set_random_seed` sets.
-
-    Args:
-        seed: `None`, an integer >= 0, or a `keras.random.SeedGenerator` or its serialized
-            form.
-
-    Returns:
-        A Python `int` or a `SeedGenerator`, for `read_seed`.
-
-    Raises:
-        TypeError: for a seed of the wrong type.
-        ValueError: for a negative integer.
+    `keras.utils.set_random_seed` sets. A `SeedGenerator` may be in its serialized form.
     """
     if seed is None:
         return random.randint(1, 10**9)
@@ -47,12 +36,8 @@ def resolve_seed(seed: Any) -> Any:
 def read_seed(seed: Any) -> int:
     """Return the integer seed of the next sample; a generator gives a new one each time.
 
-    Args:
-        seed: An `int` or a `SeedGenerator`, from `resolve_seed`.
-
-    Raises:
-        ValueError: for a `SeedGenerator` inside a trace (`jax.jit`,
-            `tf.function`), where its state cannot be read.
+    The state of a generator cannot be read inside a trace (`jax.jit`, `tf.function`): it raises a
+    `ValueError`.
     """
     if not isinstance(seed, keras.random.SeedGenerator):
         return seed
