@@ -10,7 +10,6 @@ from keras_mimetic._tracing.keras_internals import sublayers
 
 # Attributes of variables that layers initialize to a constant.
 _CONSTANT = ("gamma", "beta", "bias", "moving_mean", "moving_variance")
-_WRITTEN = "_keras_mimetic_written"
 
 
 def check_untrained(model: Any, force: bool) -> None:
@@ -42,8 +41,8 @@ def check_untrained(model: Any, force: bool) -> None:
 def trained_weight(model: Any) -> tuple[Any, float] | None:
     """Find a variable that its layer initializes to a constant and that is not constant.
 
-    Only variables with different values count, since `initialize` and users may set a
-    bias to another constant. Values that `remember` has marked do not count.
+    Only variables whose absolute values differ count: `initialize` and users may set a bias to
+    another constant, and the control of a hidden bias has random signs.
 
     Returns:
         The first such variable and the constant of its initializer, or `None`.
@@ -58,18 +57,9 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
                 # An LSTM starts the part of its forget gate at 1.
                 continue
             values = values_of(variable)
-            if values.size and np.ptp(values) > 0 and not _is_remembered(variable, values):
+            if values.size and np.ptp(np.abs(values)) > 0:
                 return variable, constant
     return None
-
-
-def remember(variable: Any) -> None:
-    """Mark values that `initialize` wrote, so that they do not count as trained."""
-    setattr(variable, _WRITTEN, hash(values_of(variable).tobytes()))
-
-
-def _is_remembered(variable: Any, values: np.ndarray) -> bool:
-    return getattr(variable, _WRITTEN, None) == hash(values.tobytes())
 
 
 def _constant(initializer: Any) -> float | None:

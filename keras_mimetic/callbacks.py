@@ -6,9 +6,8 @@ from typing import Any
 import keras
 
 from keras_mimetic._checks import check_flag, check_integer
-from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, find_sites
-from keras_mimetic._measure import check_measured_names, dead_figures, measure_site
+from keras_mimetic._measure import check_measured_names, measure_site
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, Rules, StructureName
@@ -39,13 +38,12 @@ class StructureLogger(keras.callbacks.Callback):
             measured. Other epochs repeat the last values in `logs`, so that every row of a
             table is complete.
         figures: Names of the figures to log, such as `["mlp/hidden_bias/mean"]`; `None` stands
-            for those that `Measurements.plot` draws, and dead units if `data` is given.
+            for those that `Measurements.plot` draws.
         by_layer: If `True`, also log each layer, as `".../layer_1"` and so on in the order
             of the network.
         structures: Names of structures, as for `measure`.
         rules: Corrections to what is found, as for `initialize`.
         inputs: Example inputs, as for `initialize`.
-        data: A batch of inputs on which dead hidden units are counted; see `measure`.
 
     Attributes:
         history: A dict for each measurement, with `"epoch"` (0 is before training) and the
@@ -65,14 +63,13 @@ class StructureLogger(keras.callbacks.Callback):
         structures: StructureName | Sequence[StructureName] | None = None,
         rules: Rules = None,
         inputs: Any = None,
-        data: Any = None,
     ) -> None:
         super().__init__()
         self.every = check_integer("every", every, minimum=1)
         self.figures = _check_figures(figures)
         self.by_layer = check_flag("by_layer", by_layer)
         self.structures = check_measured_names(structures)
-        self.rules, self.inputs, self.data = rules, inputs, data
+        self.rules, self.inputs = rules, inputs
         self.history: list[dict[str, float]] = []
         self._sites: list[Site] | None = None
 
@@ -110,15 +107,11 @@ class StructureLogger(keras.callbacks.Callback):
         model = self.model
         if self._sites is None:
             check_model("model", model)
-            if self.data is not None:
-                check_data(model, self.data)
             self._sites = find_sites(model, self.structures, self.rules, self.inputs).sites
-        dead = {} if self.data is None else dead_units(model, self._sites, self.data)
         by_name: dict[str, list[float]] = {}
         for site in self._sites:
             measured, _ = measure_site(site)
-            figures = [*measured.figures, *dead_figures(site, dead)]
-            for name, value in _means(site.structure, figures).items():
+            for name, value in _means(site.structure, measured.figures).items():
                 by_name.setdefault(name, []).append(value)
         for structure in self.structures:
             STRUCTURES[structure].clear_caches()
@@ -150,7 +143,7 @@ _DEFAULT = {
     for structure, entry in STRUCTURES.items()
     for panel in entry.figures
     if panel.panel
-} | {"mlp/hidden_units/dead"}
+}
 
 
 def _check_figures(figures: Any) -> tuple[str, ...] | None:
@@ -166,7 +159,7 @@ def _check_figures(figures: Any) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(names))
 
 
-def _means(structure: str, figures: list[Figure]) -> dict[str, float]:
+def _means(structure: str, figures: Iterable[Figure]) -> dict[str, float]:
     """Of one layer, by name: the figure of the whole, or the mean over its heads."""
     values: dict[str, list[Figure]] = {}
     for figure in figures:

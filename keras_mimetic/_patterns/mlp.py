@@ -63,9 +63,6 @@ class MLPSite(Site):
             times in different contexts.
         norm: The LayerNormalization or BatchNormalization before the MLP, or `None`.
         second: The second projection, or `None` if it is unknown.
-        activated_in: The projection where the activated hidden units can be observed:
-            `"first"` if it applies the activation itself, `"second"` if its input is the
-            output of the activation, or `""` if a normalization follows the activation.
         inner_norm: The centered LayerNormalization or BatchNormalization directly before the
             activation, whose beta is the hidden bias, or `None`.
     """
@@ -75,7 +72,6 @@ class MLPSite(Site):
     before: Before = "other"
     norm: Any = None
     second: Any = None
-    activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
 
     @property
@@ -129,7 +125,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
         if followed is None or layer not in layer_paths:
             continue
         skip_reason, second = followed.skip_reason, followed.second
-        activated_in, inner_norm = followed.activated_in, followed.inner_norm
+        inner_norm = followed.inner_norm
         norm, is_activated = _norm_before(call)
         before = "normalized_activation" if is_activated else _kind(norm)
         earlier = sites.get(layer)
@@ -137,7 +133,6 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             before = before if earlier.before == before else "other"
             norm = norm if earlier.norm is norm else None
             second = second if earlier.second is second else None
-            activated_in = activated_in if second is not None else ""
             skip_reason = skip_reason or earlier.skip_reason
             if inner_norm is not earlier.inner_norm:
                 inner_norm, skip_reason = None, skip_reason or INNER_NORM
@@ -147,7 +142,6 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             before=before,
             norm=norm,
             second=second,
-            activated_in=activated_in,
             inner_norm=inner_norm,
             skip_reason=skip_reason,
         )
@@ -165,7 +159,6 @@ class _Followed:
 
     skip_reason: str
     second: Any = None
-    activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
 
 
@@ -246,8 +239,7 @@ def _match_rest(number: int, graph: Graph, consumers: dict[int, list[int]]) -> _
         return None
     between = between if inner_norm is None else ""
     skip_reason = GATED if gated else between or _of_widths(first.operation, end.operation)
-    activated_in: Any = "first" if function is not None else "" if normalized else "second"
-    return _Followed(skip_reason, end.operation, activated_in, inner_norm)
+    return _Followed(skip_reason, end.operation, inner_norm)
 
 
 def _inner_norm(activation: Call, first: Call, inside: set[int]) -> Any:

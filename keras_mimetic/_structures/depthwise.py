@@ -152,7 +152,7 @@ class Depthwise(Structure):
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
         return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: DepthwiseSite, weights: Weights, seed: int) -> Weights:
         kernel = weights["kernel"]
         return {"kernel": depthwise.same_norm(_filters(kernel), seed).reshape(kernel.shape)}
 

@@ -130,7 +130,7 @@ class Position(Structure):
         note = f"sines and cosines of {grid} positions"
         return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: PositionSite, weights: Weights, seed: int) -> Weights:
         return {"table": same_norm(weights["table"], seed)}
 
     def measure(self, site: PositionSite, weights: Weights) -> Measured:

@@ -78,15 +78,6 @@ def test_logging_interval():
     assert [row["epoch"] for row in logger.history] == [0, 1]
 
 
-def test_dead_units_are_counted():
-    model = make()
-    first = next(x for x in model.layers if isinstance(x, layers.Dense))
-    first.bias.assign(np.full(64, -100.0))
-    logger = StructureLogger(structures="mlp", data=X[:8])
-    fit(model, logger, epochs=1)
-    assert logger.history[0]["mlp/hidden_units/dead"] == pytest.approx(0.5, abs=0.1)
-
-
 def test_a_model_that_fit_builds():
     model = compiled(keras.Sequential([layers.Dense(64, "relu"), layers.Dense(16)]))
     logger = StructureLogger()
