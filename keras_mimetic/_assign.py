@@ -11,10 +11,10 @@ from keras_mimetic._patterns.kernels import Part, values_of
 
 def assign_all(new: Iterable[tuple[Any, np.ndarray]]) -> None:
     """Write values to variables, or to `Part`s of variables; if one fails, restore all."""
-    old: list[tuple[Any, np.ndarray]] = []
+    old: list[tuple[Any, Any]] = []
     try:
         for variable, values in _whole(new):
-            old.append((variable, np.array(keras.ops.convert_to_numpy(variable.value))))
+            old.append((variable, keras.ops.copy(variable.value)))
             variable.assign(values)
     except BaseException:
         # The last first: two variables may share their memory.

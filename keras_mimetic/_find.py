@@ -15,6 +15,7 @@ from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._tracing.recorder import is_composite
 from keras_mimetic._tracing.trace import trace
+from keras_mimetic.initializers.seeds import is_tracing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +126,11 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
 
 def check_not_traced(call: str) -> None:
     """Raise if weights have no values now, as while `jax.jit` traces a function."""
-    try:
-        keras.ops.convert_to_numpy(keras.ops.zeros((1,)))
-    except Exception as error:
+    if is_tracing():
         raise RuntimeError(
             f"`{call}` writes weights and cannot be called in a function that is being traced or "
             "compiled, as by `jax.jit` or `tf.function`. Call it outside of that function."
-        ) from error
+        )
 
 
 def check_model(name: str, model: Any) -> None:

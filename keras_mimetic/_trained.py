@@ -22,7 +22,7 @@ def check_untrained(model: Any, force: bool) -> None:
                 f"Received: a model with LoRA in layer {path!r}"
             )
         iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
-        steps = 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
+        steps = int(iterations.value) if isinstance(iterations, keras.Variable) else 0
         if steps and not force:
             raise ValueError(
                 f"Argument `model` has been trained (the optimizer of {path!r} took {steps} "

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.operations import name_of
 from keras_mimetic._tracing.symbol import Value
@@ -58,7 +59,7 @@ def is_triangular(x: Any) -> bool:
     if shape is None or len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2:
         return False
     corner = x[(0,) * (len(shape) - 2)][:_ENTRIES, :_ENTRIES]
-    matrix = np.asarray(keras.ops.convert_to_numpy(corner)).astype(np.float64)
+    matrix = values_of(corner)
     before = matrix[np.tril_indices(len(matrix))]
     after = matrix[np.triu_indices(len(matrix), 1)]
     return bool((before == before[0]).all() and (after == after[0]).all() and before[0] != after[0])

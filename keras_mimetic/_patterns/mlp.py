@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._patterns.inverted_residuals import inverted_residuals
+from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.graph import Call, Graph, in_call_order
@@ -360,6 +361,5 @@ def _is_untrained(norm: Any) -> bool:
     """Return whether gamma and beta of a LayerNormalization are untrained."""
     untrained = ((norm.gamma, 1.0), (norm.beta, 0.0))
     return all(
-        variable is None or np.all(keras.ops.convert_to_numpy(variable) == value)
-        for variable, value in untrained
+        variable is None or np.all(values_of(variable) == value) for variable, value in untrained
     )

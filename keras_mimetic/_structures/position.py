@@ -268,7 +268,7 @@ def _rows(table: np.ndarray) -> np.ndarray:
 
 def _counted(tokens: Any) -> int | None:
     """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
-    numbers = np.asarray(keras.ops.convert_to_numpy(tokens))
+    numbers = values_of(tokens)
     n = numbers.shape[-1] if numbers.ndim else 0
     return (
         n
