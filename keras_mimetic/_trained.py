@@ -21,8 +21,7 @@ def check_untrained(model: Any, force: bool) -> None:
                 "Argument `model` must not have LoRA enabled: its kernels are trained. "
                 f"Received: a model with LoRA in layer {path!r}"
             )
-        iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
-        steps = int(iterations.value) if isinstance(iterations, keras.Variable) else 0
+        steps = steps_of(layer)
         if steps and not force:
             raise ValueError(
                 f"Argument `model` has been trained (the optimizer of {path!r} took {steps} "
@@ -36,6 +35,14 @@ def check_untrained(model: Any, force: bool) -> None:
             f"although its initializer sets all of them to {found[1]:g}. Initializing the model "
             "would overwrite trained weights. Pass force=True to do so."
         )
+
+
+def steps_of(model: Any) -> int:
+    """Return the number of steps that the optimizer of a model has taken."""
+    optimizer = getattr(model, "optimizer", None)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return 0
+    return int(keras.ops.convert_to_tensor(optimizer.iterations))
 
 
 def trained_weight(model: Any) -> tuple[Any, float] | None:
