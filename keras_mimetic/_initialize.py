@@ -15,6 +15,7 @@ from keras_mimetic._find import check_model, check_names, check_not_traced, find
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._patterns.kernels import rounded_to, values_of
+from keras_mimetic._patterns.mlp import MLPSite
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
 from keras_mimetic._structures import STRUCTURES, Rules, Structures
@@ -91,7 +92,7 @@ def initialize(
     >>> report = keras_mimetic.initialize(translator, inputs=(source_tokens, target_tokens))
 
     Args:
-        model: A built Keras model or layer.
+        model: A Keras model or layer, built unless `inputs` are given.
         structures: Names of structures, or a dict from names to their settings, such as
             `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
             are on by default, or for the default settings of one. The classes `MLP`,
@@ -109,12 +110,14 @@ def initialize(
             for each weight, and its hidden bias for each unit. Decays and step sizes become
             those of Mamba-2.
         dry_run: If `True`, report what would be written and leave the model unchanged.
-        force: If `True`, overwrite a trained model. A model counts as trained if its optimizer
-            has taken steps, or if the values of a bias, normalization or moving statistic
-            differ where its initializer makes them equal. Loaded weights without any of these
-            cannot be told from untrained ones.
+        force: If `True`, overwrite parts of a trained model. For a new start, call `reset`
+            instead: after trained normalizations, MLPs get other weights than in a new model. A
+            model counts as trained if its optimizer has taken steps, or if the sizes of the values
+            of a bias, normalization or moving statistic differ where its initializer makes them
+            equal. Loaded weights without any of these cannot be told from untrained ones.
         inputs: Example inputs, of which only shapes and dtypes are used. Required for a
             subclassed model that takes several arguments or whose input shape is unknown. A
+            model without weights is first called on zeros of these shapes, which builds it. A
             tuple holds several positional arguments, a dict with names of arguments holds these,
             and anything else is the first one.
 
@@ -137,7 +140,7 @@ def initialize(
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):
         check_flag(name, flag)
     seed = resolve_seed(None if seed is None else check_seed(seed))
-    check_model("model", model)
+    check_model("model", model, inputs)
     check_not_traced("initialize")
     check_untrained(model, force or dry_run)
     found = find_sites(model, settings, rules, inputs)
@@ -157,7 +160,11 @@ def initialize(
         seed=seed,
         control=control,
         dry_run=dry_run,
-        notes=(() if structures is None else _missing(settings, rows)) + found.notes,
+        notes=(
+            (() if structures is None else _missing(settings, rows))
+            + found.notes
+            + _after_trained_norms(found.sites)
+        ),
     )
 
 
@@ -191,6 +198,22 @@ def _missing(asked: Iterable[str], rows: list[WeightChange]) -> tuple[str, ...]:
     """Return a note on structures that were asked for and have no layers."""
     missing = [repr(name) for name in asked if all(row.structure != name for row in rows)]
     return (f"no layers found for {', '.join(missing)}",) if missing and rows else ()
+
+
+def _after_trained_norms(sites: list[Site]) -> tuple[str, ...]:
+    """Return a note on MLPs whose weights are not those that a new model would get."""
+    trained = [
+        site
+        for site in sites
+        if isinstance(site, MLPSite) and site.norm is not None and site.before == "other"
+    ]
+    if not trained:
+        return ()
+    return (
+        f"{len(trained)} MLP{'' if len(trained) == 1 else 's'} after a trained LayerNormalization: "
+        "no hidden bias, and the mean for any input. To initialize the model as a new one, call "
+        "`keras_mimetic.reset(model)` first",
+    )
 
 
 def _changes(

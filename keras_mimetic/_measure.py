@@ -110,7 +110,7 @@ def measure(
     >>> measured.plot().savefig("trained.png")
 
     Args:
-        model: A built Keras model or layer. LoRA weights are merged.
+        model: A Keras model or layer, built unless `inputs` are given. LoRA weights are merged.
         structures: Names of structures; `None` stands for those that are on by default.
         rules: Corrections to what is found, as for `initialize`.
         inputs: Example inputs, as for `initialize`.
@@ -130,7 +130,7 @@ def measure(
     definitions of the figures are ours.
     """
     names = check_measured_names(structures)
-    check_model("model", model)
+    check_model("model", model, inputs)
     found = find_sites(model, names, rules, inputs)
     rows: list[Measurement] = []
     skipped: list[Skipped] = []

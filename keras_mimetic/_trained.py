@@ -10,6 +10,11 @@ from keras_mimetic._tracing.keras_internals import sublayers
 
 # Attributes of variables that layers initialize to a constant.
 _CONSTANT = ("gamma", "beta", "bias", "moving_mean", "moving_variance")
+_ANEW = (
+    "To train it anew, call `keras_mimetic.reset(model)` first, or build it again. force=True "
+    "overwrites parts of the trained model, keeps the rest, and gives other weights than in a new "
+    "one."
+)
 
 
 def check_untrained(model: Any, force: bool) -> None:
@@ -25,15 +30,13 @@ def check_untrained(model: Any, force: bool) -> None:
         if steps and not force:
             raise ValueError(
                 f"Argument `model` has been trained (the optimizer of {path!r} took {steps} "
-                "steps). Initializing it would overwrite trained weights. Pass force=True to "
-                "do so."
+                f"step{'' if steps == 1 else 's'}). {_ANEW}"
             )
     found = None if force else trained_weight(model)
     if found is not None:
         raise ValueError(
             f"Argument `model` appears to be trained: the values of {found[0].path!r} differ, "
-            f"although its initializer sets all of them to {found[1]:g}. Initializing the model "
-            "would overwrite trained weights. Pass force=True to do so."
+            f"although its initializer sets all of them to {found[1]:g}. {_ANEW}"
         )
 
 

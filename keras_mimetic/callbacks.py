@@ -106,7 +106,7 @@ class StructureLogger(keras.callbacks.Callback):
     def _measure(self, epoch: int) -> None:
         model = self.model
         if self._sites is None:
-            check_model("model", model)
+            check_model("model", model, self.inputs)
             self._sites = find_sites(model, self.structures, self.rules, self.inputs).sites
         by_name: dict[str, list[float]] = {}
         for site in self._sites:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -510,7 +511,7 @@ def test_trained_models_need_force():
     x, y = np.zeros((4, 6, 8), "float32"), np.zeros((4, 6, 3), "float32")
     model.fit(x, y, verbose=0)
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"trained .the optimizer of .* took 1 steps.*force"):
+    with pytest.raises(ValueError, match=r"trained .the optimizer of .* took 1 step\).*force"):
         keras_mimetic.initialize(model, seed=1)
     keras_mimetic.initialize(model, seed=1, dry_run=True)
     for a, b in zip(before, model.get_weights(), strict=True):
@@ -530,9 +531,50 @@ def test_initialize_works_after_compile():
     assert abs(after - before).max() > 1e-3
 
 
+class Unbuilt(keras.Model):
+    """Has no weights before its first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(32, "gelu"), layers.Dense(8)
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_model_without_weights_is_built_by_its_inputs():
+    with pytest.raises(ValueError, match="must have weights: call it once.*ops.zeros") as caught:
+        keras_mimetic.initialize(Unbuilt(), seed=0)
+    # The error shows a line that works.
+    model = Unbuilt()
+    line = re.search(r"`(model\(.*?)`", str(caught.value)).group(1)
+    exec(line.replace("(1, 32, 32, 3)", "(1, 8)"))
+    assert keras_mimetic.initialize(model, seed=0).written
+    for inputs in (np.ones((2, 8), "float32"), keras.KerasTensor((None, 8)), keras.Input((8,))):
+        assert keras_mimetic.initialize(Unbuilt(), seed=0, inputs=inputs).written
+        assert keras_mimetic.measure(Unbuilt(), inputs=inputs).rows
+    with pytest.raises(ValueError, match=r"`inputs` must be a valid input.*shapes \(2,\)"):
+        keras_mimetic.initialize(Unbuilt(), seed=0, inputs=np.ones(2, "float32"))
+
+
+def test_force_tells_what_trained_norms_take_away():
+    model, _ = mlp_after(layers.LayerNormalization())
+    model.compile("sgd", "mse")
+    model.fit(np.random.rand(4, 64), np.ones((4, 64)), batch_size=4, verbose=0)
+    with pytest.raises(ValueError, match=r"took 1 step\)\. To train it anew, call `ker"):
+        keras_mimetic.initialize(model, seed=0)
+    report = keras_mimetic.initialize(model, seed=0, force=True)
+    assert "1 MLP after a trained LayerNormalization: no hidden bias" in str(report)
+    assert [row.path.split("/")[-1] for row in report.written] == ["kernel"]
+    keras_mimetic.reset(model, 0)
+    report = keras_mimetic.initialize(model, seed=0)
+    assert len(report.written) == 2
+    assert not report.notes
+
+
 def test_rejected_models():
     unbuilt = keras.Sequential([layers.Dense(3)])
-    with pytest.raises(ValueError, match="`model` must be built"):
+    with pytest.raises(ValueError, match="`model` must have weights"):
         keras_mimetic.initialize(unbuilt)
     with pytest.raises(TypeError, match="`model` must be a Keras model or layer.*None"):
         keras_mimetic.initialize(None)

@@ -357,7 +357,7 @@ def test_a_model_without_these_layers():
 def test_bad_models():
     with pytest.raises(TypeError, match="`model` must be a Keras model.*Received: model='x'"):
         keras_mimetic.measure("x")
-    with pytest.raises(ValueError, match="`model` must be built.*no weights"):
+    with pytest.raises(ValueError, match="`model` must have weights.*no weights"):
         keras_mimetic.measure(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(ValueError, match="no weights"):
         keras_mimetic.measure(keras.Sequential([keras.Input((3,)), layers.ReLU()]))

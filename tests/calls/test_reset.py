@@ -133,7 +133,7 @@ def test_models_that_cannot_be_made_again_are_rejected_unchanged():
     with pytest.raises(ValueError, match="the layer 'sequential.*scale.*no config"):
         keras_mimetic.reset(model, 0)
     assert_equal(before, arrays(model.weights))
-    with pytest.raises(ValueError, match="must be built"):
+    with pytest.raises(ValueError, match="must have weights"):
         keras_mimetic.reset(keras.Sequential([keras.layers.Dense(3)]), 0)
     with pytest.raises(TypeError, match="`seed`"):
         keras_mimetic.reset(model, 1.5)
