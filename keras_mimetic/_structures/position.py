@@ -120,7 +120,7 @@ class Position(Structure):
         if rms == "keep":
             initializer = getattr(site.layer, "embeddings_initializer", None)
             initializer = initializer or getattr(site.layer, "initializer", None)
-            rms = rms_to_keep(variable, initializer)
+            rms, _ = rms_to_keep(variable, initializer, axes=len(variable.shape))
         if not rms:
             return Skip("its table is zero: name an `rms`")
         before = values_of(variable)

@@ -445,6 +445,21 @@ def test_filters_keep_their_scale(initializer, is_known):
         np.testing.assert_array_equal(array(layer.kernel), first)
 
 
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "ones", keras.initializers.Orthogonal()])
+@pytest.mark.parametrize("channels", [4, 96])
+@pytest.mark.parametrize("control", [False, True])
+def test_the_scale_of_filters_does_not_depend_on_a_sample(initializer, channels, control):
+    # Wide filters, whose pixels are correlated.
+    settings = {"depthwise": {"sigma_0": 8.0, "velocity": 0, "acceleration": 0}}
+    layer = layers.DepthwiseConv2D(7, padding="same", depthwise_initializer=initializer)
+    model = keras.Sequential([keras.Input((8, 8, channels)), layer])
+    for seed in range(20):
+        keras_mimetic.initialize(model, settings, seed=seed, control=control)
+        once = array(layer.kernel)
+        keras_mimetic.initialize(model, settings, seed=seed, control=control)
+        np.testing.assert_allclose(array(layer.kernel), once, rtol=1e-5)
+
+
 def test_a_loaded_scale_is_kept_and_zero_filters_are_skipped():
     layer = layers.DepthwiseConv2D(3, padding="same")
     model = keras.Sequential([keras.Input((8, 8, 32)), layer])
