@@ -1,8 +1,6 @@
 """Re-initialize a built model with the structures of trained ones."""
 
 import dataclasses
-import inspect
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._assign import assign_all
-from keras_mimetic._checks import check_flag
+from keras_mimetic._checks import check_flag, warn
 from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import check_seed, fold_in
@@ -308,13 +306,4 @@ def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None
     why = [f"{skipped} found and skipped; print the report for the reasons"] if skipped else []
     why += [f"{row.path} {row.note}" for row in rows if not row.structure]
     found = "; ".join(why) or "none were found"
-    _warn(f"initialize wrote no weight. It looked for {looked}: {found}.")
-
-
-def _warn(message: str) -> None:
-    """Warn at the line of the user's code, also if it calls `mimic`."""
-    frame, level = inspect.currentframe(), 1
-    package = __name__.partition(".")[0]
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warn(f"initialize wrote no weight. It looked for {looked}: {found}.")
