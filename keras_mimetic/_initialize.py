@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._assign import Pairs, assign_all, restore
+from keras_mimetic._cache import clear_caches
 from keras_mimetic._checks import check_flag
 from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
@@ -155,8 +156,7 @@ def initialize(
     # A dry run keeps no values: a large model would need its memory twice.
     new: list[tuple[Any, np.ndarray]] | None = None if dry_run and data is None else []
     rows = [row for site in found.sites for row in _changes(site, settings, seed, control, new)]
-    for name in settings:
-        STRUCTURES[name].clear_caches()
+    clear_caches()
     for layer, layer_path, why in found.opaque:
         reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_mimetic._cache import clear_caches
 from keras_mimetic._checks import check_flag, check_integer
 from keras_mimetic._dead_units import check_data, dead_units
 from keras_mimetic._find import check_model, find_sites
@@ -120,8 +121,7 @@ class StructureLogger(keras.callbacks.Callback):
             figures = [*measured.figures, *dead_figures(site, dead)]
             for name, value in _means(site.structure, figures).items():
                 by_name.setdefault(name, []).append(value)
-        for structure in self.structures:
-            STRUCTURES[structure].clear_caches()
+        clear_caches()
         names = self._names(by_name)
         row: dict[str, float] = {"epoch": epoch}
         row |= {name: mean_and_std(by_name[name])[0] for name in names}
