@@ -5,9 +5,11 @@ JSON, or raises an error that names the argument, the allowed values and the rec
 value: a `TypeError` for a wrong type, a `ValueError` for a wrong value.
 """
 
+import inspect
 import math
 import numbers
 import operator
+import warnings
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal, TypeVar
 
@@ -118,3 +120,12 @@ def check_shape(shape: Any) -> tuple[int, ...]:
             )
         check_integer("shape", dim, minimum=0)
     return tuple(operator.index(dim) for dim in shape)
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the code that calls the package."""
+    frame, level = inspect.currentframe(), 1
+    package = __name__.partition(".")[0]
+    while frame and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

@@ -207,3 +207,29 @@ def shifted_to_mean(
             break
         values, error = nearest, now
     return values
+
+
+def random_signs(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Sample +1 or -1 for each entry, as a float32 array."""
+    return np.copysign(np.float32(1), sample("uniform", shape, seed))
+
+
+def with_signs_in_mean(values: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, float]:
+    """Give the mean of a weight a sign for each entry: its norm without its mean.
+
+    The operation is idempotent: `signs` that the weight contains already are replaced.
+
+    Args:
+        values: float32 array.
+        signs: Array of its shape, of +1 and -1.
+
+    Returns:
+        float32 array of the same shape and, up to sampling error, norm; and its standard
+        deviation without the signs, in that of `values`.
+    """
+    mean, std = array_moments(values)
+    values = values - np.float32(mean)
+    signs = signs - signs.mean(dtype=np.float32)
+    values -= (np.vdot(values, signs) / np.vdot(signs, signs)) * signs
+    _, rest = array_moments(values)
+    return values + np.float32(mean / std * rest) * signs, rest / std

@@ -58,7 +58,6 @@ class Match:
     skip_reason: str = ""
     default_skip: str = ""
     end: Call | None = None
-    activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
 
 
@@ -144,9 +143,8 @@ def match_mlp(number: int, graph: Graph, consumers: Consumers) -> Match | None:
     skip_reason = between or _of_widths(first.operation, end.operation)
     if gated and not is_gate:
         skip_reason = LINEAR_BRANCH if not (activated or sliced) else GATED
-    activated_in: Any = "first" if function is not None else "" if normalized else "second"
     default_skip = GATED if is_gate else ODD if is_odd else ""
-    return Match(skip_reason, default_skip, end, activated_in, inner_norm)
+    return Match(skip_reason, default_skip, end, inner_norm)
 
 
 def follows(end: Call, graph: Graph, consumers: Consumers) -> Literal["residual", "output", ""]:

@@ -147,7 +147,7 @@ class Attention(Structure):
                 notes[role] = f"{note} ({why})" if why else note
         return NewWeights(values, notes) if values else Skip(why)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: AttentionSite, weights: Weights, seed: int) -> Weights:
         controls = same_norms(tuple(weights.values()), seed)
         return dict(zip(weights, controls, strict=True))
 

@@ -142,7 +142,7 @@ class Structure(abc.ABC):
         """Sample structured weights of a site, as a function of the seed."""
 
     @abc.abstractmethod
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: Any, weights: Weights, seed: int) -> Weights:
         """Return weights without structure, with the norms of those that `sample` returned."""
 
     @abc.abstractmethod

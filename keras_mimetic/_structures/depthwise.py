@@ -135,17 +135,20 @@ class Depthwise(Structure):
     def sample(self, site: DepthwiseSite, settings: Settings, seed: int) -> NewWeights | Skip:
         kernel = site.weights["kernel"]
         shape = tuple(kernel.shape)
-        rms = _rms(site, settings["gain"])
+        rms, is_expected = _rms(site, settings["gain"])
         if not rms:
             return Skip("its filters are zero: set `gain` to write them")
         sigma = _sigma(site, settings)
         filters = depthwise.depthwise_filters(
             shape[:-2], shape[-2] * shape[-1], sigma=sigma, rms=rms, seed=seed
         )
+        if not is_expected:
+            # The scale of a second call must not depend on the sample.
+            filters *= rms / np.sqrt(np.mean(np.square(filters, dtype=np.float64)))
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
         return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: DepthwiseSite, weights: Weights, seed: int) -> Weights:
         kernel = weights["kernel"]
         return {"kernel": depthwise.same_norm(_filters(kernel), seed).reshape(kernel.shape)}
 
@@ -196,12 +199,12 @@ def _sigma(site: DepthwiseSite, settings: Settings) -> float:
     return sigma
 
 
-def _rms(site: DepthwiseSite, gain: float | str) -> float:
-    """Return the root mean square entry of new filters."""
+def _rms(site: DepthwiseSite, gain: float | str) -> tuple[float, bool]:
+    """Return the root mean square entry of new filters, and whether it is their expectation."""
     kernel = site.weights["kernel"]
     if gain == "keep":
-        return rms_to_keep(kernel, _initializer(site.layer))
-    return depthwise.rms_of_gain(tuple(kernel.shape), gain)
+        return rms_to_keep(kernel, _initializer(site.layer), axes=2)
+    return depthwise.rms_of_gain(tuple(kernel.shape), gain), True
 
 
 def _initializer(layer: Any) -> Any:

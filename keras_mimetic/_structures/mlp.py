@@ -16,9 +16,12 @@ from keras_mimetic._numerics.mlp import (
     effective_bias,
     energy_of_ones,
     expected_of_normals,
+    random_signs,
     shifted_to_mean,
     standardized_mean,
+    with_signs_in_mean,
 )
+from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import rounded_to, values_of
 from keras_mimetic._patterns.mlp import MLPSite, find_mlps, mlp_site
@@ -36,7 +39,6 @@ from keras_mimetic._structures.base import (
     Structure,
     Weights,
     normal_samples,
-    with_norms_of,
 )
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.operations import is_projection
@@ -93,8 +95,7 @@ class MLP(Structure):
     legend = (
         "mean of the first and second matrix in standard deviations, and its z; energy of the "
         "first that is shared by all inputs and by all hidden units, in multiples of chance; "
-        "effective hidden bias in pre-activation standard deviations, mean over units; "
-        "fraction of hidden units that are off for all of the data, if data were given"
+        "effective hidden bias in pre-activation standard deviations, mean over units"
     )
     figures = (
         FigureSpec(
@@ -128,7 +129,6 @@ class MLP(Structure):
             error_bars="std",
         ),
         FigureSpec("hidden_bias", "std"),
-        FigureSpec("hidden_units", "dead", "dead units", ".1%", compare_to_untrained=False),
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -179,13 +179,18 @@ class MLP(Structure):
             notes["bias"] = f"hidden bias {hidden_bias:+.4g} ({before})"
         return NewWeights(values, notes)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
-        controls = {}
-        if "kernel" in weights:
-            controls["kernel"] = shifted_to_mean(weights["kernel"], 0.0)
-        biases = {role: values.shape for role, values in weights.items() if role != "kernel"}
-        controls |= normal_samples(biases, seed)
-        return with_norms_of(weights, controls)
+    def control(self, site: MLPSite, weights: Weights, seed: int) -> Weights:
+        """Give means and biases a random sign for each value."""
+        controls, scale = {}, 1.0
+        for number, (role, values) in enumerate(weights.items()):
+            if role == "kernel":
+                # The same signs for every seed, so that they do not add up.
+                signs = random_signs(values.shape, fold_in(0, *site.layer_path.encode()))
+                controls[role], scale = with_signs_in_mean(values, signs)
+            else:
+                signs = random_signs(values.shape, fold_in(seed, number))
+                controls[role] = np.float32(scale) * signs * values
+        return controls
 
     def measure(self, site: MLPSite, weights: Weights) -> Measured:
         figures = []

@@ -113,7 +113,7 @@ class Position(Structure):
         if rms == "keep":
             initializer = getattr(site.layer, "embeddings_initializer", None)
             initializer = initializer or getattr(site.layer, "initializer", None)
-            rms = rms_to_keep(variable, initializer)
+            rms, _ = rms_to_keep(variable, initializer, axes=len(variable.shape))
         if not rms:
             return Skip("its table is zero: name an `rms`")
         before = values_of(variable)
@@ -123,7 +123,7 @@ class Position(Structure):
         note = f"sines and cosines of {grid} positions"
         return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: PositionSite, weights: Weights, seed: int) -> Weights:
         return {"table": same_norm(weights["table"], seed)}
 
     def measure(self, site: PositionSite, weights: Weights) -> Measured:
@@ -255,7 +255,7 @@ def _rows(table: np.ndarray) -> np.ndarray:
 
 def _counted(tokens: Any) -> int | None:
     """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
-    numbers = np.asarray(keras.ops.convert_to_numpy(tokens))
+    numbers = values_of(tokens)
     n = numbers.shape[-1] if numbers.ndim else 0
     return (
         n

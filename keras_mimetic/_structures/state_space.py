@@ -182,7 +182,7 @@ class StateSpace(Structure):
             notes |= {"conv_kernel": "identity", "conv_bias": "identity"}
         return NewWeights(values, notes)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: StateSpaceSite, weights: Weights, seed: int) -> Weights:
         """Sample noise of the same norms; for `a_log` and `dt_bias`, Mamba-2's own."""
         shapes = {role: values.shape for role, values in weights.items()}
         controls = with_norms_of(weights, normal_samples(shapes, seed))

@@ -200,8 +200,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
         )
-        self.fc1.build(input_shape)
-        self._changes.restore_lora("fc1", self.fc1)
+        self._changes.build("fc1", self.fc1, input_shape)
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
@@ -210,8 +209,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             dtype=self._changes.policies.get("fc2", self.dtype_policy),
             **shared,
         )
-        self.fc2.build(hidden_shape)
-        self._changes.restore_lora("fc2", self.fc2)
+        self._changes.build("fc2", self.fc2, hidden_shape)
         if self.dropout:
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(

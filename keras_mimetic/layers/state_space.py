@@ -209,8 +209,7 @@ class MimeticStateSpace(keras.layers.Layer):
             dtype=self._changes.policies.get(role, self.dtype_policy),
             name=role,
         )
-        layer.build(input_shape)
-        self._changes.restore_lora(role, layer)
+        self._changes.build(role, layer, input_shape)
         return layer
 
     def _weight(self, role: str, shape: Any, **settings: Any) -> Any:
