@@ -101,7 +101,7 @@ def train(is_mimetic, seed=0):
     if is_mimetic:
         keras_mimetic.initialize(model, seed=seed)
     model.compile(
-        optimizer=keras.optimizers.AdamW(1e-3, weight_decay=0.05),
+        optimizer=keras.optimizers.AdamW(2e-3, weight_decay=0.05),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
