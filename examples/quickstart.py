@@ -148,7 +148,6 @@ in place, and returns a report. As the last line of a cell it is a table:
 
 keras.utils.set_random_seed(0)
 model = make_vit()
-before = keras_mimetic.measure(model, "attention")
 report = keras_mimetic.initialize(model, seed=0)
 report
 
@@ -157,11 +156,11 @@ Each row is a weight, with its Frobenius norm before and after. Query and key, v
 drawn in pairs; the first matrix of each MLP gets a mean, and its bias starts below zero.
 
 `measure` reads the structures of any model, and draws them. The products of query and key weights
-have a positive diagonal now (upper rows), those of value and output weights a negative one (lower
-rows):
+have a positive diagonal now, those of value and output weights a negative one, both far outside of
+what untrained weights have (gray):
 """
 
-picture = keras_mimetic.measure(model, "attention").plot(before=before)
+picture = keras_mimetic.measure(model, "attention").plot()
 picture
 
 """
@@ -175,7 +174,7 @@ diagonal into the first layer. It fades with depth, and is slightly positive in 
 
 ![Value-output products by layer: untrained, trained, mimetic](../docs/trained-vit.png)
 
-## Why the structures shrink
+## Why structures shrink
 
 How the structures of the mimetic model changed in the training above:
 """
@@ -185,10 +184,11 @@ picture_over_time = logger.plot()
 picture_over_time
 
 """
-Training makes them a little weaker. Initial weights exaggerate: the identity in the
-product of value and output is -0.4 in all layers, where training from the default put -0.17,
--0.15, -0.09 and +0.05 into the four layers of the trained ViT above. A start has to be strong
-enough to guide the first steps, and training then goes its own way.
+The attention structures and the mean become a little weaker, since initial weights exaggerate: the
+identity in the product of value and output starts at -0.4 in all layers, where training from the
+default put -0.17, -0.15, -0.09 and +0.05 into the four layers of the ViT above. So training moves
+back toward what it makes by itself. The hidden bias is weaker at the start than at the end: it
+becomes more negative. The documentation says which of these strengths were measured to help.
 
 ## What next
 
