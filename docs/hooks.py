@@ -52,7 +52,7 @@ def results_page(names):
 def on_page_markdown(markdown, page, config, files):
     """Rewrite links between docs/ and the files outside, and render formulas."""
     name = page.file.src_uri
-    if name == "index.md":
+    if name in ("index.md", "examples/quickstart.md"):
         page.meta["hide"] = ["toc"]  # the full width
     if name.startswith(NOT_SEARCHED):
         page.meta["search"] = {"exclude": True}
