@@ -159,7 +159,6 @@ def show(name, title, before, after, folder):
             title,
             f"BEFORE: {before}",
             f"AFTER: {after}",
-            f"What `mimic` would give another model: {rounded(after.settings())}",
         ]
     )
     print(f"\n{text}\n")
@@ -172,13 +171,6 @@ def show(name, title, before, after, folder):
     folders.write_rows(folder / f"{name}.csv", rows)
     after.plot(before=before, title=title).savefig(folder / f"{name}.png", dpi=100)
     print(f"Table, figures and picture: {folder / name}.txt, .csv and .png")
-
-
-def rounded(settings):
-    """To the digits that mean something."""
-    return keras.tree.map_structure(
-        lambda x: float(f"{x:.3g}") if isinstance(x, float) else x, settings
-    )
 
 
 def trained(name, images, args, folder):

@@ -7,14 +7,17 @@ from typing import Any
 
 import keras
 
+from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
-from keras_mimetic._tracing.arguments import check_inputs
+from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
+from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.keras_internals import own_variables, sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
-from keras_mimetic._tracing.recorder import is_composite
+from keras_mimetic._tracing.recorder import is_composite, reason
 from keras_mimetic._tracing.trace import trace
+from keras_mimetic.initializers.seeds import is_tracing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +55,21 @@ def find_sites(
             cannot go, or for two rules that name the same layer.
     """
     check_inputs(model, inputs)
-    graph = trace(model, inputs)
+    try:
+        graph = trace(model, inputs)
+    except Exception as error:
+        graph = Graph(opaque=[(model, reason(error))])
     structures = tuple(structures)
     layer_paths = find_layer_paths(model)
     layers = sublayers(model)
     named = _named_by_rules(layers, rules, layer_paths)
     sites = []
     for structure in structures:
-        found = STRUCTURES[structure].find(graph, layers, layer_paths)
+        try:
+            found = STRUCTURES[structure].find(graph, layers, layer_paths)
+        except Exception as error:  # of code that no pattern foresees
+            found = []
+            graph.opaque.append((model, f"{reason(error)} (in the search for {structure!r})"))
         seen = {site.layer for site in found if not site.skip_reason}
         for site in found:
             rules_of = (named.get(layer) for layer in (site.layer, *site.other_layers))
@@ -71,13 +81,15 @@ def find_sites(
                 why = f"by the rule {rule.pattern!r}{what}"
                 sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
             else:
-                included = site.included_by_rule() if site.skip_reason else site
+                is_skipped = site.skip_reason or site.default_skip
+                included = site.included_by_rule() if is_skipped else site
                 if included is not None:
                     sites.append(included)
                     seen.add(included.layer)
         for rule in named.values():
             if rule.site is not None and rule.structure == structure:
                 sites += [rule.site] if rule.site.layer not in seen else []
+    sites = _each_weight_once(sites)
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque
@@ -97,6 +109,27 @@ def find_sites(
     if {"mlp", "attention"} & set(structures):
         notes += _unaccounted(layers, sites, opaque)
     return Found(sites, opaque, notes)
+
+
+def _each_weight_once(sites: list[Site]) -> list[Site]:
+    """Skip sites whose weights another site has; the one with more weights has them."""
+    claimed: dict[int, list[tuple[Any, Site]]] = {}
+    lost: dict[int, str] = {}
+    for site in sorted(sites, key=lambda site: -len(site.weights)):
+        if site.skip_reason:
+            continue
+        for role, weight in site.weights.items():
+            if role in site.partly_skipped:
+                continue
+            others = claimed.setdefault(id(getattr(weight, "variable", weight)), [])
+            other = next((x for used, x in others if x is not site and overlap(used, weight)), None)
+            if other is not None:
+                lost[id(site)] = f"its weight has the structure {other.structure!r}"
+            others.append((weight, site))
+    return [
+        dataclasses.replace(site, skip_reason=lost[id(site)]) if id(site) in lost else site
+        for site in sites
+    ]
 
 
 def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
@@ -125,26 +158,31 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
 
 def check_not_traced(call: str) -> None:
     """Raise if weights have no values now, as while `jax.jit` traces a function."""
-    try:
-        keras.ops.convert_to_numpy(keras.ops.zeros((1,)))
-    except Exception as error:
+    if is_tracing():
         raise RuntimeError(
             f"`{call}` writes weights and cannot be called in a function that is being traced or "
             "compiled, as by `jax.jit` or `tf.function`. Call it outside of that function."
-        ) from error
+        )
 
 
-def check_model(name: str, model: Any) -> None:
-    """Raise unless an argument is a Keras model or layer with weights."""
+def check_model(name: str, model: Any, inputs: Any = None) -> None:
+    """Raise unless an argument is a Keras model or layer with weights.
+
+    A model without weights is called on zeros like `inputs`, if they are given.
+    """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"Argument `{name}` must be a Keras model or layer. "
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
+    if not model.weights and inputs is not None:
+        check_inputs(model, inputs)
+        call_on_zeros(model, inputs)
     if not model.weights:
         raise ValueError(
-            f"Argument `{name}` must be built, so that its weights exist: call it once on data or "
-            f"give it an input shape. Received: {model.name!r}, which has no weights"
+            f"Argument `{name}` must have weights: call it once on data or zeros, as in "
+            "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input. "
+            f"Received: {model.name!r}, which has no weights"
         )
     for layer in sublayers(model):
         if getattr(layer, "quantization_mode", None) is not None:

@@ -374,7 +374,10 @@ def counts(made):
     found = find_sites(made, KINDS).sites
     # The two branches of a gate are one MLP: they have one second projection.
     kinds = {
-        (s.structure, id(getattr(s, "second", None) or s.layer)): not s.skip_reason for s in found
+        (s.structure, id(getattr(s, "second", None) or s.layer)): not (
+            s.skip_reason or s.default_skip
+        )
+        for s in found
     }
     listed = [sum(structure == kind for structure, _ in kinds) for kind in KINDS]
     written = [

@@ -39,7 +39,7 @@ def one_blas_thread() -> AbstractContextManager:
 
 @functools.cache
 def _libraries() -> "ThreadpoolController":
-    """Find the BLAS libraries. The result is cached: finding them takes milliseconds."""
+    """Find the BLAS libraries, which takes milliseconds."""
     import scipy.linalg  # noqa: F401  (loads the BLAS of SciPy)
     from threadpoolctl import ThreadpoolController
 
@@ -83,8 +83,7 @@ def factors(
         identity: Weight of the identity; must be 0 if the product is not square.
         seed: Integer >= 0.
         is_shared: Whether to use the shared decomposition; `None` decides by the width.
-        threads: Maximum number of threads. The default is one per processor. The result
-            does not depend on it.
+        threads: Maximum number of threads, which does not change the result.
 
     Returns:
         `(L, R)`, float32, of shapes `(rows, rank)` and `(rank, columns)`.

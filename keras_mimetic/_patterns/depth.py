@@ -15,10 +15,10 @@ def depths(layers: list[Any], graph: Graph) -> dict[Any, float]:
     """
     wanted = set(layers)
     ranks: dict[Any, int] = {}
-    reached: dict[int, int] = {}
+    reached: dict[Value, int] = {}
 
     def rank_of(value: Value) -> int:
-        known = reached.get(id(value), 0)
+        known = reached.get(value, 0)
         return max([known, *(rank_of(other) for other in value.after)])
 
     for call in graph.calls:
@@ -27,7 +27,7 @@ def depths(layers: list[Any], graph: Graph) -> dict[Any, float]:
             ranks.setdefault(call.operation, rank)
             rank += 1
         for value in call.outputs:
-            reached[id(value)] = rank
+            reached[value] = rank
     last = max(ranks.values(), default=-1)
     for layer in layers:
         if layer not in ranks:

@@ -3,20 +3,19 @@
 import math
 from typing import Any
 
-from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.operations import (
-    is_activation,
+    POINTWISE,
+    does,
     is_depthwise,
-    is_pointwise,
     is_pointwise_function,
     is_projection,
-    name_of,
     own_activation,
 )
+from keras_mimetic._tracing.symbol import Value
 
 # Limit of operations that are followed back from the end of an inverted residual.
 _STEPS = 24
-_PADS = {"ZeroPadding1D", "ZeroPadding2D", "Pad"}
 
 
 def inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
@@ -32,8 +31,8 @@ def inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
 
 def _expansion(end: Call) -> Any:
     """Return the first projection of an inverted residual that ends here, or `None`."""
-    value, depthwise, activations = end.inputs[0], 0, 0
-    for _ in range(_STEPS):
+    depthwise = activations = 0
+    for value in walk_back(end.inputs[0], _main_input, limit=_STEPS):
         call = value.producer
         if call is None or not call.seen:
             return None
@@ -45,12 +44,13 @@ def _expansion(end: Call) -> Any:
         if is_depthwise(operation):
             depthwise += 1
             activations += is_pointwise_function(own_activation(operation))
-        activations += is_activation(operation)
-        # Follow the larger factor of a product with channel gates.
-        values = [x for x in call.inputs if x.constant is None]
-        sizes = [math.prod(size or 1 for size in x.shape) for x in values]
-        known = is_depthwise(operation) or is_pointwise(operation) or name_of(operation) in _PADS
-        if not values or not known:
-            return None
-        value = values[sizes.index(max(sizes))]
+        activations += does(operation, "activate")
     return None
+
+
+def _main_input(call: Call) -> list[Value]:
+    """Return the input to follow: the larger factor of a product with channel gates."""
+    values = [x for x in call.inputs if x.constant is None]
+    if not values or not (is_depthwise(call.operation) or does(call.operation, *POINTWISE, "pad")):
+        return []
+    return [max(values, key=lambda x: math.prod(size or 1 for size in x.shape))]

@@ -67,8 +67,8 @@ def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | N
         return [_reshaped(x, shapes[0])]
     if isinstance(operation, keras.layers.Permute):
         return [x.transpose(0, *operation.dims)]
-    if name in ("Transpose", "Permute"):
-        return [x.transpose(_attribute(call, "axes", "dims"))]
+    if name == "Transpose":
+        return [x.transpose(operation.axes)]
     if name == "Swapaxes":
         return [x.swapaxes(operation.axis1, operation.axis2)]
     if name == "Moveaxis":
@@ -144,10 +144,6 @@ def _groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[
         i, j = i + 1, j + 1
     # Remaining axes have size 1.
     return [*groups, (list(range(i, len(before))), list(range(j, len(after))))]
-
-
-def _attribute(call: Call, *names: str) -> Any:
-    return next(getattr(call.operation, n) for n in names if hasattr(call.operation, n))
 
 
 def _resized(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

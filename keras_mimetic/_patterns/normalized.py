@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_mimetic._patterns.layout import constant_along, moved, spread
 from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.operations import is_passthrough, name_of
+from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.symbol import Value
 
 _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
@@ -25,11 +25,11 @@ def normalized_along(value: Any, steps: int = _STEPS) -> tuple[Call | None, int]
         The call of the normalization and the axis, or `(None, 0)`.
     """
     call = value.producer
-    if call is None or not steps or not call.inputs:
+    if call is None or not steps or not call.inputs or not call.seen:
         return None, 0
     if isinstance(call.operation, _NORMS):
         return (call, _axis(call)) if _is_over_one_axis(call) else (None, 0)
-    if is_passthrough(call.operation):
+    if does(call.operation, "copy"):
         return normalized_along(call.inputs[0], steps - 1)
     found = [normalized_along(x, steps - 1) for x in call.inputs]
     norm, axis = found[0]

@@ -11,11 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._patterns.causality import is_causal_mask
+from keras_mimetic._patterns.causality import any_causal, most_causal
 from keras_mimetic._patterns.kernels import Matrix, matrix_of
 from keras_mimetic._patterns.layout import constant_along, equal, moved, spread
+from keras_mimetic._patterns.streams import free_values
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import is_depthwise, is_passthrough, name_of
+from keras_mimetic._tracing.operations import does, is_depthwise, name_of
 from keras_mimetic._tracing.symbol import Value
 
 
@@ -41,7 +42,9 @@ class Attention:
 
     `query` and `key` are the channel numbers of each head, of shape (heads, head_dim).
     `value` has the channels of the values, and `rows` the rows of the output projection
-    that multiply them, in the same order. `odd` has skip reasons by pair.
+    that multiply them, in the same order. If heads share keys and values (`grouped`), `key`
+    and `value` have one row per group, and the heads of a group follow one another. `odd`
+    has skip reasons by pair.
     """
 
     query_source: Source | None = None
@@ -52,8 +55,8 @@ class Attention:
     key: np.ndarray | None = None
     value: np.ndarray | None = None
     rows: np.ndarray | None = None
-    causal: bool = False
-    inputs: list[Value] = dataclasses.field(default_factory=list)
+    causal: bool | None = False
+    grouped: bool = False
     odd: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -73,9 +76,11 @@ class Gathered:
     numbers: np.ndarray | None
 
 
-GROUPED = "grouped-query attention: the structure for shared keys is unknown"
+GROUPED = "grouped-query attention: written only if `query_key` or `value_output` is given"
+SHARED_CHANNELS = "its heads share channels of queries or keys"
 MIXED_HEADS = "its heads are mixed with one another"
 SEVERAL = "its scores are a sum of several products"
+GATED = "a gate multiplies its values"
 LINEAR = "linear attention: no softmax between its products"
 UNKNOWN = "the operations between its projections and their product could not be traced"
 NO_OUTPUT = "no projection of its values was found"
@@ -83,18 +88,14 @@ NO_MATRIX = "its projection is not one matrix on the channels of each position"
 NONE = "not made by a projection"
 ADDITIVE = "additive attention: its scores are not a product"
 
-_ELEMENTWISE = {
-    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
-    *("ConvertToTensor", "StopGradient", "Copy", "Rescaling"),
-}
-_PRODUCTS = {"Multiply", "Divide", "TrueDivide"}
-_NORMS = {"LayerNormalization", "RMSNormalization", "BatchNormalization", "UnitNormalization"}
-_NORMS |= {"RMSNorm", "LayerNorm", "GroupNormalization"}
+
+# Operations that keep the channel of each entry.
+_KEEPING = ("copy", "add", "scale", "normalize")
 
 
 def attentions(graph: Graph) -> list[Attention]:
     """Find all attention made of operations, or of Keras's attention layers without weights."""
-    roles = _Roles()
+    roles = _Roles(graph)
     for call in graph.calls:
         if call.seen:
             roles.visit(call)
@@ -107,22 +108,18 @@ def _has_weights(found: Attention) -> bool:
 
 
 class _Roles:
-    def __init__(self) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.found: list[Attention] = []
-        self._tags: dict[int, Any] = {}
-        # Values that do not depend on the inputs of the model.
-        self._free: set[int] = set()
-        self._keep: list[Any] = []
+        self._tags: dict[Value, Any] = {}
+        self._free = free_values(graph)
 
     def _tag(self, value: Any) -> Any:
-        return self._tags.get(id(value)) if isinstance(value, Value) else None
+        return self._tags.get(value) if isinstance(value, Value) else None
 
     def _is_free(self, value: Value) -> bool:
-        return id(value) in self._free or (value.producer is None and value.constant is not None)
+        return value in self._free or (value.producer is None and value.constant is not None)
 
     def visit(self, call: Call) -> None:
-        if call.inputs and all(self._is_free(value) for value in call.inputs):
-            self._free.update(id(value) for value in call.outputs)
         name = name_of(call.operation)
         tags = [self._tag(value) for value in call.inputs]
         if self._is_source(call):
@@ -131,17 +128,17 @@ class _Roles:
             self._fused(call, *(self._tag(x) for x in _three(call)))
         elif isinstance(call.operation, keras.layers.Attention):
             self._keras_attention(call)
-        elif name in ("Matmul", "Einsum", "Dot") and any(tags):
+        elif does(call.operation, "contract") and any(tags):
             self._contract(call)
-        elif _is_softmax(call.operation) and isinstance(tags[0], Scores):
+        elif does(call.operation, "softmax") and isinstance(tags[0], Scores):
             self._masks(call, tags[0].attention, call.inputs[0])
             self._set(call, Scores(tags[0].attention, normalized=True))
         elif any(tags):
-            self._pass_on(call, name, tags)
+            self._pass_on(call, tags)
 
     def _set(self, call: Call, tag: Any) -> None:
         for value in call.outputs:
-            self._tags[id(value)] = tag
+            self._tags[value] = tag
 
     # Projections.
 
@@ -195,11 +192,17 @@ class _Roles:
         kept = tag.numbers[index]
         order = np.argsort(np.argsort(axes))
         met = kept.transpose(order).ravel()
-        row_of = {int(channel): row for row, channel in enumerate(met)}
-        if len(row_of) != len(met) or set(row_of) != set(attention.value.ravel().tolist()):
+        channels, counts = np.unique(met, return_counts=True)
+        size = counts[0]
+        value = attention.value
+        if (counts != size).any() or not np.array_equal(channels, np.unique(value)):
             attention.odd.setdefault("value_output", UNKNOWN)
             return
-        attention.rows = np.vectorize(row_of.__getitem__)(attention.value)
+        # The rows that multiply each channel: one for each head of a group.
+        rows = np.argsort(met, kind="stable").reshape(-1, size)
+        rows = rows[np.searchsorted(channels, value)].swapaxes(1, 2)
+        attention.rows = rows.reshape(-1, value.shape[1])
+        attention.grouped |= bool(size > 1)
 
     # Products.
 
@@ -225,12 +228,19 @@ class _Roles:
 
     def _score(self, call: Call, query: Any, key: Any, terms: tuple[str, str, str]) -> None:
         a, b, out = terms
-        attention = Attention(inputs=list(call.inputs))
+        attention = Attention()
         attention.query_source = query.source if isinstance(query, Channels) else None
         attention.key_source = key.source if isinstance(key, Channels) else None
         contracted = [x for x in a if x in b and x not in out]
         batch = [x for x in a if x in b and x in out]
-        rows = [_rows(x, term, batch, contracted) for x, term in ((query, a), (key, b))]
+        # Query heads that share a key head may have an axis of their own.
+        own = [x for x in a if x not in b and x in out and _varies(query, a, x)]
+        rows = [
+            _rows(query, a, [*batch, *own], contracted),
+            _rows(key, b, batch, contracted),
+        ]
+        if own and rows[1] is not None:
+            rows[1] = rows[1].reshape(*rows[1].shape[:-1], *[1] * len(own), -1)
         if rows[0] is None or rows[1] is None:
             known = isinstance(query, Channels) and isinstance(key, Channels)
             attention.odd["query_key"] = UNKNOWN if known else f"its query or key is {NONE}"
@@ -247,10 +257,15 @@ class _Roles:
         pairs = np.concatenate([query.reshape(-1, size), key.reshape(-1, size)], axis=1)
         _, first = np.unique(pairs, axis=0, return_index=True)
         pairs = pairs[np.sort(first)]
-        attention.query, attention.key = pairs[:, :size], pairs[:, size:]
-        for numbers in (attention.query, attention.key):
-            if len(np.unique(numbers)) != numbers.size:
-                attention.odd["query_key"] = GROUPED
+        query, key = pairs[:, :size], pairs[:, size:]
+        shared, group = np.unique(key, axis=0, return_inverse=True)
+        if len(shared) < len(key):
+            order = np.argsort(group.ravel(), kind="stable")
+            query, key = query[order], shared
+            attention.grouped = True
+        attention.query, attention.key = query, key
+        if any(len(np.unique(x)) != x.size for x in (query, key)) or len(query) % len(key):
+            attention.odd["query_key"] = SHARED_CHANNELS
 
     def _gather(
         self, call: Call, scores: Scores, value: Any, term: str, scored: str, out: str
@@ -260,7 +275,6 @@ class _Roles:
             attention.odd["value_output"] = "its softmax has several uses"
             return
         self.found.append(attention)
-        attention.inputs = [*attention.inputs, *call.inputs]
         if not scores.normalized:
             attention.odd["both"] = LINEAR
         if not isinstance(value, Channels):
@@ -285,9 +299,6 @@ class _Roles:
                 attention.value = heads
                 if len(np.unique(heads)) != heads.size:
                     attention.odd["value_output"] = MIXED_HEADS
-                number = None if attention.query is None else len(attention.query)
-                if number is not None and number != len(heads):
-                    attention.odd.setdefault("value_output", GROUPED)
         if attention.value is None:
             attention.odd.setdefault("value_output", UNKNOWN)
         self._set(call, Gathered(attention, numbers))
@@ -295,8 +306,9 @@ class _Roles:
     # Layers and operations that compute the whole attention.
 
     def _fused(self, call: Call, query: Any, key: Any, value: Any) -> None:
-        attention = Attention(inputs=list(call.inputs), causal=bool(call.operation.is_causal))
-        attention.causal |= any(is_causal_mask(x) for x in (*call.args[3:], *call.kwargs.values()))
+        attention = Attention(causal=bool(call.operation.is_causal))
+        masks = any_causal((*call.args[3:], *call.kwargs.values()))
+        attention.causal = most_causal((attention.causal, masks))
         self._all(call, attention, query, key, value, ("bnhd", "bmhd", "bnhm", "bmhd", "bnhd"))
 
     def _keras_attention(self, call: Call) -> None:
@@ -304,7 +316,7 @@ class _Roles:
         given = list(given) if isinstance(given, (list, tuple)) else []
         query, value = (self._tag(x) for x in given[:2]) if len(given) > 1 else (None, None)
         key = self._tag(given[2]) if len(given) > 2 else value
-        attention = Attention(inputs=list(call.inputs))
+        attention = Attention()
         attention.causal = call.kwargs.get("use_causal_mask") is True
         if isinstance(call.operation, keras.layers.AdditiveAttention):
             attention.odd["query_key"] = ADDITIVE
@@ -321,17 +333,12 @@ class _Roles:
         shared = [x for x in a if x in b and x in scored]
         if "h" in a:
             shared = ["b", "h"]
+            key, value = (_repeated(x, call.outputs[0].shape[2]) for x in (key, value))
         rows = [_rows(x, term, shared, ["d"]) for x, term in ((query, a), (key, b))]
         if rows[0] is None or rows[1] is None:
             attention.odd.setdefault("query_key", UNKNOWN)
-        elif rows[0].shape != rows[1].shape:
-            attention.odd["query_key"] = attention.odd["value_output"] = GROUPED
         else:
             self._heads(attention, rows[0], rows[1])
-        numbers = value.numbers if isinstance(value, Channels) else None
-        if "h" in c and numbers is not None and numbers.shape[2] != call.outputs[0].shape[2]:
-            attention.odd["value_output"] = GROUPED
-            value = Channels(value.source, None)
         tag = Scores(attention, normalized=True)
         call = dataclasses.replace(call, outputs=call.outputs[:1])
         self._gather(call, tag, value, c, scored, out)
@@ -340,24 +347,28 @@ class _Roles:
 
     def _masks(self, call: Call, attention: Attention, scores: Value) -> None:
         others = [x for x in keras.tree.flatten((call.args, call.kwargs)) if x is not scores]
-        attention.causal |= any(is_causal_mask(x) for x in others)
+        attention.causal = most_causal((attention.causal, any_causal(others)))
 
-    def _pass_on(self, call: Call, name: str, tags: list[Any]) -> None:
+    def _pass_on(self, call: Call, tags: list[Any]) -> None:
         tagged = [tag for tag in tags if tag is not None]
         kinds = {type(tag) for tag in tagged}
         if kinds == {Scores}:
-            self._scores(call, name, tags, tagged)
+            self._scores(call, tags, tagged)
         elif kinds == {Channels}:
-            self._channels(call, name, tags, tagged)
+            self._channels(call, tags, tagged)
         elif [type(tag) for tag in tagged].count(Gathered) == 1 and Scores not in kinds:
             (tag,) = (tag for tag in tagged if isinstance(tag, Gathered))
             others = [v for v, known in zip(call.inputs, tags, strict=True) if known is not tag]
             # With a gate, the matrix depends on the position.
-            gated = name in _PRODUCTS and not all(self._is_free(value) for value in others)
+            gated = does(call.operation, "scale") and not all(
+                self._is_free(value) for value in others
+            )
+            if gated:
+                tag.attention.odd.setdefault("value_output", GATED)
             numbers = None if gated else tag.numbers
-            self._arrays(call, name, numbers, lambda x: Gathered(tag.attention, x))
+            self._arrays(call, numbers, lambda x: Gathered(tag.attention, x))
 
-    def _scores(self, call: Call, name: str, tags: list[Any], tagged: list[Scores]) -> None:
+    def _scores(self, call: Call, tags: list[Any], tagged: list[Scores]) -> None:
         # A product with learned positions only is a bias.
         own = [t for t in tagged if not self._of_positions(t.attention)] or tagged[:1]
         first = own[0]
@@ -371,25 +382,25 @@ class _Roles:
         sources = (attention.query_source, attention.key_source)
         return any(s is None or self._is_free(s.call.inputs[0]) for s in sources)
 
-    def _channels(self, call: Call, name: str, tags: list[Any], tagged: list[Channels]) -> None:
+    def _channels(self, call: Call, tags: list[Any], tagged: list[Channels]) -> None:
         source = tagged[0].source
         if any(tag.source is not source for tag in tagged):
             return
         others = [v for v, tag in zip(call.inputs, tags, strict=True) if tag is None]
         known = [tag.numbers for tag in tagged if tag.numbers is not None]
         # The rotated half of a rotary embedding is added to channels that are known.
-        one = known[:1] if len(tagged) == 1 or name in _ELEMENTWISE else []
+        one = known[:1] if len(tagged) == 1 or does(call.operation, *_KEEPING) else []
         if one and all(self._is_free(value) for value in others) and _all_equal(known):
-            self._arrays(call, name, one[0], lambda x: Channels(source, x))
+            self._arrays(call, one[0], lambda x: Channels(source, x))
         else:
             self._set(call, Channels(source, None))
 
-    def _arrays(self, call: Call, name: str, numbers: Any, make: Any) -> None:
+    def _arrays(self, call: Call, numbers: Any, make: Any) -> None:
         """Tag the outputs of a call with the channels of its input, if they are still known."""
         arrays: list[Any] | None = None
         if numbers is not None:
             shape = _known(call.outputs[0])
-            if name in _ELEMENTWISE | _NORMS or is_passthrough(call.operation):
+            if does(call.operation, *_KEEPING):
                 if shape is not None and numbers.ndim <= len(shape):
                     arrays = [np.broadcast_to(numbers, shape)]
             elif len(call.inputs) == 1:
@@ -397,7 +408,15 @@ class _Roles:
         if arrays is None:
             arrays = [None] * len(call.outputs)
         for value, array in zip(call.outputs, arrays, strict=True):
-            self._tags[id(value)] = make(array)
+            self._tags[value] = make(array)
+
+
+def _repeated(tag: Any, heads: int | None) -> Any:
+    """Repeat heads that several query heads share, on the third axis."""
+    if not isinstance(tag, Channels) or tag.numbers is None or heads is None:
+        return tag
+    numbers = np.repeat(tag.numbers, heads // tag.numbers.shape[2], axis=2)
+    return Channels(tag.source, numbers)
 
 
 def _known(value: Value) -> tuple[int, ...] | None:
@@ -408,6 +427,13 @@ def _known(value: Value) -> tuple[int, ...] | None:
 
 def _all_equal(arrays: list[np.ndarray]) -> bool:
     return all(equal(array, arrays[0]) for array in arrays[1:])
+
+
+def _varies(tag: Any, term: str, letter: str) -> bool:
+    """Return whether the channel is known and varies along an axis."""
+    if not isinstance(tag, Channels) or tag.numbers is None or tag.numbers.ndim != len(term):
+        return False
+    return not constant_along(tag.numbers, term.index(letter))
 
 
 def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray | None:
@@ -436,7 +462,7 @@ def _equation(call: Call) -> tuple[str, str, str] | None:
     name = name_of(call.operation)
     ranks = [len(shape) for shape in shapes]
     if name == "Einsum":
-        left, _, out = call.operation.subscripts.replace(" ", "").partition("->")
+        left, _, out = getattr(call.operation, "subscripts", "").replace(" ", "").partition("->")
         terms = left.split(",")
         if len(terms) != 2 or "." in left or not out:
             return None
@@ -462,9 +488,3 @@ def _equation(call: Call) -> tuple[str, str, str] | None:
 def _three(call: Call) -> list[Any]:
     given = [*call.args[:3]]
     return given + [call.kwargs.get(n) for n in ("query", "key", "value")[len(given) :]]
-
-
-def _is_softmax(operation: Any) -> bool:
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation is keras.activations.softmax
-    return name_of(operation) == "Softmax"

@@ -40,6 +40,11 @@ class Site:
         """The layers whose matrices belong to this site."""
         return (self.layer, *self.other_layers)
 
+    @property
+    def default_skip(self) -> str:
+        """Why it is written only if settings are numbers, or "" if it is by default."""
+        return ""
+
     def included_by_rule(self) -> Self | None:
         """Return the site for a rule that includes it although it is skipped.
 

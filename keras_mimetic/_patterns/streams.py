@@ -4,57 +4,96 @@ from collections.abc import Iterator
 
 import keras
 
-from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.operations import (
     CONVOLUTIONS,
-    is_activation,
+    does,
     is_depthwise,
-    is_passthrough,
     is_projection,
     name_of,
 )
 from keras_mimetic._tracing.symbol import Value
 
-_SUMS = {"Add", "Subtract", "Concatenate", "Average", "Where", "Stack"}
-_SCALED = {
-    *("Multiply", "Divide", "TrueDivide", "Negative", "Rescaling", "Masking"),
-    *("LayerNormalization", "BatchNormalization", "GroupNormalization", "RMSNormalization"),
-    *("UnitNormalization", "LayerNorm", "RMSNorm"),
-}
-_REARRANGING = {
-    *("Reshape", "Transpose", "Permute", "Swapaxes", "Moveaxis", "Squeeze", "ExpandDims"),
-    *("GetItem", "Split", "ArraySplit", "Unstack", "Roll", "Flip", "Flatten", "Pad", "Take"),
-    *("BroadcastTo", "Repeat", "Tile", "TakeAlongAxis", "Slice", "Mean", "AveragePool", "MaxPool"),
-    *("ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D", "UpSampling2D", "Resize"),
-    *("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"),
-    *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "AdaptiveAveragePool"),
-}
+_SCALES = ("scale", "normalize")
+_REARRANGES = ("copy", "move", "slice", "pad", "pool")
 
-Streams = dict[int, frozenset[int]]
+# The streams that are summed in each value, for each part that was joined with others.
+Streams = dict[Value, frozenset[frozenset[Value]]]
 # Maximum number of operations that are followed back from a tensor.
 _STEPS = 16
+# Maximum number of parts that are considered separately.
+_PARTS = 4
 
 
 def streams(graph: Graph) -> Streams:
-    """Return the streams that are summed in each value, by its `id`.
+    """Return the streams that are summed in each value.
 
-    A stream is identified by the `id` of its first value. Operations that normalize, that
+    A stream is identified by its first value. Operations that normalize, that
     move, select or average positions, or that scale channels preserve a stream. A matrix or
-    an activation begins a new one. Constants and weights have no stream.
+    an activation begins a new one. Constants and weights have no stream. Positions of several
+    tensors that are joined keep their streams apart.
     """
     found: Streams = {}
     for call in graph.calls:
-        own = [_of(value, found) for value in call.inputs]
-        name = name_of(call.operation)
-        kept: frozenset[int] | None = None
-        if name in _SUMS or (name in _SCALED and len(call.inputs) <= 2):
+        own = [x for value in call.inputs if (x := _of(value, found))]
+        kept: frozenset[frozenset[Value]] | None = None
+        if _joins_positions(call):
             kept = frozenset().union(*own)
-        elif own and (
-            name in _REARRANGING or is_passthrough(call.operation) or _by_channel(call.operation)
+        elif does(call.operation, "add", "join") or (
+            does(call.operation, *_SCALES) and len(call.inputs) <= 2
         ):
-            kept = own[0]
+            kept = _summed(own)
+        elif call.inputs and (does(call.operation, *_REARRANGES) or _by_channel(call.operation)):
+            kept = _of(call.inputs[0], found)
         for value in call.outputs:
-            found[id(value)] = frozenset([id(value)]) if kept is None else kept
+            found[value] = _new(value) if kept is None else kept
+    return found
+
+
+def one_stream(value: Value, found: Streams) -> frozenset[Value]:
+    """Return all streams of a value."""
+    return frozenset().union(*found.get(value, ()))
+
+
+def is_in(streams_of: frozenset[Value], value: Value, found: Streams) -> bool:
+    """Return whether each part of a value shares a stream."""
+    return bool(found.get(value)) and not any(
+        streams_of.isdisjoint(part) for part in found.get(value, ())
+    )
+
+
+def _new(value: Value) -> frozenset[frozenset[Value]]:
+    return frozenset([frozenset([value])])
+
+
+def _summed(parts: list[frozenset[frozenset[Value]]]) -> frozenset[frozenset[Value]]:
+    if not parts:
+        return frozenset()
+    first, *others = sorted(parts, key=len, reverse=True)
+    # Added to parts, a tensor of one part is added to each.
+    if any(len(other) > 1 and other != first for other in others) or len(first) > _PARTS:
+        return frozenset([frozenset().union(*first, *(x for other in others for x in other))])
+    more = frozenset().union(*(x for other in others if len(other) == 1 for x in other))
+    return frozenset(part | more for part in first)
+
+
+def _joins_positions(call: Call) -> bool:
+    axis = getattr(call.operation, "axis", None)
+    if name_of(call.operation) != "Concatenate" or not isinstance(axis, int):
+        return False
+    rank = len(call.outputs[0].shape)
+    return axis % rank not in (0, rank - 1)
+
+
+def free_values(graph: Graph) -> set[Value]:
+    """Return the values that no input of the model reaches."""
+    found: set[Value] = set()
+    for call in graph.calls:
+        if call.inputs and all(
+            x in found or (x.producer is None and x.constant is not None) for x in call.inputs
+        ):
+            found.update(call.outputs)
+            found.update(call.inputs)
     return found
 
 
@@ -75,29 +114,26 @@ def ways_from_one_stream(
     return min(ways, key=lambda way: sum(map(len, way)), default=None)
 
 
-def _ancestry(value: Value, found: Streams) -> Iterator[tuple[frozenset[int], list[Call]]]:
+def _ancestry(value: Value, found: Streams) -> Iterator[tuple[frozenset[Value], list[Call]]]:
     """Yield the streams from which a tensor is computed, with the matrices in between."""
     matrices: list[Call] = []
-    for _ in range(_STEPS):
-        yield found.get(id(value), frozenset()), list(matrices)
-        call = value.producer
-        if call is None or not call.seen:
-            return
+
+    def follow(call: Call) -> list[Value]:
         inputs = [x for x in call.inputs if x.constant is None]
         is_matrix = is_projection(call.operation) or isinstance(call.operation, CONVOLUTIONS)
-        name = name_of(call.operation)
-        is_known = name in _SCALED | _REARRANGING or is_passthrough(call.operation)
-        if len(inputs) != 1 or not (is_matrix or is_known or is_activation(call.operation)):
-            return
         if is_matrix:
             matrices.append(call)
-        (value,) = inputs
+        is_known = is_matrix or does(call.operation, *_SCALES, *_REARRANGES, "activate")
+        return inputs if call.seen and is_known and len(inputs) == 1 else []
+
+    for start in walk_back(value, follow, limit=_STEPS):
+        yield one_stream(start, found), list(matrices)
 
 
-def _of(value: Value, found: Streams) -> frozenset[int]:
+def _of(value: Value, found: Streams) -> frozenset[frozenset[Value]]:
     if value.producer is None and value.constant is not None:
         return frozenset()
-    return found.setdefault(id(value), frozenset([id(value)]))
+    return found.setdefault(value, _new(value))
 
 
 def _by_channel(operation: object) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, TypedDict
 
-import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
@@ -19,8 +18,7 @@ from keras_mimetic._numerics.attention import (
 )
 from keras_mimetic._numerics.noise_plus_identity import clear_decompositions, one_blas_thread
 from keras_mimetic._numerics.random import in_threads
-from keras_mimetic._numerics.stats import median
-from keras_mimetic._patterns.attention import AttentionSite, attention_site, find_attention
+from keras_mimetic._patterns.attention import LAYERS, AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._structures.base import (
     MAX_IMAGE_CHANNELS,
@@ -30,7 +28,6 @@ from keras_mimetic._structures.base import (
     Kind,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Shapes,
     Skip,
@@ -60,6 +57,10 @@ class Attention(Structure):
             `"auto"` is (0.4, -0.4), from accounts of the paper's recipe (`value_output` in
             `benchmarks/results/confirm-attention/over-default.md`).
 
+    Numbers also apply to grouped-query and multi-query attention, which `"auto"` keeps. W_K is
+    then paired with the mean of the query weights of its group, and W_V with the sum of the
+    output weights of its group (ours).
+
     Reference:
 
     - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention Layers"
@@ -69,7 +70,7 @@ class Attention(Structure):
     name = "attention"
     looks_for = "attention (projections, a product, a softmax, a product, a projection)"
     defaults: ClassVar[Settings] = {"query_key": AUTO, "value_output": AUTO}
-    compound_layers = (keras.layers.MultiHeadAttention,)
+    compound_layers = LAYERS
     legend = (
         "diagonals of products in standard deviations of the off-diagonal entries, and noise and "
         "identity that give such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, "
@@ -123,13 +124,16 @@ class Attention(Structure):
         return find_attention(graph, layers, layer_paths)
 
     def site_at(self, layer: Any, layer_path: str) -> AttentionSite | None:
-        if not isinstance(layer, keras.layers.MultiHeadAttention):
-            return None
-        return attention_site(layer, layer_path)
+        return attention_site(layer, layer_path) if isinstance(layer, LAYERS) else None
 
     def sample(self, site: AttentionSite, settings: Settings, seed: int) -> NewWeights | Skip:
-        is_kept = site.is_causal and is_auto(settings["query_key"])
-        why = "causal attention: query and key keep their weights" if is_kept else ""
+        why = "; ".join(
+            dict.fromkeys(
+                reason
+                for pair, reason in site.default_skips.items()
+                if is_auto(settings[pair]) and pair not in site.skipped_pairs
+            )
+        )
         values: Weights = {}
         notes = {}
         strengths = _strengths(site, settings)
@@ -143,7 +147,7 @@ class Attention(Structure):
                 notes[role] = f"{note} ({why})" if why else note
         return NewWeights(values, notes) if values else Skip(why)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: AttentionSite, weights: Weights, seed: int) -> Weights:
         controls = same_norms(tuple(weights.values()), seed)
         return dict(zip(weights, controls, strict=True))
 
@@ -154,15 +158,18 @@ class Attention(Structure):
         known = site.known_pairs
         if "query_key" in known and len(weights["query"]) == len(weights["key"]):
             query, key = weights["query"], weights["key"]
+            key = np.repeat(key, query.shape[1] // key.shape[1], axis=1)
             left, right = np.moveaxis(query, 1, 0), np.moveaxis(key, 1, 0).swapaxes(1, 2)
             for head, factors in enumerate(zip(left, right, strict=True)):
                 figures += _figures("query_key", *factors, head)
             images["query_key"] = _product(left[:, first], right[..., first]).mean(axis=0)
         if "value_output" in known and _is_square(weights["value"], weights["output"]):
             value, output = weights["value"], weights["output"]
-            for head in range(value.shape[1]):
-                found = diagonal(value[:, head], output[head])
+            size = len(output) // value.shape[1]
+            for head in range(len(output)):
+                found = diagonal(value[:, head // size], output[head])
                 figures.append(Figure("value_output", "diagonal", found, head))
+            output = output.reshape(-1, size, *output.shape[1:]).sum(axis=1)
             left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
             figures += _figures("value_output", left, right)
             images["value_output"] = _product(left[first], right[:, first])
@@ -182,22 +189,6 @@ class Attention(Structure):
     def untrained_key(self, site: AttentionSite) -> Hashable:
         return site.known_pairs
 
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Fit each pair to the sites where it works on one stream; `None` if there are none."""
-        settings: dict[str, Any] = {}
-        for pair in PAIRS:
-            own = [reading for reading in readings if reading.site.pairs[pair]]
-            noise, identity = (
-                median(x for reading in own for x in reading.values.get((pair, name), []))
-                for name in ("noise", "identity")
-            )
-            if noise is None or identity is None:
-                settings[pair] = None
-            else:
-                # Keep noise > 0: cross-attention in the other model uses the noise alone.
-                settings[pair] = (max(noise, 1e-3 * abs(identity)), identity)
-        return settings if any(settings.values()) else {}
-
     def clear_caches(self) -> None:
         clear_decompositions()
 
@@ -208,7 +199,7 @@ def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float
     for pair in PAIRS:
         given = settings[pair]
         if is_auto(given):
-            given = auto_strengths(pair, is_causal=site.is_causal)
+            given = None if pair in site.default_skips else auto_strengths(pair, is_causal=False)
         if given is not None and pair not in site.skipped_pairs:
             found[pair] = given
     return found

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_positive
+from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.position import explained_by_sinusoids, same_norm, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.scale import rms_to_keep
@@ -18,19 +18,16 @@ from keras_mimetic._structures.base import (
     FigureSpec,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Skip,
     Structure,
     Weights,
 )
-from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, own_variables
-from keras_mimetic._tracing.operations import is_passthrough, name_of
+from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.symbol import Value
 
-# What moves a table's entries about before it is added.
-_MOVES = {"Reshape", "ExpandDims", "BroadcastTo", "Repeat", "Tile", "Squeeze", "GetItem"}
 # So many tensors are looked at for the rows and columns of patches.
 _TENSORS = 64
 # Rows before those of the patches: of class tokens and registers.
@@ -97,11 +94,7 @@ class Position(Structure):
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        rms = settings["rms"]
-        keeps = isinstance(rms, str) and rms == "keep"
-        return {
-            "rms": rms if keeps else check_positive("rms", rms, "'keep' or a finite number > 0")
-        }
+        return {"rms": check_number("rms", settings["rms"], above=0, or_=("keep",))}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
@@ -120,7 +113,7 @@ class Position(Structure):
         if rms == "keep":
             initializer = getattr(site.layer, "embeddings_initializer", None)
             initializer = initializer or getattr(site.layer, "initializer", None)
-            rms = rms_to_keep(variable, initializer)
+            rms, _ = rms_to_keep(variable, initializer, axes=len(variable.shape))
         if not rms:
             return Skip("its table is zero: name an `rms`")
         before = values_of(variable)
@@ -130,7 +123,7 @@ class Position(Structure):
         note = f"sines and cosines of {grid} positions"
         return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: PositionSite, weights: Weights, seed: int) -> Weights:
         return {"table": same_norm(weights["table"], seed)}
 
     def measure(self, site: PositionSite, weights: Weights) -> Measured:
@@ -139,12 +132,6 @@ class Position(Structure):
 
     def untrained_key(self, site: PositionSite) -> Hashable:
         return site.grid, site.prefix
-
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Keep the scale of the other model, where tables are nearer to sinusoids than noise."""
-        key = "table", "explained"
-        near = [x for x in readings if x.values[key][0] > max(x.untrained[key])]
-        return {"rms": "keep"} if near else {}
 
 
 class _Finder:
@@ -158,8 +145,8 @@ class _Finder:
             for variable in own_variables(layer)
             if _table_shape(variable)
         ]
-        # Tables that flow, with the number of positions, by the `id` of a value.
-        self._tables: dict[int, tuple[Any, Any, int]] = {}
+        # Values of tables that flow, with the number of positions.
+        self._tables: dict[Value, tuple[Any, Any, int]] = {}
 
     def sites(self) -> Iterator[PositionSite]:
         found = set()
@@ -182,26 +169,26 @@ class _Finder:
                     yield _site(layer, path, variable, grid)
 
     def _is_stream(self, x: Any) -> bool:
-        return isinstance(x, Value) and x.constant is None and id(x) not in self._tables
+        return isinstance(x, Value) and x.constant is None and x not in self._tables
 
     def _follow(self, call: Call) -> None:
         """Follow a table from an `Embedding` of 0, 1, 2, ... to where it is added."""
-        layer, name = call.operation, name_of(call.operation)
+        layer = call.operation
         if isinstance(layer, keras.layers.Embedding) and len(call.inputs) == 1:
             tokens = call.inputs[0].constant
             used = None if tokens is None else _counted(tokens)
             if used and layer in self._layer_paths:
-                self._tables[id(call.outputs[0])] = layer.embeddings, layer, used
-        elif (name in _MOVES or is_passthrough(layer)) and len(call.inputs) == 1:
-            table = self._tables.get(id(call.inputs[0]))
+                self._tables[call.outputs[0]] = layer.embeddings, layer, used
+        elif does(layer, "copy", "move", "slice") and len(call.inputs) == 1:
+            table = self._tables.get(call.inputs[0])
             if table is not None:
-                self._tables |= {id(value): table for value in call.outputs}
+                self._tables |= dict.fromkeys(call.outputs, table)
 
     def _table(self, x: Any, shape: tuple[int | None, ...]) -> tuple[Any, Any, int] | None:
         """Return the table that a summand is, its layer and the number of positions."""
         if isinstance(x, Value):
-            if id(x) in self._tables:
-                table = self._tables[id(x)]
+            if x in self._tables:
+                table = self._tables[x]
                 return table if shape[-2:][:1] in ((table[2],), (None,)) else None
             x = x.constant
         is_weight = isinstance(x, keras.Variable)
@@ -268,7 +255,7 @@ def _rows(table: np.ndarray) -> np.ndarray:
 
 def _counted(tokens: Any) -> int | None:
     """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
-    numbers = np.asarray(keras.ops.convert_to_numpy(tokens))
+    numbers = values_of(tokens)
     n = numbers.shape[-1] if numbers.ndim else 0
     return (
         n
@@ -279,17 +266,9 @@ def _counted(tokens: Any) -> int | None:
 
 def _grid(stream: Value, length: int) -> tuple[int, ...] | None:
     """Rows and columns of the patches that a sequence is made of, or `None`."""
-    waiting = [stream]
-    seen: set[int] = set()
-    while waiting and len(seen) < _TENSORS:
-        value = waiting.pop(0)
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
+    for value in walk_back(stream, lambda call: call.inputs, limit=_TENSORS):
         if len(value.shape) == 4:
             for rows, columns in (value.shape[1:3], value.shape[2:]):
                 if rows and columns and 0 <= length - rows * columns <= _MAX_PREFIX:
                     return rows, columns
-        if value.producer is not None:
-            waiting += value.producer.inputs
     return None

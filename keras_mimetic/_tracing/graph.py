@@ -7,6 +7,7 @@ is called once, on symbolic tensors without values (see
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from keras_mimetic._tracing.symbol import Value
@@ -49,6 +50,25 @@ class Graph:
     outputs: list[Value] = dataclasses.field(default_factory=list)
     opaque: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
     assumed: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
+
+
+def walk_back(
+    value: Value, follow: Callable[[Call], Iterable[Value]], limit: int = 64
+) -> Iterator[Value]:
+    """Yield a value and those that it is computed from, nearest first, each once.
+
+    Args:
+        value: The value to start at.
+        follow: Given a call that was met, returns the inputs to go on with.
+        limit: Maximum number of values.
+    """
+    waiting, known = [value], {value}
+    while waiting and limit:
+        value, limit = waiting.pop(0), limit - 1
+        yield value
+        new = () if value.producer is None else follow(value.producer)
+        waiting += (new := [x for x in dict.fromkeys(new) if x not in known])
+        known.update(new)
 
 
 def in_call_order(layers: list[Any], graph: Graph) -> list[Any]:

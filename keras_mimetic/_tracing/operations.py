@@ -1,43 +1,80 @@
-"""Classification of layers and operations by what they compute."""
+"""What each layer and operation does."""
 
 from typing import Any
 
 import keras
 
-from keras_mimetic._tracing.symbol import Foreign
+from keras_mimetic._tracing.graph import walk_back
+from keras_mimetic._tracing.symbol import Foreign, Value
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
-# Operations by class name, since `keras.ops` does not export its classes. Those of
-# `_NORMALIZING` are normalizations, or the reductions that make up one.
-_LINEAR = {
-    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Negative", "Cast", "Identity"),
-    *("ConvertToTensor", "StopGradient", "Copy", "Rescaling", "Masking", "ActivityRegularization"),
-    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout"),
-    *("GaussianDropout", "GaussianNoise"),
+# What operations do, by class name, since `keras.ops` does not export its classes. One that
+# does several things is in several lines.
+_TABLE = {
+    # Returns its input at inference.
+    "copy": """Identity Cast ConvertToTensor StopGradient Copy ActivityRegularization Dropout
+        SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout
+        GaussianNoise""",
+    # Elementwise sums and products.
+    "add": "Add Subtract",
+    "product": "Multiply",
+    "scale": "Multiply Divide TrueDivide Negative Rescaling Masking",
+    # Takes entries of several tensors.
+    "join": "Concatenate Stack Average Where",
+    "normalize": """LayerNormalization BatchNormalization GroupNormalization RMSNormalization
+        UnitNormalization LayerNorm RMSNorm""",
+    # Makes up a normalization or a pooling.
+    "reduce": "Mean Sum Square Sqrt Rsqrt Norm Var Reciprocal Average Max Min Std",
+    "activate": """Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink Silu LogSigmoid
+        LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold
+        Squareplus SparsePlus Tanh Erf Exp Log Log1p Expm1 Maximum Minimum Abs Absolute Power Clip
+        Sin Cos Where ReLU LeakyReLU PReLU ELU""",
+    # Activates both sides of zero equally.
+    "odd": "Tanh Softsign HardTanh TanhShrink SoftShrink HardShrink",
+    # Moves or repeats entries.
+    "move": """Reshape Transpose Permute Swapaxes Moveaxis Squeeze ExpandDims Roll Flip Flatten
+        Ravel Rearrange BroadcastTo Repeat RepeatVector Tile""",
+    "slice": "GetItem Split ArraySplit Slice Unstack Take TakeAlongAxis",
+    "pad": "Pad ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D",
+    # Averages, selects or interpolates positions.
+    "pool": """Mean AveragePool MaxPool AdaptiveAveragePool AveragePooling1D AveragePooling2D
+        MaxPooling1D MaxPooling2D GlobalAveragePooling1D GlobalAveragePooling2D UpSampling2D
+        Resize""",
+    "softmax": "Softmax",
+    # Multiplies one half of its units by the other.
+    "gate": "Glu",
+    "contract": "Matmul Einsum Dot",
+    "compare": "Greater GreaterEqual Less LessEqual",
 }
-_NORMALIZING = {
-    *("LayerNormalization", "BatchNormalization", "GroupNormalization", "RMSNormalization"),
-    *("UnitNormalization", "Mean", "Sum", "Square", "Sqrt", "Rsqrt", "Norm", "Var", "Reciprocal"),
-    *("Average", "Max", "Min", "Std", "LayerNorm", "RMSNorm"),
+_KINDS: dict[str, set[str]] = {}
+for _kind, _names in _TABLE.items():
+    for _name in _names.split():
+        _KINDS.setdefault(_name, set()).add(_kind)
+
+POINTWISE = ("copy", "add", "scale", "normalize", "reduce", "activate")
+# Activation functions that combine units.
+_COMBINING = {
+    keras.activations.softmax: "softmax",
+    keras.activations.log_softmax: "log_softmax",
+    keras.activations.glu: "gate",
 }
-_ACTIVATIONS = {
-    *("Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "Silu"),
-    *("LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu"),
-    *("TanhShrink", "HardTanh", "HardShrink", "Threshold", "Squareplus", "SparsePlus", "Tanh"),
-    *("Erf", "Exp", "Log", "Log1p", "Expm1", "Maximum", "Minimum", "Abs", "Absolute", "Power"),
-    *("Clip", "Sin", "Cos", "Where"),
-    *("ReLU", "LeakyReLU", "PReLU", "ELU"),
-}
-_COPIES = {"Identity", "Cast", "ConvertToTensor", "StopGradient", "GaussianNoise", "Copy"}
-_SLICING = {"Split", "GetItem", "Slice", "ArraySplit", "Unstack"}
 
 
 def name_of(operation: Any) -> str:
     """Return the name of an operation: its class or its backend function."""
     return operation.name if isinstance(operation, Foreign) else type(operation).__name__
+
+
+def does(operation: Any, *kinds: str) -> bool:
+    """Return whether an operation is of one of these kinds."""
+    if isinstance(operation, keras.layers.Activation):
+        function = operation.activation
+        kind = "copy" if function is keras.activations.linear else "activate"
+        return _COMBINING.get(function, kind) in kinds
+    return not _KINDS.get(name_of(operation), frozenset()).isdisjoint(kinds)
 
 
 def is_projection(operation: Any) -> bool:
@@ -61,70 +98,22 @@ def channel_axis(operation: Any, rank: int) -> int:
     return 1 if first else rank - 1
 
 
-# Activation functions that combine units.
-_NOT_POINTWISE = (
-    keras.activations.softmax,
-    keras.activations.log_softmax,
-    keras.activations.glu,
-)
-
-
 def own_activation(layer: Any) -> Any:
     """Return the activation function of a layer, or `None` if it is linear."""
     return None if layer.activation is keras.activations.linear else layer.activation
 
 
-def is_activation(operation: Any) -> bool:
-    if isinstance(operation, keras.layers.Activation):
-        return is_pointwise_function(operation.activation)
-    return name_of(operation) in _ACTIVATIONS
-
-
 def is_pointwise_function(function: Any) -> bool:
     """Return whether a function is a nonlinear activation that acts elementwise."""
-    return function not in (None, keras.activations.linear, *_NOT_POINTWISE)
+    return function not in (None, keras.activations.linear, *_COMBINING)
 
 
-def is_gate(operation: Any) -> bool:
-    """Return whether an activation multiplies one half of its units by the other (GLU)."""
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation is keras.activations.glu
-    return name_of(operation) == "Glu"
-
-
-def is_pointwise(operation: Any) -> bool:
-    """Return whether an operation mixes neither positions nor channels, or only normalizes."""
-    name = name_of(operation)
-    if isinstance(operation, keras.layers.Activation):
-        return operation.activation not in _NOT_POINTWISE
-    return name in _LINEAR or name in _NORMALIZING or name in _ACTIVATIONS
-
-
-def is_normalization(operation: Any) -> bool:
-    """Return whether an operation is a normalization or one of its reductions."""
-    return type(operation).__name__ in _NORMALIZING
-
-
-def is_product(operation: Any) -> bool:
-    return name_of(operation) == "Multiply"
-
-
-def is_slicing(operation: Any) -> bool:
-    return name_of(operation) in _SLICING
-
-
-def is_passthrough(operation: Any) -> bool:
-    """Return whether an operation returns its input unchanged at inference."""
-    name = name_of(operation)
-    is_dropout = "Dropout" in name and name in _LINEAR
-    return is_dropout or name in _COPIES
-
-
-def strip_passthrough(value: Any) -> Any:
-    """Return the value before any pass-through operations (dropout, identity, cast)."""
-    while getattr(value, "producer", None) is not None and is_passthrough(value.producer.operation):
-        value = value.producer.inputs[0]
-    return value
+def strip_copies(value: Any) -> Any:
+    """Return the value before operations that copy it (dropout, identity, cast)."""
+    if not isinstance(value, Value):
+        return value
+    *_, first = walk_back(value, lambda call: call.inputs[: does(call.operation, "copy")])
+    return first
 
 
 def is_depthwise(operation: Any) -> bool:

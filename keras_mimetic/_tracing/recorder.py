@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from keras_mimetic._tracing.arguments import arguments_of
+from keras_mimetic._tracing.backend_functions import as_keras_operation, function_name
 from keras_mimetic._tracing.control_flow import OPERATIONS as CONTROL_FLOW
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.keras_internals import (
@@ -32,6 +33,7 @@ from keras_mimetic.layers.state_space import MimeticStateSpace
 # Layers that are recorded as one call, including their subclasses.
 PLAIN = (
     keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
     keras.layers.Dense,
     keras.layers.EinsumDense,
     keras.layers.Embedding,
@@ -159,8 +161,10 @@ class Recorder:
 
     def foreign(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Record a call of a backend function."""
-        name = getattr(function, "__name__", type(function).__name__).strip("_")
-        name = "".join(part.capitalize() for part in name.split("_"))
+        outputs = as_keras_operation(function, args, kwargs)
+        if outputs is not NotImplemented:
+            return outputs
+        name = "".join(part.capitalize() for part in function_name(function).split("_"))
         with self.paused():
             spec = output_spec(function, *args, **kwargs)
         return self._record(Foreign(_ALIASES.get(name, name)), args, kwargs, spec)
@@ -310,7 +314,7 @@ def reason(error: Exception) -> str:
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     lines = [line.strip() for line in text.splitlines()]
     lines = [x for x in lines if x and not x.startswith("Exception encountered when calling")]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def _has_no_call(layer: Any) -> bool:
@@ -338,8 +342,8 @@ def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ..
 
 def _ends(calls: list[Call]) -> list[Value]:
     """Return the outputs of calls that none of the calls uses."""
-    used = {id(value) for call in calls for value in call.inputs}
-    return [value for call in calls for value in call.outputs if id(value) not in used]
+    used = {value for call in calls for value in call.inputs}
+    return [value for call in calls for value in call.outputs if value not in used]
 
 
 def _values(structure: Any) -> list[Value]:

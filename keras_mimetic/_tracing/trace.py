@@ -1,17 +1,17 @@
 """Tracing of a model: one call on symbolic tensors gives its graph."""
 
-import threading
 from typing import Any
 
 import keras
 
 from keras_mimetic._tracing.graph import Graph
-from keras_mimetic._tracing.keras_internals import preserve_model_state, recording_calls
+from keras_mimetic._tracing.keras_internals import (
+    preserve_global_state,
+    preserve_model_state,
+    recording_calls,
+)
 from keras_mimetic._tracing.recorder import Recorder, is_composite
 from keras_mimetic._tracing.symbol import Symbol
-
-# Tracing patches Keras's classes and restores attributes, so one thread traces at a time.
-_lock = threading.RLock()
 
 
 def trace(model: Any, inputs: Any = None) -> Graph:
@@ -26,7 +26,7 @@ def trace(model: Any, inputs: Any = None) -> Graph:
     if not is_composite(model):
         return graph
     recorder = Recorder(graph)
-    with _lock, preserve_model_state(model), recording_calls(), recorder.on():
+    with preserve_global_state(), preserve_model_state(model), recording_calls(), recorder.on():
         outputs = recorder.model(model, inputs)
         flat = keras.tree.flatten(outputs)
         graph.outputs = [x.value for x in flat if isinstance(x, Symbol)]

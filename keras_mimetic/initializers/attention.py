@@ -27,16 +27,11 @@ class AttentionProjection(NumPyInitializer):
 
     Args:
         role: `"query"`, `"key"`, `"value"` or `"output"`.
-        partner_dim: Channels of the input of the partner. For `"value"` they are those of
-            the output, and for `"output"` those of the input of the values.
-        noise: See `keras_mimetic._numerics.attention.query_key`.
-        identity: See `keras_mimetic._numerics.attention.query_key`.
+        partner_dim: Channels of the input of the partner; for `"value"`, of the output, and for
+            `"output"`, of the input of the values.
+        noise: Weight of the noise in the product, >= 0.
+        identity: Weight of the identity in the product, 0 unless it is square.
         seed: Integer >= 0, the same for both partners.
-
-    Raises:
-        TypeError: for a seed that is not an integer.
-        ValueError: for a negative seed; at the call, for strengths or shapes that the
-            product cannot have.
     """
 
     def __init__(
@@ -67,9 +62,6 @@ class AttentionProjection(NumPyInitializer):
     def pair(self) -> str:
         """The name of the pair in `PAIRS`."""
         return next(pair for pair, roles in PAIRS.items() if self.role in roles)
-
-    def strengths(self) -> dict[str, Any]:
-        return {self.pair: (self.noise, self.identity)}
 
     def get_config(self) -> dict[str, Any]:
         names = ("role", "partner_dim", "noise", "identity", "seed")
@@ -103,12 +95,7 @@ _PARTNERS = _Partners()
 
 
 def check_strengths(name: str, strengths: Any) -> Strengths:
-    """Return strengths of a pair as `(noise, identity)`, `"auto"` or `None`.
-
-    Raises:
-        TypeError: for strengths of the wrong type.
-        ValueError: for numbers that are not allowed.
-    """
+    """Return the strengths of a pair as `(noise, identity)`, `"auto"` or `None`, or raise."""
     if strengths is None or is_auto(strengths):
         return strengths
     allowed = (
@@ -129,11 +116,7 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
 def drop_identity_if_undefined(
     name: str, strengths: tuple[float, float], has_identity: bool, where: str
 ) -> tuple[float, float]:
-    """Return `strengths`, with an identity of 0 if the identity is undefined.
-
-    Raises:
-        ValueError: if noise and identity would both be 0.
-    """
+    """Return `strengths`, with identity 0 where it is undefined; raise if noise is 0, too."""
     noise, identity = strengths
     if has_identity:
         return noise, identity

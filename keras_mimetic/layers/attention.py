@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._checks import AUTO, check_flag, check_fraction, check_integer, is_auto
+from keras_mimetic._checks import AUTO, check_flag, check_integer, check_number, is_auto
 from keras_mimetic._numerics.attention import PAIRS, ROLES, auto_strengths
 from keras_mimetic._numerics.random import check_seed, split_seed
 from keras_mimetic.initializers.attention import (
@@ -121,7 +121,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         key_dim = check_integer("key_dim", key_dim, minimum=1)
         if value_dim is not None:
             value_dim = check_integer("value_dim", value_dim, minimum=1)
-        dropout = check_fraction("dropout", dropout)
+        dropout = check_number("dropout", dropout, low=0, below=1)
         use_bias = check_flag("use_bias", use_bias)
         output_shape = _check_axes("output_shape", output_shape, minimum=1)
         attention_axes = _check_axes("attention_axes", attention_axes, minimum=-64)

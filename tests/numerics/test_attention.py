@@ -20,6 +20,40 @@ def target(rows, columns, noise, identity, seed):
     return a + identity * np.eye(rows, columns)
 
 
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize(("noise", "identity"), [(0.7, 0.7), (0, 1), (1, 0)])
+def test_heads_in_groups(noise, identity, width):
+    groups, size, dim = 3, 4, 16
+    shapes = (width, groups * size, dim), (width, groups, dim)
+    strengths = {"noise": noise, "identity": identity, "seed": 5}
+    query, key = attention.sample_pair("query_key", *shapes, **strengths)
+    assert (query.shape, key.shape) == shapes
+    shared = [np.linalg.pinv(key[:, g]).T @ key[:, g].T for g in range(groups)]
+    noises = []
+    for head in range(groups * size):
+        group = head // size
+        # The product is that of all channels, on those that the key sees.
+        noises.append(query[:, head] @ key[:, group].T - identity * shared[group])
+        spread = np.square(noises[-1]).sum() / (dim / width) / width
+        # The mean over the group is along the largest of its noise.
+        assert 0.8 * noise**2 - 1e-6 < spread < 2 * noise**2 + 1e-6
+    if noise:
+        # Heads of a group have noises of their own.
+        first, second = (x.ravel() / np.linalg.norm(x) for x in noises[:2])
+        assert abs(first @ second) < 0.5
+    value, output = attention.sample_pair(
+        "value_output", shapes[1], (groups * size, dim, width), **strengths
+    )
+    assert output.shape == (groups * size, dim, width)
+    blocks = output.reshape(groups, size, dim, width)
+    product = np.einsum("igd,gdj->ij", value, blocks.sum(axis=1))
+    alone = value_output(width, width, groups, dim, **strengths)
+    np.testing.assert_allclose(product, np.einsum("igd,gdj->ij", *alone), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(output), np.linalg.norm(alone[1]), rtol=0.05)
+    spread = np.square(blocks).mean(axis=(2, 3))
+    np.testing.assert_allclose(spread / spread.mean(axis=1, keepdims=True), 1, atol=0.3)
+
+
 def cut(a, rank):
     u, s, vt = np.linalg.svd(a, full_matrices=False)
     return (u[:, :rank] * s[:rank]) @ vt[:rank]

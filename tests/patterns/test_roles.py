@@ -4,6 +4,8 @@ The exact test: where each head's query-key product is I and the value-output pr
 is -I, the layer computes -softmax(x x^T s) x, however its kernels are laid out.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -117,6 +119,35 @@ def with_a_bias_by_head(x):
     return dense(ops.reshape(y, (-1, TOKENS, HEADS * SIZE)), DIM)
 
 
+def groups_repeated(x):
+    q = ops.reshape(dense(x, 4 * SIZE), (-1, TOKENS, 4, SIZE))
+    k, v = (
+        ops.repeat(ops.reshape(dense(x), (-1, TOKENS, HEADS, SIZE)), 2, axis=2) for _ in range(2)
+    )
+    scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k) * SIZE**-0.5)
+    y = ops.einsum("bhqk,bkhd->bqhd", scores, v)
+    return dense(ops.reshape(y, (-1, TOKENS, 4 * SIZE)), DIM)
+
+
+def groups_in_an_axis(x):
+    q = ops.reshape(dense(x, 6 * SIZE), (-1, TOKENS, HEADS, 3, SIZE))
+    k, v = (ops.reshape(dense(x), (-1, TOKENS, HEADS, SIZE)) for _ in range(2))
+    scores = ops.softmax(ops.einsum("btkgh,bskh->bkgts", q, k) * SIZE**-0.5)
+    y = ops.einsum("bkgts,bskh->btkgh", scores, v)
+    return layers.EinsumDense("btkgh,kghd->btd", (None, DIM))(y)
+
+
+def one_key_for_all(x):
+    q = heads(dense(x))
+    k, v = (ops.expand_dims(dense(x, SIZE), 1) for _ in range(2))
+    return dense(attend(q, k, v), DIM)
+
+
+def grouped_layer(x):
+    return layers.GroupQueryAttention(SIZE, 6, 2)(x, x)
+
+
+GROUPED = [groups_repeated, groups_in_an_axis, one_key_for_all, grouped_layer]
 FORMS = [
     apart,
     split_in_three,
@@ -145,7 +176,10 @@ def reference(x):
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_products_are_exact_for_every_kernel_layout(form):
-    model = model_of(form)
+    check_exact(model_of(form))
+
+
+def check_exact(model):
     report = keras_mimetic.initialize(model, EXACT, seed=0)
     assert len(report.written) == 4
     assert not report.skipped
@@ -157,6 +191,93 @@ def test_products_are_exact_for_every_kernel_layout(form):
     np.testing.assert_allclose(of_heads, 1, atol=1e-5)
     (value_output,) = measured.select(part="value_output", figure="identity")
     assert value_output.value == pytest.approx(-1, abs=1e-5)
+
+
+@pytest.mark.parametrize("form", GROUPED, ids=lambda form: form.__name__)
+def test_heads_that_share_keys_and_values(form):
+    model = model_of(form)
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        report = keras_mimetic.initialize(model, "attention", seed=0)
+    assert all("grouped-query attention" in row.note for row in report.rows)
+    check_exact(model)
+    # Their controls have the same norms.
+    norms = [
+        sorted(row.norm_after for row in report.written)
+        for report in (
+            keras_mimetic.initialize(model, EXACT, seed=0, control=control, force=True)
+            for control in (False, True)
+        )
+    ]
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
+def test_a_gated_layer_of_grouped_queries():
+    if "use_gate" not in inspect.signature(layers.GroupQueryAttention).parameters:
+        pytest.skip("this version of Keras has no gate")
+    gated = model_of(lambda x: layers.GroupQueryAttention(SIZE, 2, 2, use_gate=True)(x, x))
+    report = keras_mimetic.initialize(gated, EXACT, seed=0)
+    assert len(report.written) == 2
+    assert {row.note for row in report.skipped} == {"a gate multiplies its values"}
+
+
+class InCall(layers.Layer):
+    """Attention whose `call` uses functions of the backend on (batch, n, heads, size)."""
+
+    def __init__(self, attend):
+        super().__init__()
+        self.attend = attend
+        self.q, self.k, self.v = (layers.Dense(HEADS * SIZE) for _ in range(3))
+        self.out = layers.Dense(DIM)
+
+    def call(self, x):
+        qkv = (ops.reshape(f(x), (-1, TOKENS, HEADS, SIZE)) for f in (self.q, self.k, self.v))
+        return self.out(ops.reshape(self.attend(*qkv), (-1, TOKENS, HEADS * SIZE)))
+
+
+def torch_permute(q, k, v):
+    q, k, v = (torch.permute(t, (0, 2, 1, 3)) for t in (q, k, v))
+    weights = torch.softmax(torch.matmul(q, torch.transpose(k, -1, -2)) * SIZE**-0.5, -1)
+    return torch.permute(torch.matmul(weights, v), (0, 2, 1, 3))
+
+
+def torch_einsum(q, k, v):
+    weights = F.softmax(torch.einsum("bqhd,bkhd->bhqk", q, k) * SIZE**-0.5, dim=-1)
+    return torch.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def torch_fused(q, k, v):
+    q, k, v = (torch.transpose(t, 1, 2) for t in (q, k, v))
+    return torch.transpose(F.scaled_dot_product_attention(q, k, v), 1, 2)
+
+
+def tf_transpose(q, k, v):
+    q, k, v = (tf.transpose(t, perm=[0, 2, 1, 3]) for t in (q, k, v))
+    weights = tf.nn.softmax(tf.matmul(q, k, transpose_b=True) * SIZE**-0.5)
+    y = tf.transpose(tf.matmul(weights, v), [0, 2, 1, 3])
+    return tf.reshape(y, (tf.shape(y)[0], -1, HEADS * SIZE))
+
+
+def tf_einsum(q, k, v):
+    weights = tf.nn.softmax(tf.einsum("bqhd,bkhd->bhqk", q, k) * SIZE**-0.5, axis=-1)
+    return tf.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+IN_CALL = {
+    "torch": (torch_permute, torch_einsum, torch_fused),
+    "tensorflow": (tf_transpose, tf_einsum),
+}.get(keras.backend.backend(), ())
+if keras.backend.backend() == "torch":
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+elif keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+
+@pytest.mark.parametrize("attend", IN_CALL, ids=lambda attend: attend.__name__)
+def test_functions_of_the_backend(attend):
+    layer = InCall(attend)
+    layer(np.ones((2, TOKENS, DIM), "float32"))
+    check_exact(layer)
 
 
 def test_shifted_windows():
@@ -235,6 +356,52 @@ def test_streams_survive_positions_slices_and_pooling(form):
     (site,) = find_sites(model_of(form), ["attention"]).sites
     assert site.pairs == {"query_key": True, "value_output": True}
     assert not site.skip_reason
+
+
+def own_token_and_others(x):
+    other = dense(x, DIM)
+    keys = layers.Concatenate(axis=1)([x[:, :1], other])
+    return layers.MultiHeadAttention(HEADS, SIZE)(x[:, :1], keys)
+
+
+def with_a_class_token(x):
+    x = layers.Concatenate(axis=1)([dense(x[:, :1], DIM), x])
+    return layers.MultiHeadAttention(HEADS, SIZE)(layers.LayerNormalization()(x), x)
+
+
+def prefix_of_weights(x):
+    keys = ops.concatenate([ops.ones((2, 1, DIM)), x], axis=1)
+    return layers.MultiHeadAttention(HEADS, SIZE)(x, keys)
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        (own_token_and_others, "cross-attention"),
+        (with_a_class_token, ""),
+        (prefix_of_weights, ""),
+    ],
+)
+def test_joined_keys_count_by_their_parts(form, why):
+    x = keras.Input((TOKENS, DIM), batch_size=2)
+    (site,) = find_sites(keras.Model(x, form(x)), ["attention"]).sites
+    assert site.skip_reason == why
+
+
+class LearnedQueries(layers.Layer):
+    def build(self, shape):
+        self.queries = self.add_weight(shape=(2, 3, DIM))
+        self.attention = layers.MultiHeadAttention(HEADS, SIZE)
+        self.attention.build(self.queries.shape, shape)
+
+    def call(self, x):
+        return self.attention(ops.convert_to_tensor(self.queries), x)
+
+
+def test_learned_queries():
+    x = keras.Input((TOKENS, DIM), batch_size=2)
+    (site,) = find_sites(keras.Model(x, LearnedQueries()(x)), ["attention"]).sites
+    assert "learned" in site.skip_reason
 
 
 def linear(x):

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import keras_mimetic
 from keras_mimetic._find import find_sites
+from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.trace import trace
@@ -297,7 +299,22 @@ def gated_by_split(x):
 def test_gated_mlps_are_reported(body, count):
     found = sites_of(functional(body), "mlp")
     assert len(found) == count
-    assert all("gated" in site.skip_reason for site in found)
+    assert all("gated" in (site.skip_reason or site.default_skip) for site in found)
+
+
+def test_numbers_reach_the_gate():
+    model = functional(gated)
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        keras_mimetic.initialize(model, "mlp", seed=0)
+    settings = {"mlp": {"mean": -1, "hidden_bias": -0.5}}
+    report = keras_mimetic.initialize(model, settings, seed=0)
+    gate, bias = report.written
+    assert (gate.note[:7], bias.note[:16]) == ("mean -1", "hidden bias -0.5")
+    (linear,) = report.skipped
+    assert linear.note == "the linear branch of a gated MLP"
+    (site,) = (site for site in sites_of(model, "mlp") if site.default_skip)
+    assert site.weights["kernel"].path == gate.path
+    assert site.layer.activation is keras.activations.silu
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "hard_sigmoid", "softmax", None])
@@ -327,10 +344,88 @@ def test_squeeze_and_excitation_is_not_a_gated_mlp():
 def test_one_by_one_convolutions(norm):
     def body(x):
         y = layers.LayerNormalization()(x) if norm else x
-        return layers.Conv2D(8, 1)(layers.Conv2D(16, 1, activation="gelu")(y))
+        return x + layers.Conv2D(8, 1)(layers.Conv2D(16, 1, activation="gelu")(y))
 
     expected = [((1, 1, 8, 16), "layer_norm" if norm else "other")]
     assert mlps(functional(body, (4, 4, 8))) == expected
+
+
+def test_one_by_one_convolutions_of_two_blocks():
+    def convolve(x, filters, size):
+        x = layers.Conv2D(filters, size, padding="same", use_bias=False)(x)
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    def neck(x):
+        merged = layers.Add()([convolve(convolve(x, 8, 1), 8, 3), convolve(x, 8, 1)])
+        lateral = layers.UpSampling2D()(convolve(convolve(merged, 16, 1), 16, 1))
+        return convolve(lateral, 8, 3)
+
+    assert not mlps(functional(neck, (4, 4, 8)))
+    (site,) = sites_of(functional(neck, (4, 4, 8)), "mlp")
+    assert "two blocks" in site.skip_reason
+
+
+def test_a_weight_has_one_structure():
+    def body(x):
+        q, k, v = (layers.Dense(16)(x) for _ in range(3))
+        mixed = ops.matmul(ops.softmax(ops.matmul(q, ops.swapaxes(k, -1, -2))), v)
+        h = layers.Dense(16, name="both")(mixed)
+        return x + layers.Dense(16)(ops.gelu(h))
+
+    report = keras_mimetic.initialize(functional(body, (6, 16)), seed=0)
+    structures = {row.structure: row.written for row in report.rows if row.path == "both/kernel"}
+    assert structures == {"attention": True, "mlp": False}
+    (row,) = (row for row in report.skipped if row.structure == "mlp")
+    assert row.note == "its weight has the structure 'attention'"
+
+
+def test_a_network_of_coordinates_is_not_reached():
+    class Places(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = layers.Dense(16, "relu"), layers.Dense(8)
+
+        def call(self, x):
+            return x + self.second(self.first(ops.ones((6, 2))))
+
+    (site,) = sites_of(functional(lambda x: Places()(x)), "mlp")
+    assert site.skip_reason == "no input of the model reaches it"
+
+
+def gelu_in_operations(x):
+    return x * 0.5 * (1 + ops.tanh(0.8 * (x + 0.04 * ops.power(x, 3))))
+
+
+@pytest.mark.parametrize(
+    ("activate", "written"),
+    [
+        (layers.Activation("tanh"), False),
+        (ops.tanh, False),
+        (ops.softsign, False),
+        (layers.Activation("gelu"), True),
+        (gelu_in_operations, True),
+        (lambda x: 0.5 * x * (1 + ops.erf(x / 2**0.5)), True),
+    ],
+)
+def test_activations_without_a_flat_side(activate, written):
+    model = functional(lambda x: layers.Dense(8)(activate(layers.Dense(16)(x))))
+    (site,) = sites_of(model, "mlp")
+    assert bool(site.default_skip) is not written
+
+
+def test_the_head_of_a_classifier():
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(16, 3, activation="relu")(x))
+    for name in ("first", "second"):
+        x = layers.Dense(32, "relu", name=name)(x)
+    model = keras.Model(inputs, layers.Dense(10, "softmax")(x))
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        report = keras_mimetic.initialize(model, seed=0)
+    assert [row.note[:6] for row in report.rows] == ["a head", "a head"]
+    report = keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0)
+    assert [row.path for row in report.written] == ["first/kernel", "second/kernel"]
+    # A model that is nothing but MLPs has no head.
+    assert len(mlps(functional(lambda x: layers.Dense(3)(expand_contract(x))))) == 1
 
 
 @pytest.mark.parametrize(
@@ -534,7 +629,8 @@ def test_grouped_query_attention_is_reported():
     model = functional(lambda x: grouped(x, x))
     (site,) = sites_of(model, "attention")
     assert site.layer is grouped
-    assert "grouped-query" in site.skip_reason
+    assert not site.skip_reason
+    assert "grouped-query" in site.default_skip
 
 
 def test_depthwise_convolutions_in_the_order_of_the_network():
@@ -584,6 +680,46 @@ def opaque_model():
     return functional(lambda x: layers.Dense(3)(Branching()(x)))
 
 
+class LooksAtValues(layers.Layer):
+    """A norm and a projection in a layer that cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.norm = layers.Dense(16), layers.LayerNormalization()
+
+    def build(self, shape):
+        self.project.build(shape)
+        self.norm.build(shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        return self.norm(self.project(x)) * float(keras.ops.convert_to_numpy(x).any())
+
+
+def test_an_mlp_after_a_norm_in_an_opaque_layer():
+    found = find_sites(functional(lambda x: expand_contract(LooksAtValues()(x))), ["mlp"])
+    (site,) = found.sites
+    assert (site.before, site.skip_reason) == ("other", "")
+    assert len(found.opaque) == 1
+
+
+def test_unexpected_errors_are_a_row(monkeypatch):
+    def fails(self, graph, layers, layer_paths):
+        raise StopIteration
+
+    model = functional(expand_contract)
+    monkeypatch.setattr(STRUCTURES["attention"].__class__, "find", fails)
+    report = keras_mimetic.initialize(model, seed=0)
+    assert {row.structure for row in report.written} == {"mlp"}
+    (row,) = report.skipped
+    assert row.note == "could not be traced: StopIteration (in the search for 'attention')"
+    monkeypatch.setattr("keras_mimetic._find.trace", fails)
+    with pytest.warns(UserWarning, match="could not be traced: TypeError"):
+        keras_mimetic.initialize(model, seed=0)
+
+
 def test_opaque_layers_are_reported_and_rules_reach_them():
     model = opaque_model()
     found = find_sites(model, ["mlp", "attention", "depthwise"])
@@ -626,7 +762,7 @@ def test_rules_reach_layers_without_a_traced_call():
     by_structure = {site.structure: site for site in sites}
     assert not any(site.skip_reason for site in sites)
     mlp = by_structure["mlp"]
-    assert (mlp.before, mlp.norm, mlp.second, mlp.activated_in) == ("other", None, None, "")
+    assert (mlp.before, mlp.norm, mlp.second) == ("other", None, None)
     assert by_structure["attention"].self_attention
 
 
