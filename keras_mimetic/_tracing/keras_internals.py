@@ -3,12 +3,15 @@
 No other module of `_tracing`, `_patterns` and `_structures` uses them.
 """
 
+import collections
 import contextlib
 import functools
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
 from keras.src.layers import layer as keras_layer
 
 from keras_mimetic._tracing import control_flow
@@ -76,6 +79,22 @@ def preserve_model_state(model: Any) -> Iterator[None]:
             current.update(before)
         for record, items in records:
             record[:] = items
+
+
+@contextlib.contextmanager
+def preserve_global_state() -> Iterator[None]:
+    """Restore the state from which Keras takes names and seeds of new layers."""
+    state = random.getstate()
+    names = ("object_name_uids", "global_seed_generator")
+    before = {name: global_state.get_global_attribute(name) for name in names}
+    counts = dict(before["object_name_uids"] or {})
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        before["object_name_uids"] = collections.defaultdict(int, counts)
+        for name, value in before.items():
+            global_state.set_global_attribute(name, value)
 
 
 @contextlib.contextmanager
