@@ -62,8 +62,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             (`query_key` in `benchmarks/results/confirm-attention/over-default.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
-            (0.4, -0.4), from the same accounts; it accounts for all of the gain in our image models
-            (`value_output` in the same table). Requires an `output_shape` of one axis.
+            (0.4, -0.4), from the same accounts. In our ViT it has the gain of attention, half of it
+            by its scale (`value_output` and `control` in the same table). Requires an
+            `output_shape` of one axis.
         causal: Whether the layer will be called with a causal mask, as in a language model. It
             only affects the initial weights: with `True`, `"auto"` leaves query and key
             to `kernel_initializer`, because their structure raised the loss of our causal
