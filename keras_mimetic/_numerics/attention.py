@@ -201,17 +201,6 @@ def _inverse_root(matrix: np.ndarray) -> np.ndarray:
     return ((vectors * roots) @ vectors.T).astype(np.float32)
 
 
-def same_norms(weights: tuple[np.ndarray, ...], seed: int) -> tuple[np.ndarray, ...]:
-    """Sample weights without structure, of the same shapes and Frobenius norms."""
-    controls = []
-    for number, weight in enumerate(weights):
-        noise = sample("untruncated_normal", weight.shape, fold_in(seed, 2, number))
-        # Squares of the largest weights may overflow float32.
-        norm = np.linalg.norm(weight.astype(np.float64))
-        controls.append(noise * np.float32(norm / np.linalg.norm(noise)))
-    return tuple(controls)
-
-
 NAN = float("nan")
 # Width of the reference products of `strengths`: trace and norm of a truncated product
 # depend on the ratio of rank to width, and hardly on the width.

@@ -94,14 +94,6 @@ def rms_of_gain(shape: tuple[int, ...], gain: float | str) -> float:
     return factor / math.sqrt(math.prod(shape[:-2]))
 
 
-def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:
-    """Sample filters without structure, with the same norm and from the same normals."""
-    *kernel_size, count = filters.shape
-    noise = sample("untruncated_normal", (count, math.prod(kernel_size)), seed)
-    noise *= np.float32(np.linalg.norm(filters) / np.linalg.norm(noise))
-    return np.ascontiguousarray(noise.T).reshape(filters.shape)
-
-
 def distances(kernel_size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the squared distances of n pixels from the center (n,) and from each other (n, n)."""
     axes = np.meshgrid(*(np.arange(size, dtype=np.float64) for size in kernel_size), indexing="ij")

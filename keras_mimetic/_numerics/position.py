@@ -10,8 +10,6 @@ import math
 
 import numpy as np
 
-from keras_mimetic._numerics.random import sample
-
 _LONGEST = 10_000.0
 # A table is compared with sinusoids of so many frequencies for each position, at most.
 _FREQUENCIES_BY_POSITION, _MAX_FREQUENCIES = 4, 1024
@@ -35,12 +33,6 @@ def sin_cos_table(shape: tuple[int, ...], width: int, rms: float) -> np.ndarray:
         half = width // 2
         table = np.concatenate([sin_cos(rows, half), sin_cos(columns, width - half)], axis=1)
     return (table * (rms / math.sqrt(np.mean(table**2)))).astype(np.float32)
-
-
-def same_norm(table: np.ndarray, seed: int) -> np.ndarray:
-    """Return independent normals with the Frobenius norm of a table."""
-    noise = sample("untruncated_normal", table.shape, seed)
-    return noise * np.float32(np.linalg.norm(table) / np.linalg.norm(noise))
 
 
 def explained_by_sinusoids(table: np.ndarray, shape: tuple[int, ...]) -> float:

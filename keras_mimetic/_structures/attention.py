@@ -12,7 +12,6 @@ from keras_mimetic._numerics.attention import (
     diagonal,
     expected_diagonal,
     moments,
-    same_norms,
     sample_pair,
     strengths,
 )
@@ -146,10 +145,6 @@ class Attention(Structure):
                 note = f"{pair.replace('_', '-')}: {noise:.4g} noise {identity:+.4g} identity{of}"
                 notes[role] = f"{note} ({why})" if why else note
         return NewWeights(values, notes) if values else Skip(why)
-
-    def control(self, site: AttentionSite, weights: Weights, seed: int) -> Weights:
-        controls = same_norms(tuple(weights.values()), seed)
-        return dict(zip(weights, controls, strict=True))
 
     def measure(self, site: AttentionSite, weights: Weights) -> Measured:
         figures: list[Figure] = []

@@ -148,10 +148,6 @@ class Depthwise(Structure):
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
         return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
 
-    def control(self, site: DepthwiseSite, weights: Weights, seed: int) -> Weights:
-        kernel = weights["kernel"]
-        return {"kernel": depthwise.same_norm(_filters(kernel), seed).reshape(kernel.shape)}
-
     def measure(self, site: DepthwiseSite, weights: Weights) -> Measured:
         filters = _filters(weights["kernel"])
         if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import check_number
-from keras_mimetic._numerics.position import explained_by_sinusoids, same_norm, sin_cos_table
+from keras_mimetic._numerics.position import explained_by_sinusoids, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
@@ -122,9 +122,6 @@ class Position(Structure):
         grid = " by ".join(map(str, site.grid))
         note = f"sines and cosines of {grid} positions"
         return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
-
-    def control(self, site: PositionSite, weights: Weights, seed: int) -> Weights:
-        return {"table": same_norm(weights["table"], seed)}
 
     def measure(self, site: PositionSite, weights: Weights) -> Measured:
         table = _rows(weights["table"])[site.prefix :]

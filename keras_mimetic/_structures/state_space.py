@@ -24,8 +24,7 @@ from keras_mimetic._structures.base import (
     Skip,
     Structure,
     Weights,
-    normal_samples,
-    with_norms_of,
+    noise_with_norms_of,
 )
 from keras_mimetic._tracing.graph import Graph, in_call_order
 from keras_mimetic.layers.state_space import MimeticStateSpace
@@ -184,12 +183,13 @@ class StateSpace(Structure):
 
     def control(self, site: StateSpaceSite, weights: Weights, seed: int) -> Weights:
         """Sample noise of the same norms; for `a_log` and `dt_bias`, Mamba-2's own."""
-        shapes = {role: values.shape for role, values in weights.items()}
-        controls = with_norms_of(weights, normal_samples(shapes, seed))
+        controls = noise_with_norms_of(weights, seed)
         if "a_log" in weights:
-            controls["a_log"] = state_space.log_decays(shapes["a_log"], a_log=None, seed=seed)
+            shape = weights["a_log"].shape
+            controls["a_log"] = state_space.log_decays(shape, a_log=None, seed=seed)
         if "dt_bias" in weights:
-            controls["dt_bias"] = state_space.dt_biases(shapes["dt_bias"], dt=None, seed=seed)
+            shape = weights["dt_bias"].shape
+            controls["dt_bias"] = state_space.dt_biases(shape, dt=None, seed=seed)
         return controls
 
     def measure(self, site: StateSpaceSite, weights: Weights) -> Measured:

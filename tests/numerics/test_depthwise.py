@@ -7,7 +7,6 @@ import pytest
 from keras_mimetic._numerics.depthwise import (
     covariance,
     depthwise_filters,
-    same_norm,
     sigma_at_depth,
 )
 from keras_mimetic._numerics.random import sample
@@ -97,16 +96,6 @@ def test_golden_filters():
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     z = sample("untruncated_normal", (2, 3), 0)
     np.testing.assert_allclose(filters, root @ z.T, atol=1e-6)
-
-
-def test_control_has_the_norm_and_no_structure():
-    filters = depthwise_filters((3, 3), 5000, sigma=1.9, rms=0.1, seed=3)
-    control = same_norm(filters, seed=3)
-    assert control.shape == filters.shape
-    np.testing.assert_allclose(np.linalg.norm(control), np.linalg.norm(filters), rtol=1e-6)
-    flat = control.reshape(9, -1)
-    correlation = np.corrcoef(flat) - np.eye(9)
-    assert np.abs(correlation).max() < 0.1
 
 
 def test_sigma_at_depth():
