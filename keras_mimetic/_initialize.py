@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._assign import assign_all
+from keras_mimetic._cache import clear_caches
 from keras_mimetic._checks import check_flag, warn
 from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
 from keras_mimetic._numerics.large_arrays import array_norm
@@ -146,8 +147,7 @@ def initialize(
     # A dry run keeps no values: a large model would need its memory twice.
     new: list[tuple[Any, np.ndarray]] | None = None if dry_run else []
     rows = [row for site in found.sites for row in _changes(site, settings, seed, control, new)]
-    for name in settings:
-        STRUCTURES[name].clear_caches()
+    clear_caches()
     for layer, layer_path, why in found.opaque:
         reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))

@@ -1,13 +1,13 @@
 """Measure the structures of mimetic initialization in any model's weights."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mimetic._cache import BoundedCache
+from keras_mimetic._cache import clear_caches
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._measurements import Measurement, Measurements, Skipped
 from keras_mimetic._numerics.random import fold_in
@@ -136,8 +136,7 @@ def measure(
         }
     for layer, layer_path, why in found.opaque:
         skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be traced: {why}"))
-    for name in names:
-        STRUCTURES[name].clear_caches()
+    clear_caches()
     return Measurements(rows=tuple(rows), skipped=tuple(skipped), images=images)
 
 
@@ -166,8 +165,8 @@ def measure_site(site: Site) -> tuple[Measured, str]:
     return measured, ""
 
 
-# Figures of samples, of the sites that were measured last.
-_sampled: BoundedCache[Expected] = BoundedCache(limit=256)
+# Figures of samples by structure, shapes and `untrained_key`.
+_sampled: dict[Hashable, Expected] = {}
 
 
 def _untrained(site: Site, figures: Iterable[Figure]) -> Expected:
@@ -182,7 +181,9 @@ def _untrained(site: Site, figures: Iterable[Figure]) -> Expected:
         sampled = _sample_figures(site, shapes)
     else:
         key = site.structure, tuple(shapes.items()), depends_on
-        sampled = _sampled.get(key, lambda: _sample_figures(site, shapes))
+        if key not in _sampled:
+            _sampled[key] = _sample_figures(site, shapes)
+        sampled = _sampled[key]
     return {**sampled, **known}
 
 

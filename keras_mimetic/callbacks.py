@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_mimetic._cache import clear_caches
 from keras_mimetic._checks import check_flag, check_integer, warn
 from keras_mimetic._find import check_model, find_sites
 from keras_mimetic._measure import check_measured_names, measure_site
@@ -142,8 +143,7 @@ class StructureLogger(keras.callbacks.Callback):
             self._known[key] = [*means]
             for name, value in means.items():
                 by_name.setdefault(name, []).append(value)
-        for structure in self.structures:
-            STRUCTURES[structure].clear_caches()
+        clear_caches()
         names = self._names(by_name) if self._sites else []
         row: dict[str, float] = {"epoch": epoch}
         for name in names:

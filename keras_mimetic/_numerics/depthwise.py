@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from keras_mimetic._cache import cache_clears
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.random import sample
@@ -203,6 +204,4 @@ def _form(kernel_size: tuple[int, ...], point: int, centered: bool) -> np.ndarra
     return form / np.linalg.norm(form)
 
 
-def clear_forms() -> None:
-    """Clear the cache of `fit_sigma`."""
-    _form.cache_clear()
+cache_clears.append(_form.cache_clear)

@@ -16,7 +16,7 @@ from keras_mimetic._numerics.attention import (
     sample_pair,
     strengths,
 )
-from keras_mimetic._numerics.noise_plus_identity import clear_decompositions, one_blas_thread
+from keras_mimetic._numerics.noise_plus_identity import one_blas_thread
 from keras_mimetic._numerics.random import in_threads
 from keras_mimetic._patterns.attention import LAYERS, AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
@@ -188,9 +188,6 @@ class Attention(Structure):
 
     def untrained_key(self, site: AttentionSite) -> Hashable:
         return site.known_pairs
-
-    def clear_caches(self) -> None:
-        clear_decompositions()
 
 
 def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float, float]]:

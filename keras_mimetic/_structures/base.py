@@ -167,9 +167,6 @@ class Structure(abc.ABC):
         """
         return None
 
-    def clear_caches(self) -> None:  # noqa: B027
-        """Free large caches that sites share."""
-
 
 def normal_samples(shapes: Shapes, seed: int) -> Weights:
     """Sample independent normals of variance 1 for each role."""

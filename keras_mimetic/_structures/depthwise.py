@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
-from keras_mimetic._numerics.depthwise import clear_forms, empirical_covariance, fit_sigma
+from keras_mimetic._numerics.depthwise import empirical_covariance, fit_sigma
 from keras_mimetic._patterns.depth import depths
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
@@ -172,9 +172,6 @@ class Depthwise(Structure):
 
     def untrained_key(self, site: DepthwiseSite) -> Hashable:
         return ()
-
-    def clear_caches(self) -> None:
-        clear_forms()
 
 
 def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:

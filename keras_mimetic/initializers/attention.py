@@ -1,12 +1,13 @@
 """The initializer of a projection that belongs to a pair."""
 
+import functools
 import math
-import threading
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
+from keras_mimetic._cache import cache_clears
 from keras_mimetic._checks import check_number, is_auto
 from keras_mimetic._numerics.attention import PAIRS, sample_pair
 from keras_mimetic._numerics.noise_plus_identity import LARGEST, SMALLEST, in_range
@@ -55,8 +56,10 @@ class AttentionProjection(NumPyInitializer):
         last = (
             (columns, heads, head_dim) if self.pair == "query_key" else (heads, head_dim, columns)
         )
-        arguments = (self.pair, (rows, heads, head_dim), last, self.noise, self.identity, seed)
-        return _PARTNERS.take(arguments, PAIRS[self.pair].index(self.role)).reshape(shape)
+        first = (rows, heads, head_dim)
+        weights = _sample_pair(self.pair, first, last, self.noise, self.identity, seed)
+        # A copy, since the variable may keep the memory and change it.
+        return weights[PAIRS[self.pair].index(self.role)].reshape(shape).copy()
 
     @property
     def pair(self) -> str:
@@ -68,30 +71,20 @@ class AttentionProjection(NumPyInitializer):
         return {name: getattr(self, name) for name in names}
 
 
-class _Partners:
-    """A cache for the other weight of the last pair.
-
-    A layer samples both weights of a pair in succession, so their product is factored only
-    once.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: tuple[Any, np.ndarray] | None = None
-
-    def take(self, arguments: Any, index: int) -> np.ndarray:
-        """Return one of the two weights of `sample_pair`."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, None
-            if waiting is not None and waiting[0] == (arguments, index):
-                return waiting[1]
-            pair, first, second, noise, identity, seed = arguments
-            weights = sample_pair(pair, first, second, noise=noise, identity=identity, seed=seed)
-            self._waiting = (arguments, 1 - index), weights[1 - index]
-            return weights[index]
+@functools.lru_cache(maxsize=1)
+def _sample_pair(
+    pair: str,
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    noise: float,
+    identity: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sample both weights; a layer asks for one after the other."""
+    return sample_pair(pair, first, second, noise=noise, identity=identity, seed=seed)
 
 
-_PARTNERS = _Partners()
+cache_clears.append(_sample_pair.cache_clear)
 
 
 def check_strengths(name: str, strengths: Any) -> Strengths:
