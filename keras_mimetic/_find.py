@@ -7,15 +7,18 @@ from typing import Any
 
 import keras
 
+from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import COMPOUND_LAYERS, STRUCTURES
-from keras_mimetic._tracing.arguments import check_inputs
+from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
+from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
 from keras_mimetic._tracing.graph import Graph
+from keras_mimetic._tracing.held_weights import HeldProjection
 from keras_mimetic._tracing.keras_internals import own_variables, sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._tracing.recorder import is_composite, reason
 from keras_mimetic._tracing.trace import trace
+from keras_mimetic.initializers.seeds import is_tracing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,7 @@ def find_sites(
         graph = Graph(opaque=[(model, reason(error))])
     structures = tuple(structures)
     layer_paths = find_layer_paths(model)
+    layer_paths |= _paths_of_held_weights(graph, layer_paths)
     layers = sublayers(model)
     named = _named_by_rules(layers, rules, layer_paths)
     sites = []
@@ -70,7 +74,8 @@ def find_sites(
             graph.opaque.append((model, f"{reason(error)} (in the search for {structure!r})"))
         seen = {site.layer for site in found if not site.skip_reason}
         for site in found:
-            rules_of = (named.get(layer) for layer in (site.layer, *site.other_layers))
+            owners = (getattr(x, "owner", x) for x in (site.layer, *site.other_layers))
+            rules_of = (named.get(layer) for layer in owners)
             rule = next((rule for rule in rules_of if rule is not None), None)
             if rule is None:
                 sites.append(site)
@@ -87,6 +92,7 @@ def find_sites(
         for rule in named.values():
             if rule.site is not None and rule.structure == structure:
                 sites += [rule.site] if rule.site.layer not in seen else []
+    sites = _each_weight_once(sites)
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque
@@ -108,16 +114,49 @@ def find_sites(
     return Found(sites, opaque, notes)
 
 
+def _paths_of_held_weights(graph: Graph, layer_paths: dict[Any, str]) -> dict[Any, str]:
+    """Return the paths of projections that are weights of a layer, as in weight files."""
+    held = {x.operation for x in graph.calls if isinstance(x.operation, HeldProjection)}
+    paths = {}
+    for one in held:
+        index = next(n for n, x in enumerate(own_variables(one.owner)) if x is one.kernel)
+        paths[one] = f"{layer_paths[one.owner]}/vars/{index}".lstrip("/")
+    return paths
+
+
+def _each_weight_once(sites: list[Site]) -> list[Site]:
+    """Skip sites whose weights another site has; the one with more weights has them."""
+    claimed: dict[int, list[tuple[Any, Site]]] = {}
+    lost: dict[int, str] = {}
+    for site in sorted(sites, key=lambda site: -len(site.weights)):
+        if site.skip_reason:
+            continue
+        for role, weight in site.weights.items():
+            if role in site.partly_skipped:
+                continue
+            others = claimed.setdefault(id(getattr(weight, "variable", weight)), [])
+            other = next((x for used, x in others if x is not site and overlap(used, weight)), None)
+            if other is not None:
+                lost[id(site)] = f"its weight has the structure {other.structure!r}"
+            others.append((weight, site))
+    return [
+        dataclasses.replace(site, skip_reason=lost[id(site)]) if id(site) in lost else site
+        for site in sites
+    ]
+
+
 def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
     """Return a note on the matrices without a row."""
-    told: set[Any] = set()
+    told: set[int] = set()
     for site in sites:
-        told.update(site.covered_layers, sublayers(site.layer))
-    others = [layer for layer in layers if layer.built and layer not in told]
-    in_projections = sum(is_projection(layer) for layer in others)
+        for layer in site.covered_layers:
+            held = isinstance(layer, HeldProjection)
+            told.update(id(x) for x in ([layer.kernel] if held else layer.weights))
+    others = [layer for layer in layers if layer.built]
+    in_projections = sum(is_projection(layer) and id(layer.kernel) not in told for layer in others)
     # Experts, latent arrays: a user's layer that holds matrices itself.
     own = sum(
-        len(variable.shape) >= 2
+        sum(size > 1 for size in variable.shape) >= 2 and id(variable) not in told
         for layer in others
         if is_composite(layer)
         for variable in own_variables(layer)
@@ -134,26 +173,31 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
 
 def check_not_traced(call: str) -> None:
     """Raise if weights have no values now, as while `jax.jit` traces a function."""
-    try:
-        keras.ops.convert_to_numpy(keras.ops.zeros((1,)))
-    except Exception as error:
+    if is_tracing():
         raise RuntimeError(
             f"`{call}` writes weights and cannot be called in a function that is being traced or "
             "compiled, as by `jax.jit` or `tf.function`. Call it outside of that function."
-        ) from error
+        )
 
 
-def check_model(name: str, model: Any) -> None:
-    """Raise unless an argument is a Keras model or layer with weights."""
+def check_model(name: str, model: Any, inputs: Any = None) -> None:
+    """Raise unless an argument is a Keras model or layer with weights.
+
+    A model without weights is called on zeros like `inputs`, if they are given.
+    """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"Argument `{name}` must be a Keras model or layer. "
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
+    if not model.weights and inputs is not None:
+        check_inputs(model, inputs)
+        call_on_zeros(model, inputs)
     if not model.weights:
         raise ValueError(
-            f"Argument `{name}` must be built, so that its weights exist: call it once on data or "
-            f"give it an input shape. Received: {model.name!r}, which has no weights"
+            f"Argument `{name}` must have weights: call it once on data or zeros, as in "
+            "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input. "
+            f"Received: {model.name!r}, which has no weights"
         )
     for layer in sublayers(model):
         if getattr(layer, "quantization_mode", None) is not None:
@@ -166,7 +210,7 @@ def check_model(name: str, model: Any) -> None:
 def check_names(structures: Any) -> tuple[str, ...]:
     """Return the names of structures in an argument, each once; `None` stands for the default."""
     if structures is None:
-        return tuple(STRUCTURES)
+        return DEFAULT
     if isinstance(structures, str):
         structures = (structures,)
     try:

@@ -1,14 +1,13 @@
 """Measure the structures of mimetic initialization in any model's weights."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mimetic._cache import BoundedCache
-from keras_mimetic._dead_units import check_data, dead_units
+from keras_mimetic._cache import clear_caches
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._measurements import Measurement, Measurements, Skipped
 from keras_mimetic._numerics.random import fold_in
@@ -29,14 +28,13 @@ def measure(
     structures: StructureName | Sequence[StructureName] | None = None,
     rules: Rules = None,
     inputs: Any = None,
-    data: Any = None,
 ) -> Measurements:
     """Measure the structures of mimetic initialization in a model's weights.
 
     Measures the sites that `initialize` finds, and gated MLPs, without changing the model.
     Every figure is compared with its mean and standard deviation over untrained weights of the
     same shapes. These are known in closed form or, for depthwise filters and small matrices,
-    estimated from 10 to 100 samples, which are cached. Only dead units need `data`.
+    estimated from 10 to 100 samples, which are cached.
 
     All figures are independent of the scale of the weights, except for `noise`, `identity`,
     `a_log`, `dt` and `memory`. Sigma is in squared pixels.
@@ -54,12 +52,6 @@ def measure(
 
     - `mean`, `std`: Mean and standard deviation over hidden units of the effective bias
       b + W^T beta, in standard deviations of the pre-activation (of independent channels).
-
-    Part `"hidden_units"`, with `data`:
-
-    - `dead`: Fraction of the hidden units that are off for all of the data: their activation
-      is smaller than 1 % of their pre-activation. Defined for activations that no
-      normalization follows before the second matrix.
 
     `"attention"`, parts `"query_key"` (W_Q W_K^T of each head) and `"value_output"` (W_V W_O of
     each head and, with head `None`, summed over heads):
@@ -107,16 +99,11 @@ def measure(
     >>> means = [row.value for row in measured.select(part="first", figure="mean")]
     >>> measured.plot().savefig("trained.png")
 
-    >>> print(keras_mimetic.measure(model, data=x))  # with dead units
-
     Args:
-        model: A built Keras model or layer. LoRA weights are merged.
+        model: A Keras model or layer, built unless `inputs` are given. LoRA weights are merged.
         structures: Names of structures; `None` stands for those that are on by default.
         rules: Corrections to what is found, as for `initialize`.
         inputs: Example inputs, as for `initialize`.
-        data: A batch of inputs, on which the model runs once in inference mode, to
-            count dead hidden units: an array, or whatever the model takes as its
-            first argument, or a tuple of several arguments. `None` measures weights only.
 
     Returns:
         `Measurements`, which print as a table and have `rows`, `select()`, `to_dicts()`,
@@ -125,18 +112,15 @@ def measure(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is not allowed; if the model is not built, has no weights or is
-            quantized; if the model does not accept `data`.
+            quantized.
 
     Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention`,
     `MimeticDepthwise` and `MimeticStateSpace` look at trained weights in this way. The
     definitions of the figures are ours.
     """
     names = check_measured_names(structures)
-    check_model("model", model)
-    if data is not None:
-        check_data(model, data)
+    check_model("model", model, inputs)
     found = find_sites(model, names, rules, inputs)
-    dead = {} if data is None else dead_units(model, found.sites, data)
     rows: list[Measurement] = []
     skipped: list[Skipped] = []
     images: dict[tuple[str, str, str], np.ndarray] = {}
@@ -146,15 +130,13 @@ def measure(
             skipped.append(Skipped(path_of(site.layer), site.layer_path, site.structure, why))
             continue
         untrained = _untrained(site, measured.figures)
-        figures = [*measured.figures, *dead_figures(site, dead)]
-        rows += [_row(site, figure, untrained.get(figure.kind)) for figure in figures]
+        rows += [_row(site, figure, untrained.get(figure.kind)) for figure in measured.figures]
         images |= {
             (site.structure, site.layer_path, part): x for part, x in measured.images.items()
         }
     for layer, layer_path, why in found.opaque:
         skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be traced: {why}"))
-    for name in names:
-        STRUCTURES[name].clear_caches()
+    clear_caches()
     return Measurements(rows=tuple(rows), skipped=tuple(skipped), images=images)
 
 
@@ -166,13 +148,6 @@ def check_measured_names(structures: Any) -> tuple[str, ...]:
             f"Received: structures={structures!r}"
         )
     return check_names(structures)
-
-
-def dead_figures(site: Site, dead: Mapping[str, float]) -> list[Figure]:
-    """Return the fraction of dead units as a figure of a site, if it was counted."""
-    if site.structure != "mlp" or site.layer_path not in dead:
-        return []
-    return [Figure("hidden_units", "dead", dead[site.layer_path])]
 
 
 def measure_site(site: Site) -> tuple[Measured, str]:
@@ -190,8 +165,8 @@ def measure_site(site: Site) -> tuple[Measured, str]:
     return measured, ""
 
 
-# Figures of samples, of the sites that were measured last.
-_sampled: BoundedCache[Expected] = BoundedCache(limit=256)
+# Figures of samples by structure, shapes and `untrained_key`.
+_sampled: dict[Hashable, Expected] = {}
 
 
 def _untrained(site: Site, figures: Iterable[Figure]) -> Expected:
@@ -206,7 +181,9 @@ def _untrained(site: Site, figures: Iterable[Figure]) -> Expected:
         sampled = _sample_figures(site, shapes)
     else:
         key = site.structure, tuple(shapes.items()), depends_on
-        sampled = _sampled.get(key, lambda: _sample_figures(site, shapes))
+        if key not in _sampled:
+            _sampled[key] = _sample_figures(site, shapes)
+        sampled = _sampled[key]
     return {**sampled, **known}
 
 

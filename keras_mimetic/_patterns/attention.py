@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._numerics.attention import PAIRS, ROLES
-from keras_mimetic._patterns.causality import bound, is_causal, values_of_tokens
+from keras_mimetic._patterns.causality import bound, is_causal, most_causal
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._patterns.roles import (
     GATED,
@@ -20,7 +20,13 @@ from keras_mimetic._patterns.roles import (
     attentions,
 )
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._patterns.streams import Streams, streams, ways_from_one_stream
+from keras_mimetic._patterns.streams import (
+    Streams,
+    is_in,
+    one_stream,
+    streams,
+    ways_from_one_stream,
+)
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.keras_internals import attention_projection
 from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_copies
@@ -29,8 +35,10 @@ CROSS = {
     "query_key": "cross-attention: query and key come from different streams",
     "value_output": "cross-attention: values and queries come from different streams",
 }
+LEARNED = "its queries are learned, not a stream of the input"
 SHARED = "it shares weights with another attention"
 CAUSAL = "causal attention: query and key keep their weights"
+UNKNOWN_MASK = "a mask that could not be traced: query and key keep their weights"
 LAYERS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
@@ -42,8 +50,8 @@ class AttentionSite(Site):
         pairs: Whether both weights of a pair (`"query_key"`, `"value_output"`) work on one
             stream of channels, so that their product can be near an identity.
         skipped_pairs: Pairs that are not written, with the reason.
-        is_causal: Whether one of its calls hides later positions, if the mask can be traced.
-        has_tokens: Whether its inputs depend on embedded tokens.
+        is_causal: Whether one of its calls hides later positions; `None` if the maker of a
+            mask is unknown.
         is_grouped: Whether several heads share a key and a value head. The heads of a group
             follow one another in the weights.
     """
@@ -52,8 +60,7 @@ class AttentionSite(Site):
 
     pairs: Mapping[str, bool]
     skipped_pairs: Mapping[str, str]
-    is_causal: bool = False
-    has_tokens: bool = False
+    is_causal: bool | None = False
     is_grouped: bool = False
 
     @property
@@ -61,6 +68,8 @@ class AttentionSite(Site):
         """Pairs that are written only if their settings are numbers, with the reason."""
         if self.is_grouped:
             return dict.fromkeys(PAIRS, GROUPED)
+        if self.is_causal is None:
+            return {"query_key": UNKNOWN_MASK}
         return {"query_key": CAUSAL} if self.is_causal else {}
 
     @property
@@ -116,7 +125,6 @@ class _Context:
     def __init__(self, graph: Graph, layer_paths: dict[Any, str]) -> None:
         self.layer_paths = layer_paths
         self.streams: Streams = streams(graph)
-        self.tokens = values_of_tokens(graph)
 
     def why_apart(self, pair: str, queries: Any, others: Any) -> str:
         """Return why a pair does not work on one stream, or "" if it does.
@@ -125,9 +133,13 @@ class _Context:
         """
         if strip_copies(queries) is strip_copies(others):
             return ""
-        own, other = (self.streams.get(x, frozenset()) for x in (queries, others))
-        if own & other:
+        own = one_stream(queries, self.streams)
+        if is_in(own, others, self.streams):
             return ""
+        if not own:
+            return LEARNED
+        if own & one_stream(others, self.streams):
+            return CROSS[pair]
         ways = ways_from_one_stream(queries, others, self.streams)
         return CROSS[pair] if ways is None else _apart(pair, *ways)
 
@@ -163,15 +175,13 @@ def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[Attentio
         layer_path, seen = context.layer_paths[layer], calls.get(layer, [])
         reason = "" if seen else "none of its calls could be traced; use `rules` to include it"
         apart = [_apart_by_pair(call, context) for call in seen]
-        values = [value for call in seen for value in call.inputs]
         sites.append(
             attention_site(
                 layer,
                 layer_path,
                 {name: next((x[name] for x in apart if x[name]), "") for name in PAIRS},
                 skip_reason=reason,
-                is_causal=any(is_causal(call) for call in seen),
-                has_tokens=not context.tokens.isdisjoint(values),
+                is_causal=most_causal(map(is_causal, seen)),
             )
         )
     return sites
@@ -183,8 +193,7 @@ def attention_site(
     apart: Mapping[str, str] | None = None,
     *,
     skip_reason: str = "",
-    is_causal: bool = False,
-    has_tokens: bool = False,
+    is_causal: bool | None = False,
 ) -> AttentionSite:
     """Return the site of a built `MultiHeadAttention` or `GroupQueryAttention`.
 
@@ -194,7 +203,6 @@ def attention_site(
         apart: Reasons by pair that does not work on one stream; `None` if both do.
         skip_reason: See `Site`.
         is_causal: See `AttentionSite`.
-        has_tokens: The same.
     """
     kernels = {role: attention_projection(layer, role).kernel for role in ROLES}
     unfollowed = bool(skip_reason)
@@ -212,7 +220,6 @@ def attention_site(
             skipped_pairs={} if skip_reason else apart,
             skip_reason=skip_reason,
             is_causal=is_causal,
-            has_tokens=has_tokens,
             is_grouped=kernels["query"].shape[1] != kernels["key"].shape[1],
         )
     )
@@ -318,7 +325,6 @@ def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite
             skipped[name] = UNKNOWN
     kernels = [x for x in sources.values() if x is not None]
     layer = kernels[0].call.operation
-    values = [value for call in calls for value in call.inputs]
     return _judged(
         AttentionSite(
             layer_path=context.layer_paths[layer],
@@ -326,8 +332,7 @@ def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite
             weights=weights,
             pairs=pairs,
             skipped_pairs=skipped,
-            is_causal=any(call.causal for call in calls),
-            has_tokens=not context.tokens.isdisjoint(values),
+            is_causal=most_causal(call.causal for call in calls),
             is_grouped=found.grouped,
             other_layers=tuple(x.call.operation for x in kernels),
         )

@@ -1,19 +1,20 @@
-"""Causal masks of attention layers, and tokens that flow into them."""
+"""Causal masks of attention."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import name_of
+from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._tracing.graph import Call, walk_back
+from keras_mimetic._tracing.operations import does, name_of
+from keras_mimetic._tracing.recorder import is_composite
 from keras_mimetic._tracing.symbol import Value
 
-_TRIANGLES = {"Tril", "Triu"}
-# Maximum number of operations that are followed back from a mask, and maximum number of
-# rows and columns of a mask that are inspected.
-_STEPS, _ENTRIES = 64, 64
+# Maximum number of rows and columns of a mask that are inspected.
+_ENTRIES = 64
 
 
 def bound(call: Call) -> dict[str, Any]:
@@ -22,55 +23,73 @@ def bound(call: Call) -> dict[str, Any]:
     return dict(signature.bind_partial(*call.args, **call.kwargs).arguments)
 
 
-def is_causal(call: Call) -> bool:
-    """Return whether a call of an attention layer hides later positions."""
+def is_causal(call: Call) -> bool | None:
+    """Return whether a call of an attention layer hides later positions.
+
+    `None` if the maker of its mask is unknown.
+    """
     arguments = bound(call)
     if arguments.get("use_causal_mask") is True:
         return True
-    masks = (x for name, x in arguments.items() if name.endswith("mask"))
-    return any(is_causal_mask(mask) for mask in masks)
+    return any_causal(mask for name, mask in arguments.items() if name.endswith("mask"))
 
 
-def is_causal_mask(mask: Any) -> bool:
-    """Return whether a mask is triangular, or computed from a triangular one."""
-    waiting, seen = [mask], 0
-    known = set()
-    while waiting and seen < _STEPS:
-        x, seen = waiting.pop(0), seen + 1
-        if id(x) in known:
+def any_causal(masks: Iterable[Any]) -> bool | None:
+    """Return whether one of several masks is causal; `None` if this is unknown."""
+    return most_causal(map(_is_causal_mask, masks))
+
+
+def most_causal(answers: Iterable[bool | None]) -> bool | None:
+    """Return `True` if an answer is, else `None` if an answer is, else `False`."""
+    answers = set(answers)
+    return True if True in answers else None if None in answers else False
+
+
+def _is_causal_mask(mask: Any) -> bool | None:
+    """Return whether a mask is causal, or computed from a causal one."""
+    if not isinstance(mask, Value):
+        return hides_later(mask)
+    answer: bool | None = False
+    for value in walk_back(mask, _before_mask):
+        call = value.producer
+        if call is None:
+            if value.constant is not None and hides_later(value.constant):
+                return True
+            # A mask for pairs of positions that the model is given.
+            shape = value.shape
+            if value.constant is None and len(shape) > 2 and shape[-1] == shape[-2]:
+                answer = None
             continue
-        known.add(id(x))
-        if not isinstance(x, Value):
-            if is_triangular(x):
-                return True
-        elif x.constant is not None:
-            waiting.append(x.constant)
-        elif x.producer is not None:
-            if name_of(x.producer.operation) in _TRIANGLES:
-                return True
-            waiting += keras.tree.flatten((x.producer.args, x.producer.kwargs))
-    return False
+        name = name_of(call.operation)
+        offset = getattr(call.operation, "k", 0)
+        if (name == "Tril" and offset <= 0) or (name == "Triu" and offset >= 0):
+            return True
+        if any(map(hides_later, keras.tree.flatten((call.args, call.kwargs)))):
+            return True
+        # Positions may be compared.
+        compares = does(call.operation, "compare") and len(call.inputs) > 1
+        if compares or not call.seen or is_composite(call.operation):
+            answer = None
+    return answer
 
 
-def is_triangular(x: Any) -> bool:
-    """Return whether an array has one value for all past positions and another for later ones."""
-    shape = getattr(x, "shape", None)
-    if shape is None or len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] < 2:
+def _before_mask(call: Call) -> list[Value]:
+    """Return the inputs of a call that could be masks: none of a layer with weights."""
+    is_learned = isinstance(call.operation, keras.layers.Layer) and bool(call.operation.weights)
+    return [] if is_learned or does(call.operation, "contract") else call.inputs
+
+
+def hides_later(x: Any) -> bool:
+    """Return whether an array has one value for all later positions, and others before.
+
+    It may be any mask of the positions before: all of them, a window, a decaying bias. If there
+    are more columns than rows, the first columns are earlier positions.
+    """
+    shape: Any = () if isinstance(x, Value) else getattr(x, "shape", ())
+    if len(shape) < 2 or not 2 <= shape[-2] <= shape[-1]:
         return False
-    corner = x[(0,) * (len(shape) - 2)][:_ENTRIES, :_ENTRIES]
-    matrix = np.asarray(keras.ops.convert_to_numpy(corner)).astype(np.float64)
-    before = matrix[np.tril_indices(len(matrix))]
-    after = matrix[np.triu_indices(len(matrix), 1)]
-    return bool((before == before[0]).all() and (after == after[0]).all() and before[0] != after[0])
-
-
-def values_of_tokens(graph: Graph) -> set[Value]:
-    """Return each value that depends on tokens, which an `Embedding` embeds."""
-    found: set[Value] = set()
-    for call in graph.calls:
-        embeds = isinstance(call.operation, keras.layers.Embedding) and any(
-            value.constant is None for value in call.inputs
-        )
-        if embeds or not found.isdisjoint(call.inputs):
-            found.update(call.outputs)
-    return found
+    corner = x[(0,) * (len(shape) - 2)][:_ENTRIES, shape[-1] - shape[-2] :][:, :_ENTRIES]
+    matrix = values_of(corner).astype(np.float64)
+    later = matrix[np.triu_indices(len(matrix), 1)]
+    differs = np.tril(matrix != later[0])
+    return bool((later == later[0]).all() and differs.any(axis=1).all())

@@ -48,7 +48,7 @@ def matrix_of(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
         shape = tuple(layer.kernel.shape)
         axis = channel_axis(layer, rank_in)
         return Matrix(tuple(range(len(shape))), len(shape) - 1, shape, (axis,), (axis,))
-    if isinstance(layer, keras.layers.EinsumDense):
+    if hasattr(layer, "equation"):
         return _of_equation(layer, rank_in, rank_out)
     return None
 
@@ -124,11 +124,20 @@ class Part:
         )
 
 
+def overlap(a: Any, b: Any) -> bool:
+    """Return whether two weights, or parts, have entries of one variable in common."""
+    if not isinstance(a, Part) or not isinstance(b, Part) or a.axis != b.axis:
+        return getattr(a, "variable", a) is getattr(b, "variable", b)
+    return a.variable is b.variable and bool(np.isin(a.index, b.index).any())
+
+
 def values_of(variable: Any) -> np.ndarray:
     """Return the values of a variable, a `Part` or a tensor as a float32 array."""
     if isinstance(variable, Part):
         return variable.take(values_of(variable.variable))
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
+    x = keras.ops.cast(variable, "float32")
+    # Not by NumPy's `__array__`, for which torch gives a DeprecationWarning.
+    return x.detach().cpu().numpy().copy() if hasattr(x, "detach") else np.array(x)
 
 
 def rounded_to(dtype: str, values: np.ndarray) -> np.ndarray:

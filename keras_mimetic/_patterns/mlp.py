@@ -1,19 +1,22 @@
 """MLPs in a graph: a projection, an activation, a second projection."""
 
 import dataclasses
-import heapq
-import math
 from typing import Any, ClassVar, Literal, Self
 
 import keras
 import numpy as np
 
 from keras_mimetic._patterns.inverted_residuals import inverted_residuals
+from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
+from keras_mimetic._patterns.mlp_match import INNER_NORM, INVERTED, consumers_of, follows, match_mlp
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._tracing.graph import Call, Graph, in_call_order, walk_back
+from keras_mimetic._patterns.streams import free_values
+from keras_mimetic._tracing.graph import Call, Graph, in_call_order
 from keras_mimetic._tracing.operations import (
-    POINTWISE,
+    CONVOLUTIONS,
+    DEPTHWISE,
+    SEPARABLE,
     channel_axis,
     does,
     is_depthwise,
@@ -23,22 +26,12 @@ from keras_mimetic._tracing.operations import (
     own_activation,
     strip_copies,
 )
-from keras_mimetic._tracing.symbol import Value
 
-GATED = "a gated MLP: set `mean` or `hidden_bias` to a number to write its gate"
-LINEAR_BRANCH = "the linear branch of a gated MLP"
-NARROW = "its hidden layer is narrower than its input; use `rules` to include it"
-WIDENS = "its output is wider than its hidden layer; use `rules` to include it"
-INNER_NORM = (
-    "a normalization between its first matrix and its activation would cancel the mean and the "
-    "hidden bias"
-)
-WITH_DEPTHWISE = (
-    "a depthwise convolution between its first matrix and its activation has the hidden bias"
-)
-INVERTED = (
-    "an inverted residual: the effect of a mean or hidden bias before its depthwise "
-    "convolution is unknown"
+HEAD = "a head, which gives the model's output: set `mean` or `hidden_bias` to write it"
+NOT_REACHED = "no input of the model reaches it"
+UNCONNECTED = (
+    "1x1 convolutions without a residual connection around them may belong to two blocks; use "
+    "`rules` to include them"
 )
 
 # The input of an MLP; see `MLPSite.before`.
@@ -57,12 +50,9 @@ class MLPSite(Site):
             times in different contexts.
         norm: The LayerNormalization or BatchNormalization before the MLP, or `None`.
         second: The second projection, or `None` if it is unknown.
-        activated_in: The projection where the activated hidden units can be observed:
-            `"first"` if it applies the activation itself, `"second"` if its input is the
-            output of the activation, or `""` if a normalization follows the activation.
         inner_norm: The centered LayerNormalization or BatchNormalization directly before the
             activation, whose beta is the hidden bias, or `None`.
-        is_gate: Whether the activation multiplies another projection of the same input.
+        default_skip: See `Site`.
     """
 
     structure: ClassVar[str] = "mlp"
@@ -70,18 +60,16 @@ class MLPSite(Site):
     before: Before = "other"
     norm: Any = None
     second: Any = None
-    activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
-    is_gate: bool = False
-
-    @property
-    def default_skip(self) -> str:
-        return GATED if self.is_gate else ""
+    default_skip: str = ""
 
     @property
     def bias(self) -> Any:
         """The bias of the first projection, or `None`."""
-        return getattr(self.layer, "bias", None)
+        bias, kernel = getattr(self.layer, "bias", None), self.weights["kernel"]
+        if bias is None or not isinstance(kernel, Part):
+            return bias
+        return Part(bias, Matrix((0,), 0, tuple(bias.shape), (), (0,)), kernel.index, 1)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -99,7 +87,7 @@ class MLPSite(Site):
     def included_by_rule(self) -> Self:
         # As for any layer that a rule names, what stands before it is not used.
         return dataclasses.replace(
-            self, skip_reason="", before="other", norm=None, inner_norm=None, is_gate=False
+            self, skip_reason="", before="other", norm=None, inner_norm=None, default_skip=""
         )
 
     @property
@@ -107,9 +95,10 @@ class MLPSite(Site):
         return (*super().covered_layers, *(() if self.second is None else (self.second,)))
 
 
-def mlp_site(layer: Any, layer_path: str, **details: Any) -> MLPSite:
-    """Return the site of a built projection."""
-    return MLPSite(layer_path=layer_path, layer=layer, weights={"kernel": layer.kernel}, **details)
+def mlp_site(layer: Any, layer_path: str, kernel: Any = None, **details: Any) -> MLPSite:
+    """Return the site of a built projection, of which `kernel` may be a part."""
+    weights = {"kernel": layer.kernel if kernel is None else kernel}
+    return MLPSite(layer_path=layer_path, layer=layer, weights=weights, **details)
 
 
 def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
@@ -122,38 +111,43 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
     listed as skipped.
     """
     sites: dict[Any, MLPSite] = {}
-    consumers = _consumers(graph)
+    consumers, free = consumers_of(graph), free_values(graph)
+    # Whether a matrix or attention over positions came before.
+    has_body = False
+    heads: set[Any] = set()
     for number, call in enumerate(graph.calls):
         layer = call.operation
+        has_body |= _mixes_positions(call)
         if not call.seen or not is_projection(layer):
             continue
-        followed = _match_rest(number, graph, consumers)
-        if followed is None or layer not in layer_paths:
+        match = match_mlp(number, graph, consumers)
+        if match is None or layer not in layer_paths:
             continue
-        skip_reason, second = followed.skip_reason, followed.second
-        activated_in, inner_norm = followed.activated_in, followed.inner_norm
+        then = "" if match.end is None else follows(match.end, graph, consumers)
+        if has_body and then == "output":
+            heads.add(layer)
+        skip_reason, inner_norm = match.skip_reason, match.inner_norm
+        if call.inputs[0] in free:
+            skip_reason = NOT_REACHED
+        elif isinstance(layer, CONVOLUTIONS) and then != "residual" and layer not in heads:
+            skip_reason = skip_reason or UNCONNECTED
         norm, is_activated = _norm_before(call)
-        before = "normalized_activation" if is_activated else _kind(norm)
-        earlier = sites.get(layer)
-        if earlier is not None:
-            before = before if earlier.before == before else "other"
-            norm = norm if earlier.norm is norm else None
-            second = second if earlier.second is second else None
-            activated_in = activated_in if second is not None else ""
-            skip_reason = skip_reason or earlier.skip_reason
-            if inner_norm is not earlier.inner_norm:
-                inner_norm, skip_reason = None, skip_reason or INNER_NORM
-        sites[layer] = mlp_site(
+        site = mlp_site(
             layer,
             layer_paths[layer],
-            before=before,
+            kernel=_gate_kernel(call, match.gate),
+            before="normalized_activation" if is_activated else _kind(norm),
             norm=norm,
-            second=second,
-            activated_in=activated_in,
+            second=None if match.end is None else match.end.operation,
             inner_norm=inner_norm,
             skip_reason=skip_reason,
-            is_gate=followed.is_gate,
+            default_skip=match.default_skip,
         )
+        sites[layer] = _merged(sites[layer], site) if layer in sites else site
+    for layer, site in reversed(sites.items()):
+        if layer in heads or site.second in heads:
+            heads.add(layer)
+            sites[layer] = dataclasses.replace(site, default_skip=site.default_skip or HEAD)
     for first, second in inverted_residuals(graph):
         if first in layer_paths:
             site = mlp_site(first, layer_paths[first], second=second, skip_reason=INVERTED)
@@ -162,176 +156,35 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
     return [sites[layer] for layer in in_order]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Followed:
-    """The properties of an MLP that the calls after its first projection determine."""
-
-    skip_reason: str
-    second: Any = None
-    activated_in: Literal["first", "second", ""] = ""
-    inner_norm: Any = None
-    is_gate: bool = False
+def _gate_kernel(call: Call, gate: np.ndarray | None) -> Part | None:
+    """Return the part of a kernel for some channels."""
+    matrix = matrix_of(call.operation, len(call.inputs[0].shape), len(call.outputs[0].shape))
+    return None if gate is None or matrix is None else Part(call.operation.kernel, matrix, gate, 1)
 
 
-def _consumers(graph: Graph) -> dict[Value, list[int]]:
-    """Return the indices of the calls that use each value."""
-    found: dict[Value, list[int]] = {}
-    for number, call in enumerate(graph.calls):
-        for value in call.inputs:
-            found.setdefault(value, []).append(number)
-    return found
-
-
-def _match_rest(number: int, graph: Graph, consumers: dict[Value, list[int]]) -> _Followed | None:
-    """Match the rest of an MLP that begins at a projection; `None` if no MLP begins there."""
-    first = graph.calls[number]
-    inside: set[Value] = set()
-    # A heap of the indices of calls that use the values inside.
-    waiting: list[int] = []
-
-    def enter(call: Call) -> None:
-        inside.update(call.outputs)
-        for value in call.outputs:
-            for later in consumers.get(value, ()):
-                if later not in waiting:
-                    heapq.heappush(waiting, later)
-
-    enter(first)
-    function = own_activation(first.operation)
-    activated = is_pointwise_function(function)
-    gated = function is keras.activations.glu
-    if function is not None and not (activated or gated):
-        return None
-    sliced = normalized = is_gate = False
-    between, inner_norm = "", None
-    ends: list[Call] = []
-    while waiting:
-        call = graph.calls[heapq.heappop(waiting)]
-        outside = [value for value in call.inputs if value not in inside]
-        operation = call.operation
-        if is_projection(operation) and not outside:
-            ends.append(call)
-            continue
-        if does(operation, "product") and outside:
-            # Both branches of a gate start at the same value.
-            if not all(_starts_at(value, first.inputs[0]) for value in outside):
-                return None
-            gated, is_gate = True, activated
-        elif not outside and not activated and is_depthwise(operation):
-            between = between or WITH_DEPTHWISE
-        elif outside or not (
-            does(operation, *POINTWISE, "slice", "gate")
-            or _scales_channels(call)
-            or _moves_positions(call)
-        ):
-            # The spatial gate of a gMLP mixes positions in one half of the channels.
-            return _Followed(GATED) if sliced and activated else None
-        if not activated and _takes_means(operation):
-            between = between or INNER_NORM
-        gated = gated or does(operation, "gate") or (does(operation, "product") and sliced)
-        sliced = sliced or does(operation, "slice")
-        normalized = normalized or does(operation, "normalize", "reduce") or _scales_channels(call)
-        if not activated and does(operation, "activate"):
-            activated, inner_norm = True, _inner_norm(call, first, inside)
-        enter(call)
-    if len(ends) != 1 or not inside.isdisjoint(graph.outputs):
-        return None
-    (end,) = ends
-    # A reduction that changes the size is a pooling, not a part of a normalization.
-    whole = _size(end.inputs[0]) == _size(first.outputs[0])
-    if not (gated or (activated and whole and not sliced)) or _excites(
-        first, end, graph, consumers
-    ):
-        return None
-    if normalized and end.operation.kernel.shape[-1] > end.operation.kernel.shape[-2]:
-        # The norm belongs to the next block.
-        return None
-    between = between if inner_norm is None else ""
-    skip_reason = between or _of_widths(first.operation, end.operation)
-    if gated and not is_gate:
-        skip_reason = LINEAR_BRANCH if not (activated or sliced) else GATED
-    activated_in: Any = "first" if function is not None else "" if normalized else "second"
-    return _Followed(skip_reason, end.operation, activated_in, inner_norm, is_gate)
-
-
-def _inner_norm(activation: Call, first: Call, inside: set[Value]) -> Any:
-    """Return the normalization directly before an activation if it has a beta, or `None`."""
-    value = activation.inputs[0]
-    norm, axis = normalized_along(value)
-    if norm is None or norm.outputs[0] not in inside or norm.operation.beta is None:
-        return None
-    return norm.operation if axis == channel_axis(first.operation, len(value.shape)) else None
-
-
-def _size(value: Value) -> Any:
-    known = None not in value.shape
-    return (math.prod(value.shape), value.shape[-1]) if known else value.shape  # type: ignore
-
-
-def _moves_positions(call: Call) -> bool:
-    """Return whether a call only moves positions, with channels on the last axis."""
-    if len(call.inputs) != 1 or len(call.outputs) != 1:
-        return False
-    given, made = call.inputs[0].shape, call.outputs[0].shape
-    name = name_of(call.operation)
-    if name == "Reshape" and None not in (*given, *made):
-        return given[-1] == made[-1]
-    axes = getattr(call.operation, "axes", None)
-    return name == "Transpose" and axes is not None and axes[-1] in (-1, len(given) - 1)
-
-
-def _of_widths(first: Any, second: Any) -> str:
-    (inputs, hidden), width = first.kernel.shape[-2:], second.kernel.shape[-1]
-    if hidden < inputs:
-        return NARROW
-    return WIDENS if width > hidden else ""
-
-
-def _takes_means(operation: Any) -> bool:
-    kinds = (
-        keras.layers.BatchNormalization,
-        keras.layers.LayerNormalization,
-        keras.layers.GroupNormalization,
+def _merged(earlier: MLPSite, site: MLPSite) -> MLPSite:
+    """Return the site of a layer that is called several times."""
+    same_end, same_norm = (
+        earlier.second is site.second,
+        earlier.inner_norm is site.inner_norm,
     )
-    return isinstance(operation, kinds) and not getattr(operation, "rms_scaling", False)
+    return dataclasses.replace(
+        site,
+        before=site.before if earlier.before == site.before else "other",
+        norm=site.norm if earlier.norm is site.norm else None,
+        second=site.second if same_end else None,
+        inner_norm=site.inner_norm if same_norm else None,
+        skip_reason=site.skip_reason or earlier.skip_reason or ("" if same_norm else INNER_NORM),
+        default_skip=site.default_skip or earlier.default_skip,
+    )
 
 
-def _excites(first: Call, end: Call, graph: Graph, consumers: dict[Value, list[int]]) -> bool:
-    """Return whether an MLP computes factors of channels, as in squeeze and excitation."""
-    sigmoids = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
-    shape = first.inputs[0].shape
-    has_one_position = len(shape) == 2 or all(size == 1 for size in shape[1:-1])
-    if not has_one_position or own_activation(end.operation) not in sigmoids:
-        return False
-    # A classifier ends with a sigmoid, too: factors are multiplied with something.
-    values = list(end.outputs)
-    while values:
-        calls = [graph.calls[number] for x in values for number in consumers.get(x, ())]
-        if any(does(call.operation, "product") for call in calls):
-            return True
-        values = [x for call in calls if does(call.operation, "copy", "move") for x in call.outputs]
-    return False
-
-
-def _scales_channels(call: Call) -> bool:
-    """Return whether a layer only has weights per channel, such as a layer scale.
-
-    Without a matrix or a window, a layer is assumed to mix neither channels nor positions.
-    """
-    operation = call.operation
-    if not isinstance(operation, keras.layers.Layer) or not operation.weights:
-        return False
-    shapes = [value.shape for value in (*call.inputs, *call.outputs)]
-    if len(call.inputs) != 1 or len(call.outputs) != 1 or shapes[0] != shapes[1]:
-        return False
-    return all(math.prod(weight.shape) in (1, shapes[0][-1]) for weight in operation.weights)
-
-
-def _starts_at(value: Value, start: Value) -> bool:
-    """Return whether a value is a projection of `start`, possibly after elementwise operations."""
-    *_, first = walk_back(value, lambda call: call.inputs[: does(call.operation, *POINTWISE)])
-    call = first.producer
-    return call is not None and is_projection(call.operation) and call.inputs[0] is start
+def _mixes_positions(call: Call) -> bool:
+    layer = call.operation
+    if isinstance(layer, (*CONVOLUTIONS, *DEPTHWISE, *SEPARABLE)):
+        return not is_projection(layer)
+    kinds = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.RNN)
+    return isinstance(layer, kinds) or name_of(layer) == "Softmax"
 
 
 def _norm_before(call: Call) -> tuple[Any, bool]:
@@ -366,6 +219,5 @@ def _is_untrained(norm: Any) -> bool:
     """Return whether gamma and beta of a LayerNormalization are untrained."""
     untrained = ((norm.gamma, 1.0), (norm.beta, 0.0))
     return all(
-        variable is None or np.all(keras.ops.convert_to_numpy(variable) == value)
-        for variable, value in untrained
+        variable is None or np.all(values_of(variable) == value) for variable, value in untrained
     )

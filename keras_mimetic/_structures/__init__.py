@@ -13,6 +13,7 @@ from keras_mimetic._structures.state_space import StateSpace, StateSpaceSettings
 _ALL = (MLP(), Attention(), Depthwise(), StateSpace(), Position())
 
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in _ALL}
+DEFAULT = tuple(structure.name for structure in _ALL if structure.by_default)
 COMPOUND_LAYERS = tuple({layer for structure in _ALL for layer in structure.compound_layers})
 
 StructureName = Literal["mlp", "attention", "depthwise", "state_space", "position"]
@@ -36,6 +37,7 @@ Rules = Mapping[str, StructureName | None] | None
 
 __all__ = [
     "COMPOUND_LAYERS",
+    "DEFAULT",
     "STRUCTURES",
     "Rules",
     "Structure",

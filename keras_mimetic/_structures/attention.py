@@ -12,11 +12,10 @@ from keras_mimetic._numerics.attention import (
     diagonal,
     expected_diagonal,
     moments,
-    same_norms,
     sample_pair,
     strengths,
 )
-from keras_mimetic._numerics.noise_plus_identity import clear_decompositions, one_blas_thread
+from keras_mimetic._numerics.noise_plus_identity import one_blas_thread
 from keras_mimetic._numerics.random import in_threads
 from keras_mimetic._patterns.attention import LAYERS, AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
@@ -147,10 +146,6 @@ class Attention(Structure):
                 notes[role] = f"{note} ({why})" if why else note
         return NewWeights(values, notes) if values else Skip(why)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
-        controls = same_norms(tuple(weights.values()), seed)
-        return dict(zip(weights, controls, strict=True))
-
     def measure(self, site: AttentionSite, weights: Weights) -> Measured:
         figures: list[Figure] = []
         images: Weights = {}
@@ -188,9 +183,6 @@ class Attention(Structure):
 
     def untrained_key(self, site: AttentionSite) -> Hashable:
         return site.known_pairs
-
-    def clear_caches(self) -> None:
-        clear_decompositions()
 
 
 def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float, float]]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.graph import Graph
@@ -102,6 +103,7 @@ class Structure(abc.ABC):
 
     Attributes:
         name: Name of the structure, as in arguments of the API.
+        by_default: Whether `initialize` writes it by default.
         looks_for: Short description of the layers that it is for.
         defaults: Settings with their defaults, which the docstring of the class documents.
         compound_layers: Classes of layers that own the weights of their sublayers.
@@ -111,6 +113,7 @@ class Structure(abc.ABC):
     """
 
     name: ClassVar[str]
+    by_default: ClassVar[bool] = True
     looks_for: ClassVar[str]
     defaults: ClassVar[Settings]
     compound_layers: ClassVar[tuple[type, ...]] = ()
@@ -139,9 +142,9 @@ class Structure(abc.ABC):
     def sample(self, site: Any, settings: Settings, seed: int) -> NewWeights | Skip:
         """Sample structured weights of a site, as a function of the seed."""
 
-    @abc.abstractmethod
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: Any, weights: Weights, seed: int) -> Weights:
         """Return weights without structure, with the norms of those that `sample` returned."""
+        return noise_with_norms_of(weights, seed)
 
     @abc.abstractmethod
     def measure(self, site: Any, weights: Weights) -> Measured:
@@ -165,9 +168,6 @@ class Structure(abc.ABC):
         """
         return None
 
-    def clear_caches(self) -> None:  # noqa: B027
-        """Free large caches that sites share."""
-
 
 def normal_samples(shapes: Shapes, seed: int) -> Weights:
     """Sample independent normals of variance 1 for each role."""
@@ -177,9 +177,10 @@ def normal_samples(shapes: Shapes, seed: int) -> Weights:
     }
 
 
-def with_norms_of(weights: Weights, noise: Weights) -> Weights:
-    """Scale noise to the Frobenius norms of weights of the same roles."""
+def noise_with_norms_of(weights: Weights, seed: int) -> Weights:
+    """Sample independent normals with the Frobenius norms of weights, by role."""
+    noise = normal_samples({role: values.shape for role, values in weights.items()}, seed)
     return {
-        role: values * np.float32(np.linalg.norm(weights[role]) / np.linalg.norm(values))
+        role: values * np.float32(array_norm(weights[role]) / array_norm(values))
         for role, values in noise.items()
     }

@@ -16,12 +16,16 @@ from keras_mimetic._numerics.mlp import (
     effective_bias,
     energy_of_ones,
     expected_of_normals,
+    random_signs,
     shifted_to_mean,
     standardized_mean,
+    with_signs_in_mean,
 )
+from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.stats import mean_and_std
-from keras_mimetic._patterns.kernels import rounded_to, values_of
-from keras_mimetic._patterns.mlp import INNER_NORM, WITH_DEPTHWISE, MLPSite, find_mlps, mlp_site
+from keras_mimetic._patterns.kernels import Part, rounded_to, values_of
+from keras_mimetic._patterns.mlp import MLPSite, find_mlps, mlp_site
+from keras_mimetic._patterns.mlp_match import INNER_NORM, WITH_DEPTHWISE
 from keras_mimetic._structures.base import (
     Expected,
     Figure,
@@ -35,7 +39,6 @@ from keras_mimetic._structures.base import (
     Structure,
     Weights,
     normal_samples,
-    with_norms_of,
 )
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.operations import is_projection
@@ -92,8 +95,7 @@ class MLP(Structure):
     legend = (
         "mean of the first and second matrix in standard deviations, and its z; energy of the "
         "first that is shared by all inputs and by all hidden units, in multiples of chance; "
-        "effective hidden bias in pre-activation standard deviations, mean over units; "
-        "fraction of hidden units that are off for all of the data, if data were given"
+        "effective hidden bias in pre-activation standard deviations, mean over units"
     )
     figures = (
         FigureSpec(
@@ -127,17 +129,10 @@ class MLP(Structure):
             error_bars="std",
         ),
         FigureSpec("hidden_bias", "std"),
-        FigureSpec("hidden_units", "dead", "dead units", ".1%", compare_to_untrained=False),
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        checked: dict[str, Any] = {}
-        for name, value in settings.items():
-            if value is None or is_auto(value):
-                checked[name] = value
-            else:
-                checked[name] = check_number(name, value, "'auto', None or a finite number")
-        return checked
+        return {name: check_number(name, x, or_=(AUTO, None)) for name, x in settings.items()}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
@@ -184,13 +179,18 @@ class MLP(Structure):
             notes["bias"] = f"hidden bias {hidden_bias:+.4g} ({before})"
         return NewWeights(values, notes)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
-        controls = {}
-        if "kernel" in weights:
-            controls["kernel"] = shifted_to_mean(weights["kernel"], 0.0)
-        biases = {role: values.shape for role, values in weights.items() if role != "kernel"}
-        controls |= normal_samples(biases, seed)
-        return with_norms_of(weights, controls)
+    def control(self, site: MLPSite, weights: Weights, seed: int) -> Weights:
+        """Give means and biases a random sign for each value."""
+        controls, scale = {}, 1.0
+        for number, (role, values) in enumerate(weights.items()):
+            if role == "kernel":
+                # The same signs for every seed, so that they do not add up.
+                signs = random_signs(values.shape, fold_in(0, *site.layer_path.encode()))
+                controls[role], scale = with_signs_in_mean(values, signs)
+            else:
+                signs = random_signs(values.shape, fold_in(seed, number))
+                controls[role] = np.float32(scale) * signs * values
+        return controls
 
     def measure(self, site: MLPSite, weights: Weights) -> Measured:
         figures = []
@@ -211,7 +211,7 @@ class MLP(Structure):
         elif site.norm is not None and site.skip_reason not in (INNER_NORM, WITH_DEPTHWISE):
             biases = effective_bias(
                 _matrix(weights["kernel"]),
-                weights.get("bias"),
+                None if "bias" not in weights else weights["bias"].ravel(),
                 weights.get("gamma"),
                 weights.get("beta"),
                 centered=isinstance(site.norm, keras.layers.LayerNormalization),
@@ -253,9 +253,9 @@ class MLP(Structure):
 
 def _describe_input(site: MLPSite) -> str:
     """Return what stands before an MLP, for the report."""
-    if site.before == "other" and site.norm is not None:
-        return "after a trained LayerNorm"
-    return _BEFORE[site.before]
+    trained = site.before == "other" and site.norm is not None
+    before = "after a trained LayerNorm" if trained else _BEFORE[site.before]
+    return f"{before}; gate part" if isinstance(site.weights["kernel"], Part) else before
 
 
 def _sample_inner(site: MLPSite, settings: Settings) -> NewWeights | Skip:
@@ -283,9 +283,9 @@ def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float |
     mean, hidden_bias = settings["mean"], settings["hidden_bias"]
     if is_auto(mean):
         fan_in = site.weights["kernel"].shape[-2]
-        mean = None if site.is_gate else auto_mean(site.before, fan_in)
+        mean = None if site.default_skip else auto_mean(site.before, fan_in)
     if is_auto(hidden_bias):
-        hidden_bias = None if site.is_gate else auto_hidden_bias(site.before)
+        hidden_bias = None if site.default_skip else auto_hidden_bias(site.before)
     return mean, None if site.bias is None else hidden_bias
 
 

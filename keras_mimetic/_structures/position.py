@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import AUTO, check_positive, is_auto
-from keras_mimetic._numerics.position import explained_by_sinusoids, same_norm, sin_cos_table
+from keras_mimetic._checks import AUTO, check_number, is_auto
+from keras_mimetic._numerics.position import explained_by_sinusoids, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
@@ -96,10 +96,7 @@ class Position(Structure):
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        rms = settings["rms"]
-        if not is_auto(rms):
-            rms = check_positive("rms", rms, "'auto' or a finite number > 0")
-        return {"rms": rms}
+        return {"rms": check_number("rms", settings["rms"], above=0, or_=(AUTO,))}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
@@ -125,9 +122,6 @@ class Position(Structure):
         grid = " by ".join(map(str, site.grid))
         note = f"sines and cosines of {grid} positions"
         return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
-
-    def control(self, weights: Weights, seed: int) -> Weights:
-        return {"table": same_norm(weights["table"], seed)}
 
     def measure(self, site: PositionSite, weights: Weights) -> Measured:
         table = _rows(weights["table"])[site.prefix :]
@@ -258,7 +252,7 @@ def _rows(table: np.ndarray) -> np.ndarray:
 
 def _counted(tokens: Any) -> int | None:
     """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
-    numbers = np.asarray(keras.ops.convert_to_numpy(tokens))
+    numbers = values_of(tokens)
     n = numbers.shape[-1] if numbers.ndim else 0
     return (
         n

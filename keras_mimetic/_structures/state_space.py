@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from keras_mimetic._checks import check_choice
+from keras_mimetic._checks import check_choice, check_number
 from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.attention import diagonal, expected_diagonal
 from keras_mimetic._numerics.mlp import expected_part
@@ -24,15 +24,9 @@ from keras_mimetic._structures.base import (
     Skip,
     Structure,
     Weights,
-    normal_samples,
-    with_norms_of,
+    noise_with_norms_of,
 )
 from keras_mimetic._tracing.graph import Graph, in_call_order
-from keras_mimetic.initializers.state_space import (
-    check_a_log,
-    check_correlation,
-    check_strength,
-)
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
 
@@ -136,9 +130,13 @@ class StateSpace(Structure):
                 f"'state_space' must not be None. Received: {settings}"
             )
         return {
-            "a_log": check_a_log("a_log", settings["a_log"]),
-            "dt": check_strength("dt", settings["dt"], positive=True),
-            "correlation": check_correlation("correlation", settings["correlation"]),
+            "a_log": check_number(
+                "a_log", settings["a_log"], high=state_space.MAX_A_LOG, or_=(None,)
+            ),
+            "dt": check_number("dt", settings["dt"], above=0, or_=(None,)),
+            "correlation": check_number(
+                "correlation", settings["correlation"], low=-1, high=1, or_=(None,)
+            ),
             "convolution": check_choice("convolution", settings["convolution"], ("identity", None)),
         }
 
@@ -183,14 +181,15 @@ class StateSpace(Structure):
             notes |= {"conv_kernel": "identity", "conv_bias": "identity"}
         return NewWeights(values, notes)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: StateSpaceSite, weights: Weights, seed: int) -> Weights:
         """Sample noise of the same norms; for `a_log` and `dt_bias`, Mamba-2's own."""
-        shapes = {role: values.shape for role, values in weights.items()}
-        controls = with_norms_of(weights, normal_samples(shapes, seed))
+        controls = noise_with_norms_of(weights, seed)
         if "a_log" in weights:
-            controls["a_log"] = state_space.log_decays(shapes["a_log"], a_log=None, seed=seed)
+            shape = weights["a_log"].shape
+            controls["a_log"] = state_space.log_decays(shape, a_log=None, seed=seed)
         if "dt_bias" in weights:
-            controls["dt_bias"] = state_space.dt_biases(shapes["dt_bias"], dt=None, seed=seed)
+            shape = weights["dt_bias"].shape
+            controls["dt_bias"] = state_space.dt_biases(shape, dt=None, seed=seed)
         return controls
 
     def measure(self, site: StateSpaceSite, weights: Weights) -> Measured:

@@ -32,6 +32,8 @@ _TABLE = {
         LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold
         Squareplus SparsePlus Tanh Erf Exp Log Log1p Expm1 Maximum Minimum Abs Absolute Power Clip
         Sin Cos Where ReLU LeakyReLU PReLU ELU""",
+    # Activates both sides of zero equally.
+    "odd": "Tanh Softsign HardTanh TanhShrink SoftShrink HardShrink",
     # Moves or repeats entries.
     "move": """Reshape Transpose Permute Swapaxes Moveaxis Squeeze ExpandDims Roll Flip Flatten
         Ravel Rearrange BroadcastTo Repeat RepeatVector Tile""",
@@ -41,6 +43,8 @@ _TABLE = {
     "pool": """Mean AveragePool MaxPool AdaptiveAveragePool AveragePooling1D AveragePooling2D
         MaxPooling1D MaxPooling2D GlobalAveragePooling1D GlobalAveragePooling2D UpSampling2D
         Resize""",
+    # Takes the shape of a tensor alone.
+    "fill": "ZerosLike OnesLike FullLike",
     "softmax": "Softmax",
     # Multiplies one half of its units by the other.
     "gate": "Glu",
@@ -85,9 +89,7 @@ def is_projection(operation: Any) -> bool:
     if isinstance(operation, CONVOLUTIONS):
         ones = all(size == 1 for size in (*operation.kernel_size, *operation.strides))
         return ones and operation.groups == 1
-    if isinstance(operation, keras.layers.EinsumDense):
-        return _is_matrix_on_last_axis(operation.equation)
-    return False
+    return _is_matrix_on_last_axis(getattr(operation, "equation", ""))
 
 
 def channel_axis(operation: Any, rank: int) -> int:

@@ -172,11 +172,6 @@ INPUTS = [
     *(keras.KerasTensor(shape) for shape in [(None, 5, 8), (None, 6), (None, 6, 9)]),
     {"nothing": keras.KerasTensor((None, 6, 8))},
 ]
-DATA = [
-    *("x", True, 3, [], {}, object()),
-    *(np.zeros(shape, "float32") for shape in [(2, 6, 9), (2, 6), (0, 6, 8)]),
-    np.full((2, 6, 8), NAN, "float32"),
-]
 # Of `initialize`.
 GIVEN = {
     "structures": STRUCTURES,
@@ -186,7 +181,6 @@ GIVEN = {
     "dry_run": NO_FLAG,
     "force": NO_FLAG,
     "inputs": INPUTS,
-    "data": DATA,
 }
 FUNCTIONS = [
     *(("initialize", name, value) for name, values in GIVEN.items() for value in values),
@@ -198,7 +192,7 @@ FUNCTIONS = [
     ),
     *(
         ("measure", name, value)
-        for name in ("structures", "rules", "inputs", "data")
+        for name in ("structures", "rules", "inputs")
         for value in GIVEN[name]
     ),
     *(("reset", "seed", value) for value in SEED),
@@ -239,7 +233,7 @@ def test_every_argument_has_cases(name):
 
 def _covered(make):
     _, arguments = LAYERS[make]
-    return {*arguments, *(("rules", "inputs", "data") if make is StructureLogger else ())}
+    return {*arguments, *(("rules", "inputs") if make is StructureLogger else ())}
 
 
 def test_every_setting_has_cases():
@@ -314,13 +308,14 @@ def test_arguments_of_measurements(method, name, value, trained):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(name, value) for name in ("rules", "inputs", "data") for value in GIVEN[name]],
+    [(name, value) for name in ("rules", "inputs") for value in GIVEN[name]],
 )
 def test_arguments_of_a_logger_before_training(name, value, model):
     logger = StructureLogger(**{name: value})
     logger.set_model(model)
+    logger.on_train_begin()
     with pytest.raises((TypeError, ValueError)) as caught:
-        logger.on_train_begin()
+        logger.on_epoch_begin(0)
     assert_clear(caught.value, "Rule" if "Rule " in str(caught.value) else name)
 
 

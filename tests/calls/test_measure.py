@@ -163,7 +163,7 @@ def test_kernels_of_several_layouts(layout):
     if layout == "one_by_one":
         x = layers.BatchNormalization()(x)
         x = layers.Conv2D(128, 1, activation="gelu")(x)
-        model = keras.Model(inputs, layers.Conv2D(32, 1)(x))
+        model = keras.Model(inputs, inputs + layers.Conv2D(32, 1)(x))
         structures = {"mlp": {"mean": 0.5, "hidden_bias": 0.3}}
         expected = {"first": 0.5, "hidden_bias": 0.3}
     else:
@@ -340,7 +340,7 @@ def test_a_model_without_these_layers():
 def test_bad_models():
     with pytest.raises(TypeError, match="`model` must be a Keras model.*Received: model='x'"):
         keras_mimetic.measure("x")
-    with pytest.raises(ValueError, match="`model` must be built.*no weights"):
+    with pytest.raises(ValueError, match="`model` must have weights.*no weights"):
         keras_mimetic.measure(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(ValueError, match="no weights"):
         keras_mimetic.measure(keras.Sequential([keras.Input((3,)), layers.ReLU()]))

@@ -7,7 +7,6 @@ import pytest
 from keras_mimetic._numerics.depthwise import (
     covariance,
     depthwise_filters,
-    same_norm,
     sigma_at_depth,
 )
 from keras_mimetic._numerics.random import sample
@@ -99,24 +98,14 @@ def test_golden_filters():
     np.testing.assert_allclose(filters, root @ z.T, atol=1e-6)
 
 
-def test_control_has_the_norm_and_no_structure():
-    filters = depthwise_filters((3, 3), 5000, sigma=1.9, rms=0.1, seed=3)
-    control = same_norm(filters, seed=3)
-    assert control.shape == filters.shape
-    np.testing.assert_allclose(np.linalg.norm(control), np.linalg.norm(filters), rtol=1e-6)
-    flat = control.reshape(9, -1)
-    correlation = np.corrcoef(flat) - np.eye(9)
-    assert np.abs(correlation).max() < 0.1
-
-
 def test_sigma_at_depth():
     assert sigma_at_depth(0) == pytest.approx(0.08)
     assert sigma_at_depth(1) == pytest.approx(0.08 + 0.37 + 1.45)
     assert sigma_at_depth(0.5, sigma_0=1, velocity=2, acceleration=4) == pytest.approx(2.5)
     for x in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match=r"`x` must be a number in \[0, 1\]. Received: x="):
+        with pytest.raises(ValueError, match="`x` must be .* >= 0 and <= 1. Received: x="):
             sigma_at_depth(x)
-    with pytest.raises(TypeError, match="`x` must be a number in .*x='deep'"):
+    with pytest.raises(TypeError, match="`x` must be a finite number .*x='deep'"):
         sigma_at_depth("deep")
     with pytest.raises(TypeError, match="velocity=None"):
         sigma_at_depth(0.5, velocity=None)

@@ -3,7 +3,6 @@ import pytest
 
 from keras_mimetic._numerics.position import (
     explained_by_sinusoids,
-    same_norm,
     sin_cos,
     sin_cos_table,
 )
@@ -62,10 +61,3 @@ def test_noise_is_explained_as_documented():
 def test_a_table_of_equal_positions_has_no_figure():
     assert np.isnan(explained_by_sinusoids(np.ones((6, 4), np.float32), (6,)))
     assert np.isnan(explained_by_sinusoids(np.zeros((6, 4), np.float32), (2, 3)))
-
-
-def test_control():
-    table = sin_cos_table((16,), 8, rms=0.02)
-    control = same_norm(table, seed=1)
-    np.testing.assert_allclose(np.linalg.norm(control), np.linalg.norm(table), rtol=1e-6)
-    assert explained_by_sinusoids(control, (16,)) < 0.7

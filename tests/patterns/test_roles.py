@@ -358,6 +358,52 @@ def test_streams_survive_positions_slices_and_pooling(form):
     assert not site.skip_reason
 
 
+def own_token_and_others(x):
+    other = dense(x, DIM)
+    keys = layers.Concatenate(axis=1)([x[:, :1], other])
+    return layers.MultiHeadAttention(HEADS, SIZE)(x[:, :1], keys)
+
+
+def with_a_class_token(x):
+    x = layers.Concatenate(axis=1)([dense(x[:, :1], DIM), x])
+    return layers.MultiHeadAttention(HEADS, SIZE)(layers.LayerNormalization()(x), x)
+
+
+def prefix_of_weights(x):
+    keys = ops.concatenate([ops.ones((2, 1, DIM)), x], axis=1)
+    return layers.MultiHeadAttention(HEADS, SIZE)(x, keys)
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        (own_token_and_others, "cross-attention"),
+        (with_a_class_token, ""),
+        (prefix_of_weights, ""),
+    ],
+)
+def test_joined_keys_count_by_their_parts(form, why):
+    x = keras.Input((TOKENS, DIM), batch_size=2)
+    (site,) = find_sites(keras.Model(x, form(x)), ["attention"]).sites
+    assert site.skip_reason == why
+
+
+class LearnedQueries(layers.Layer):
+    def build(self, shape):
+        self.queries = self.add_weight(shape=(2, 3, DIM))
+        self.attention = layers.MultiHeadAttention(HEADS, SIZE)
+        self.attention.build(self.queries.shape, shape)
+
+    def call(self, x):
+        return self.attention(ops.convert_to_tensor(self.queries), x)
+
+
+def test_learned_queries():
+    x = keras.Input((TOKENS, DIM), batch_size=2)
+    (site,) = find_sites(keras.Model(x, LearnedQueries()(x)), ["attention"]).sites
+    assert "learned" in site.skip_reason
+
+
 def linear(x):
     q, k, v = (heads(ops.relu(dense(x))) for _ in range(3))
     y = ops.matmul(q, ops.matmul(ops.swapaxes(k, -1, -2), v))

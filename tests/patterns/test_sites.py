@@ -295,6 +295,38 @@ def gated_by_split(x):
     return layers.Dense(8)(keras.ops.gelu(a) * b)
 
 
+def gated_by_split_and_norm(x):
+    up, gate = ops.split(layers.Dense(32)(layers.RMSNormalization()(x)), 2, axis=-1)
+    return layers.Dense(8)(ops.relu(gate) * up)
+
+
+@pytest.mark.parametrize(
+    ("body", "half"), [(gated_in_one, 0), (gated_by_split, 0), (gated_by_split_and_norm, 1)]
+)
+def test_numbers_reach_the_gate_of_a_fused_kernel(body, half):
+    model = functional(body)
+    (layer,) = (x for x in model.layers if getattr(x, "units", 0) == 32)
+    kernel, bias = (np.split(x.copy(), 2, axis=-1) for x in layer.get_weights())
+    assert not [s for s in sites_of(model, "mlp") if not s.default_skip]
+    report = keras_mimetic.initialize(model, {"mlp": {"mean": -1, "hidden_bias": -0.5}}, seed=0)
+    assert [row.shape for row in report.written] == [(8, 16), (1, 16)]
+    assert all("gate part" in row.note for row in report.written)
+    new_kernel, new_bias = (np.split(x, 2, axis=-1) for x in layer.get_weights())
+    assert new_kernel[half].mean() < -0.1
+    assert new_bias[half].max() < -0.1
+    for old, new in ((kernel, new_kernel), (bias, new_bias)):
+        np.testing.assert_array_equal(old[1 - half], new[1 - half])
+    # What is written is measured, and its control leaves the other half, too.
+    (mean,) = keras_mimetic.measure(model, "mlp").select(part="first", figure="mean")
+    assert mean.value == pytest.approx(-1, abs=0.1)
+    keras_mimetic.initialize(
+        model, {"mlp": {"mean": -1, "hidden_bias": -0.5}}, seed=0, control=True
+    )
+    np.testing.assert_array_equal(
+        np.split(layer.get_weights()[0], 2, axis=-1)[1 - half], kernel[1 - half]
+    )
+
+
 @pytest.mark.parametrize(("body", "count"), [(gated, 2), (gated_in_one, 1), (gated_by_split, 1)])
 def test_gated_mlps_are_reported(body, count):
     found = sites_of(functional(body), "mlp")
@@ -312,7 +344,7 @@ def test_numbers_reach_the_gate():
     assert (gate.note[:7], bias.note[:16]) == ("mean -1", "hidden bias -0.5")
     (linear,) = report.skipped
     assert linear.note == "the linear branch of a gated MLP"
-    (site,) = (site for site in sites_of(model, "mlp") if site.is_gate)
+    (site,) = (site for site in sites_of(model, "mlp") if site.default_skip)
     assert site.weights["kernel"].path == gate.path
     assert site.layer.activation is keras.activations.silu
 
@@ -344,10 +376,88 @@ def test_squeeze_and_excitation_is_not_a_gated_mlp():
 def test_one_by_one_convolutions(norm):
     def body(x):
         y = layers.LayerNormalization()(x) if norm else x
-        return layers.Conv2D(8, 1)(layers.Conv2D(16, 1, activation="gelu")(y))
+        return x + layers.Conv2D(8, 1)(layers.Conv2D(16, 1, activation="gelu")(y))
 
     expected = [((1, 1, 8, 16), "layer_norm" if norm else "other")]
     assert mlps(functional(body, (4, 4, 8))) == expected
+
+
+def test_one_by_one_convolutions_of_two_blocks():
+    def convolve(x, filters, size):
+        x = layers.Conv2D(filters, size, padding="same", use_bias=False)(x)
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    def neck(x):
+        merged = layers.Add()([convolve(convolve(x, 8, 1), 8, 3), convolve(x, 8, 1)])
+        lateral = layers.UpSampling2D()(convolve(convolve(merged, 16, 1), 16, 1))
+        return convolve(lateral, 8, 3)
+
+    assert not mlps(functional(neck, (4, 4, 8)))
+    (site,) = sites_of(functional(neck, (4, 4, 8)), "mlp")
+    assert "two blocks" in site.skip_reason
+
+
+def test_a_weight_has_one_structure():
+    def body(x):
+        q, k, v = (layers.Dense(16)(x) for _ in range(3))
+        mixed = ops.matmul(ops.softmax(ops.matmul(q, ops.swapaxes(k, -1, -2))), v)
+        h = layers.Dense(16, name="both")(mixed)
+        return x + layers.Dense(16)(ops.gelu(h))
+
+    report = keras_mimetic.initialize(functional(body, (6, 16)), seed=0)
+    structures = {row.structure: row.written for row in report.rows if row.path == "both/kernel"}
+    assert structures == {"attention": True, "mlp": False}
+    (row,) = (row for row in report.skipped if row.structure == "mlp")
+    assert row.note == "its weight has the structure 'attention'"
+
+
+def test_a_network_of_coordinates_is_not_reached():
+    class Places(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = layers.Dense(16, "relu"), layers.Dense(8)
+
+        def call(self, x):
+            return x + self.second(self.first(ops.ones((6, 2))))
+
+    (site,) = sites_of(functional(lambda x: Places()(x)), "mlp")
+    assert site.skip_reason == "no input of the model reaches it"
+
+
+def gelu_in_operations(x):
+    return x * 0.5 * (1 + ops.tanh(0.8 * (x + 0.04 * ops.power(x, 3))))
+
+
+@pytest.mark.parametrize(
+    ("activate", "written"),
+    [
+        (layers.Activation("tanh"), False),
+        (ops.tanh, False),
+        (ops.softsign, False),
+        (layers.Activation("gelu"), True),
+        (gelu_in_operations, True),
+        (lambda x: 0.5 * x * (1 + ops.erf(x / 2**0.5)), True),
+    ],
+)
+def test_activations_without_a_flat_side(activate, written):
+    model = functional(lambda x: layers.Dense(8)(activate(layers.Dense(16)(x))))
+    (site,) = sites_of(model, "mlp")
+    assert bool(site.default_skip) is not written
+
+
+def test_the_head_of_a_classifier():
+    x = inputs = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(16, 3, activation="relu")(x))
+    for name in ("first", "second"):
+        x = layers.Dense(32, "relu", name=name)(x)
+    model = keras.Model(inputs, layers.Dense(10, "softmax")(x))
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        report = keras_mimetic.initialize(model, seed=0)
+    assert [row.note[:6] for row in report.rows] == ["a head", "a head"]
+    report = keras_mimetic.initialize(model, {"mlp": {"mean": -1}}, seed=0)
+    assert [row.path for row in report.written] == ["first/kernel", "second/kernel"]
+    # A model that is nothing but MLPs has no head.
+    assert len(mlps(functional(lambda x: layers.Dense(3)(expand_contract(x))))) == 1
 
 
 @pytest.mark.parametrize(
@@ -684,7 +794,7 @@ def test_rules_reach_layers_without_a_traced_call():
     by_structure = {site.structure: site for site in sites}
     assert not any(site.skip_reason for site in sites)
     mlp = by_structure["mlp"]
-    assert (mlp.before, mlp.norm, mlp.second, mlp.activated_in) == ("other", None, None, "")
+    assert (mlp.before, mlp.norm, mlp.second) == ("other", None, None)
     assert by_structure["attention"].self_attention
 
 

@@ -220,7 +220,7 @@ def test_in_a_subclassed_model_and_alone():
         (OWN, ValueError, "must not be None"),
         ({"dt": 0}, ValueError, "`dt` must be None or a finite number > 0"),
         ({"a_log": "slow"}, TypeError, "`a_log` must be None or a finite number"),
-        ({"correlation": 1.5}, ValueError, r"`correlation` must be None or a number in \[-1, 1\]"),
+        ({"correlation": 1.5}, ValueError, "`correlation` must be None or .* >= -1 and <= 1"),
         ({"convolution": "causal"}, ValueError, "`convolution` must be one of 'identity', None"),
         ({"decay": 1}, ValueError, "among 'a_log', 'dt', 'correlation', 'convolution'"),
     ],
