@@ -20,18 +20,21 @@ except ModuleNotFoundError as error:
 from keras_mimetic import initializers, layers
 
 if TYPE_CHECKING:
-    from keras_mimetic import callbacks
+    from keras_mimetic import callbacks, structures
     from keras_mimetic._initialize import initialize
     from keras_mimetic._measure import measure
-    from keras_mimetic._measurements import Measurements
-    from keras_mimetic._report import Report
+    from keras_mimetic._measurements import Measurement, Measurements, Skipped
+    from keras_mimetic._report import Report, WeightChange
     from keras_mimetic._reset import reset
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Measurement",
     "Measurements",
     "Report",
+    "Skipped",
+    "WeightChange",
     "__version__",
     "callbacks",
     "initialize",
@@ -39,17 +42,22 @@ __all__ = [
     "layers",
     "measure",
     "reset",
+    "structures",
 ]
 
 # Layers and initializers are imported with the package, since Keras loads models with them by
 # name. The rest follows models through and is imported when it is first asked for.
 _MODULES = {
+    "Measurement": "_measurements",
     "Measurements": "_measurements",
     "Report": "_report",
+    "Skipped": "_measurements",
+    "WeightChange": "_report",
     "callbacks": "callbacks",
     "initialize": "_initialize",
     "measure": "_measure",
     "reset": "_reset",
+    "structures": "structures",
 }
 
 

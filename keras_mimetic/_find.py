@@ -9,7 +9,7 @@ import keras
 
 from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
+from keras_mimetic._structures import STRUCTURES, compound_layers, default_names
 from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.held_weights import HeldProjection
@@ -210,7 +210,7 @@ def check_model(name: str, model: Any, inputs: Any = None) -> None:
 def check_names(structures: Any) -> tuple[str, ...]:
     """Return the names of structures in an argument, each once; `None` stands for the default."""
     if structures is None:
-        return DEFAULT
+        return default_names()
     if isinstance(structures, str):
         structures = (structures,)
     try:
@@ -233,7 +233,7 @@ def check_names(structures: Any) -> tuple[str, ...]:
 
 
 _CANDIDATE_LAYERS = (
-    *COMPOUND_LAYERS,
+    keras.layers.MultiHeadAttention,
     keras.layers.Dense,
     keras.layers.EinsumDense,
     *CONVOLUTIONS,
@@ -310,9 +310,10 @@ def path_of(layer: Any) -> str:
 def _owners(layers: list[Any]) -> list[tuple[str, Any]]:
     """Each variable's path with the layer that it belongs to, or the whole one around it."""
     owners: dict[int, tuple[str, Any]] = {}
+    compounds = compound_layers()
     for layer in layers:
         for variable in layer.variables:
             owner = owners.get(id(variable), (None, None))[1]
-            if not isinstance(owner, COMPOUND_LAYERS):
+            if not isinstance(owner, compounds):
                 owners[id(variable)] = (variable.path, layer)
     return list(owners.values())

@@ -95,7 +95,7 @@ def initialize(
         structures: Names of structures, or a dict from names to their settings, such as
             `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
             are on by default, or for the default settings of one. The documentation has a page
-            of all settings, and so have the classes in `keras_mimetic._structures`.
+            of all settings, and so have the classes in `keras_mimetic.structures`.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
         rules: Dict from regular expressions to the name of a structure or `None`, to correct

@@ -12,6 +12,11 @@ class WeightChange:
 
     The row of a layer has the layer's path, the shape `()` and no norms.
 
+    Examples:
+
+    >>> report = keras_mimetic.initialize(model, seed=0)
+    >>> notes = {row.path: row.note for row in report.rows}
+
     Attributes:
         path: The weight's `variable.path`, which `rules` match.
         layer_path: Path of its layer in the model (attributes and containers), from which its

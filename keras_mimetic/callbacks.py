@@ -157,7 +157,7 @@ class StructureLogger(keras.callbacks.Callback):
     def _names(self, by_name: Mapping[str, Any]) -> list[str]:
         """Return the names of the logged figures, in order."""
         if self.figures is None:
-            return [name for name in by_name if name in _DEFAULT]
+            return [name for name in by_name if name in _drawn()]
         unknown = [name for name in self.figures if name not in by_name]
         if unknown:
             raise ValueError(
@@ -167,13 +167,14 @@ class StructureLogger(keras.callbacks.Callback):
         return list(self.figures)
 
 
-# What `Measurements.plot` draws.
-_DEFAULT = {
-    f"{structure}/{panel.part}/{panel.name}"
-    for structure, entry in STRUCTURES.items()
-    for panel in entry.figures
-    if panel.panel
-}
+def _drawn() -> set[str]:
+    """Return the names of the figures that `Measurements.plot` draws."""
+    return {
+        f"{structure}/{panel.part}/{panel.name}"
+        for structure, entry in STRUCTURES.items()
+        for panel in entry.figures
+        if panel.panel
+    }
 
 
 def _check_figures(figures: Any) -> tuple[str, ...] | None:

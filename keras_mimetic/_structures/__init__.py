@@ -1,4 +1,4 @@
-"""The registry of structures: each is one module and one entry here."""
+"""The registry of structures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
@@ -13,8 +13,6 @@ from keras_mimetic._structures.state_space import StateSpace, StateSpaceSettings
 _ALL = (MLP(), Attention(), Depthwise(), StateSpace(), Position())
 
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in _ALL}
-DEFAULT = tuple(structure.name for structure in _ALL if structure.by_default)
-COMPOUND_LAYERS = tuple({layer for structure in _ALL for layer in structure.compound_layers})
 
 StructureName = Literal["mlp", "attention", "depthwise", "state_space", "position"]
 
@@ -35,12 +33,43 @@ Structures = StructureName | Sequence[StructureName] | StructureSettings | None
 # Structures by regular expressions on weight paths; `None` skips the weights that match.
 Rules = Mapping[str, StructureName | None] | None
 
-__all__ = [
-    "COMPOUND_LAYERS",
-    "DEFAULT",
-    "STRUCTURES",
-    "Rules",
-    "Structure",
-    "StructureName",
-    "Structures",
-]
+
+def register(structure: Structure) -> None:
+    """Add a structure to those that `initialize`, `measure` and `StructureLogger` know.
+
+    The structure is then written and measured by default, unless its class has
+    `by_default = False`. Register it before the first call.
+
+    Examples:
+
+    >>> keras_mimetic.structures.register(ZeroHead())
+    >>> report = keras_mimetic.initialize(model, structures="zero_head", seed=0)
+
+    Args:
+        structure: An instance of a subclass of `Structure`, whose `name` is not taken.
+
+    Raises:
+        TypeError: If it is not an instance of a subclass of `Structure`.
+        ValueError: If a structure of this name is registered.
+    """
+    if not isinstance(structure, Structure):
+        raise TypeError(
+            "Argument `structure` must be an instance of a subclass of `Structure`. "
+            f"Received: structure={structure!r}"
+        )
+    if structure.name in STRUCTURES:
+        raise ValueError(
+            f"Argument `structure` must have a name that is not among {', '.join(STRUCTURES)}. "
+            f"Received: a structure named {structure.name!r}"
+        )
+    STRUCTURES[structure.name] = structure
+
+
+def default_names() -> tuple[str, ...]:
+    """Return the names of the structures that are on by default."""
+    return tuple(name for name, structure in STRUCTURES.items() if structure.by_default)
+
+
+def compound_layers() -> tuple[type, ...]:
+    """Return the classes of layers that own the weights of their sublayers."""
+    return tuple({x for structure in STRUCTURES.values() for x in structure.compound_layers})

@@ -111,7 +111,7 @@ def test_docstrings_begin_with_a_sentence(name):
         assert not first.split()[0].endswith("s"), first
 
 
-# The defaults that measurements decided; the gain of position tables was not measured.
+# The defaults that measurements decided.
 DECIDED = {
     **{
         name: OBJECTS[name]
@@ -122,7 +122,7 @@ DECIDED = {
             "MimeticStateSpace",
         )
     },
-    **{type(entry).__name__: entry for name, entry in STRUCTURES.items() if name != "position"},
+    **{type(entry).__name__: entry for entry in STRUCTURES.values()},
 }
 
 
