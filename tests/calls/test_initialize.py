@@ -712,7 +712,7 @@ def test_every_structure_has_a_control_of_its_norms():
 def test_untrained_recurrent_layers_are_not_trained(layer):
     inputs = keras.Input((5, 8))
     x = layers.LayerNormalization()(layer(inputs))
-    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(32, "relu")(x)))
+    model = keras.Model(inputs, x + layers.Dense(x.shape[-1])(layers.Dense(32, "relu")(x)))
     assert len(keras_mimetic.initialize(model, "mlp", seed=0).written) == 2
 
 

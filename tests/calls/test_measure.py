@@ -180,7 +180,7 @@ def test_kernels_of_several_layouts(layout):
     if layout == "one_by_one":
         x = layers.BatchNormalization()(x)
         x = layers.Conv2D(128, 1, activation="gelu")(x)
-        model = keras.Model(inputs, layers.Conv2D(32, 1)(x))
+        model = keras.Model(inputs, inputs + layers.Conv2D(32, 1)(x))
         structures = {"mlp": {"mean": 0.5, "hidden_bias": 0.3}}
         expected = {"first": 0.5, "hidden_bias": 0.3}
     else:
