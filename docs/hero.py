@@ -1,15 +1,18 @@
-"""Make `hero.png`, the picture at the top of the README, from the committed results.
+"""Make the pictures of the README and the quickstart from the committed results.
 
     KERAS_BACKEND=torch python docs/hero.py
 
-The first two panels are cut from the picture that `examples/look_inside.py` drew of a ViT before
-and after training. The third is the same layer of the same model after `initialize`, with
-the same colors. The curves are the runs of `benchmarks/results/long`.
+`hero.png` and, for narrow screens, `hero-phone.png`: products of value and output weights, and
+accuracy by epoch. `trained-vit.png`: these products in all layers. Products before and after
+training are cut from the picture that `examples/look_inside.py` drew of a ViT, those of mimetic
+weights are of the same model after `initialize`, with the same colors. The curves are the runs
+of `benchmarks/results/long`. Backgrounds are transparent, text is legible on light and dark ones.
 """
 
 import pathlib
 import sys
 
+import matplotlib
 from matplotlib import image
 from matplotlib.figure import Figure
 
@@ -20,43 +23,72 @@ import keras_mimetic
 from common import folders, models
 
 RESULTS = ROOT / "benchmarks" / "results"
-# Pixels of the value-output product of layer 1 in that picture: rows, columns.
-CUTS = {
-    "before training": (slice(615, 835), slice(29, 249)),
-    "after training": (slice(864, 1084), slice(29, 249)),
-}
+# Pixels of the value-output products in that picture: rows, and columns of the layers.
+ROWS = {"untrained": slice(615, 835), "trained": slice(864, 1084)}
+COLUMNS = [slice(start, start + 220) for start in (29, 275, 521, 767)]
 # As `Measurements.plot`: colors reach to so many times the root mean square.
 REACH = 3
-CURVES = {"default": "Keras's default", "all": "after initialize()"}
-COLORS = {"default": "0.45", "all": "C3"}
+CURVES = {"default": "Keras's default", "all": "mimetic"}
+COLORS = {"default": "0.5", "all": "C3"}
+_TEXT = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 
 def main():
-    """Draw it."""
-    figure = Figure(figsize=(11, 3), layout="constrained", dpi=150)
-    axes = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.5))
+    """Draw all of them."""
+    matplotlib.rcParams.update(dict.fromkeys(_TEXT, "0.5"))
+    panels = products()
+    here = pathlib.Path(__file__)
+    wide = Figure(figsize=(11, 3.1), layout="constrained", dpi=150)
+    draw_products(wide.subplots(1, 4, width_ratios=(1, 1, 1, 1.5)), panels)
+    draw_curves(wide.axes[3])
+    narrow = Figure(figsize=(5, 5), layout="constrained", dpi=150)
+    grid = narrow.add_gridspec(2, 3, height_ratios=(1, 1.6))
+    draw_products([narrow.add_subplot(grid[0, n]) for n in range(3)], panels)
+    draw_curves(narrow.add_subplot(grid[1, :]))
+    layers = Figure(figsize=(8, 6.4), layout="constrained", dpi=100)
+    draw_layers(layers.subplots(3, 4), panels)
+    for figure, name in ((wide, "hero"), (narrow, "hero-phone"), (layers, "trained-vit")):
+        figure.savefig(here.with_name(f"{name}.png"), transparent=True)
+
+
+def products():
+    """Return the pictures of the products by weights, each a list of layers."""
     picture = image.imread(RESULTS / "look-inside-cifar10-jpeg-q75" / "vit.png")
-    for axis, (title, cut) in zip(axes, CUTS.items(), strict=False):
-        axis.imshow(picture[cut], interpolation="nearest")
-        axis.set_title(title)
-    product = initialized_product()
-    limit = REACH * (product**2).mean() ** 0.5
-    axes[2].imshow(product, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    axes[2].set_title("after initialize()")
-    for axis in axes[:3]:
-        axis.set(xticks=[], yticks=[])
-        axis.set_frame_on(False)
-    axes[1].set_xlabel("$W_V W_O$ of the first attention layer of a ViT (blue: negative)")
-    draw_curves(axes[3])
-    figure.savefig(pathlib.Path(__file__).with_name("hero.png"))
-
-
-def initialized_product():
-    """Return the value-output product of layer 1 after `initialize`."""
+    panels = {name: [picture[rows, x] for x in COLUMNS] for name, rows in ROWS.items()}
     model = models.vit((32, 32, 3), 10)
     keras_mimetic.initialize(model, seed=0)
     images = keras_mimetic.measure(model, "attention").images
-    return next(x for (_, _, part), x in images.items() if part == "value_output")
+    panels["mimetic"] = [x for (_, _, part), x in images.items() if part == "value_output"]
+    return panels
+
+
+def show(axis, panel):
+    """Draw a product."""
+    if panel.ndim == 2:
+        limit = REACH * (panel**2).mean() ** 0.5
+        axis.imshow(panel, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    else:
+        axis.imshow(panel, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.set_frame_on(False)
+
+
+def draw_products(axes, panels):
+    """Draw those of the first layer."""
+    for axis, (name, panel) in zip(axes, panels.items(), strict=False):
+        show(axis, panel[0])
+        axis.set_title(name)
+    axes[1].set_xlabel("$W_V W_O$, first attention layer (blue: negative)")
+
+
+def draw_layers(axes, panels):
+    """Draw a row for each kind of weights and a column for each layer."""
+    for row, (name, panel) in zip(axes, panels.items(), strict=True):
+        for number, axis in enumerate(row):
+            show(axis, panel[number])
+        row[0].set_ylabel(name)
+    for number, axis in enumerate(axes[0], 1):
+        axis.set_title(f"layer {number}")
 
 
 def draw_curves(axis):
@@ -70,8 +102,8 @@ def draw_curves(axis):
             axis.plot(epochs, curve, color=COLORS[init], alpha=0.3, linewidth=0.8)
         mean = [sum(point) / len(point) for point in zip(*curves, strict=True)]
         axis.plot(epochs, mean, "o-", markersize=4, color=COLORS[init], label=label)
-    title = f"ViT, CIFAR-10, {len(curves)} seeds"
-    axis.set(title=title, xlabel="epoch", ylabel="validation accuracy %")
+    axis.set_title(f"ViT, CIFAR-10 (JPEG q75), {len(curves)} seeds")
+    axis.set(xticks=range(5, len(epochs) + 1, 5), xlabel="epoch", ylabel="validation accuracy %")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, reverse=True)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from keras_mimetic._initialize import initialize
     from keras_mimetic._measure import measure
     from keras_mimetic._measurements import Measurements
-    from keras_mimetic._mimic import mimic
     from keras_mimetic._report import Report
     from keras_mimetic._reset import reset
 
@@ -39,7 +38,6 @@ __all__ = [
     "initializers",
     "layers",
     "measure",
-    "mimic",
     "reset",
 ]
 
@@ -51,7 +49,6 @@ _MODULES = {
     "callbacks": "callbacks",
     "initialize": "_initialize",
     "measure": "_measure",
-    "mimic": "_mimic",
     "reset": "_reset",
 }
 

@@ -5,11 +5,15 @@ JSON, or raises an error that names the argument, the allowed values and the rec
 value: a `TypeError` for a wrong type, a `ValueError` for a wrong value.
 """
 
+import inspect
 import math
 import numbers
 import operator
+import warnings
 from collections.abc import Iterable, Mapping, Set
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
 
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
@@ -42,8 +46,34 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
     return value
 
 
-def check_number(name: str, value: Any, allowed: str = "a finite number") -> float:
-    """Return `value` as a `float` if it is a finite real number, or raise."""
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    or_: tuple[T, ...] = (),
+) -> float | T:
+    """Return `value` as a `float` if it is a finite number in a range, or raise.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The value to check.
+        low: Smallest allowed number.
+        high: Largest allowed number.
+        above: All allowed numbers are larger.
+        below: All allowed numbers are smaller.
+        or_: Strings, or `None`, that are allowed instead and returned as they are.
+    """
+    # Arrays compare elementwise, so check the type first.
+    if isinstance(value, (str, type(None))) and value in or_:
+        return value
+    limits = ((">=", low), (">", above), ("<=", high), ("<", below))
+    interval = " and ".join(f"{sign} {limit:g}" for sign, limit in limits if math.isfinite(limit))
+    choices = f"{', '.join(map(repr, or_))} or " if or_ else ""
+    allowed = f"{choices}a finite number {interval}".rstrip()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"Argument `{name}` must be {allowed}. "
@@ -53,24 +83,7 @@ def check_number(name: str, value: Any, allowed: str = "a finite number") -> flo
         number = float(value)
     except OverflowError:  # an integer beyond the range of floats
         number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
-    return number
-
-
-def check_positive(name: str, value: Any, allowed: str = "a finite number > 0") -> float:
-    """Return `value` as a `float` if it is a finite real number > 0, or raise."""
-    number = check_number(name, value, allowed)
-    if number <= 0:
-        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
-    return number
-
-
-def check_fraction(name: str, value: Any) -> float:
-    """Return `value` as a `float` if it is a number in [0, 1), or raise."""
-    allowed = "a number in [0, 1)"
-    number = check_number(name, value, allowed)
-    if not 0 <= number < 1:
+    if not (math.isfinite(number) and low <= number <= high and above < number < below):
         raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={value}")
     return number
 
@@ -107,3 +120,12 @@ def check_shape(shape: Any) -> tuple[int, ...]:
             )
         check_integer("shape", dim, minimum=0)
     return tuple(operator.index(dim) for dim in shape)
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the code that calls the package."""
+    frame, level = inspect.currentframe(), 1
+    package = __name__.partition(".")[0]
+    while frame and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

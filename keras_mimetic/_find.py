@@ -10,7 +10,7 @@ import keras
 from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
-from keras_mimetic._tracing.arguments import check_inputs
+from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.held_weights import HeldProjection
 from keras_mimetic._tracing.keras_internals import own_variables, sublayers
@@ -18,6 +18,7 @@ from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._tracing.recorder import is_composite, reason
 from keras_mimetic._tracing.trace import trace
+from keras_mimetic.initializers.seeds import is_tracing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,26 +173,31 @@ def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tup
 
 def check_not_traced(call: str) -> None:
     """Raise if weights have no values now, as while `jax.jit` traces a function."""
-    try:
-        keras.ops.convert_to_numpy(keras.ops.zeros((1,)))
-    except Exception as error:
+    if is_tracing():
         raise RuntimeError(
             f"`{call}` writes weights and cannot be called in a function that is being traced or "
             "compiled, as by `jax.jit` or `tf.function`. Call it outside of that function."
-        ) from error
+        )
 
 
-def check_model(name: str, model: Any) -> None:
-    """Raise unless an argument is a Keras model or layer with weights."""
+def check_model(name: str, model: Any, inputs: Any = None) -> None:
+    """Raise unless an argument is a Keras model or layer with weights.
+
+    A model without weights is called on zeros like `inputs`, if they are given.
+    """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"Argument `{name}` must be a Keras model or layer. "
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
+    if not model.weights and inputs is not None:
+        check_inputs(model, inputs)
+        call_on_zeros(model, inputs)
     if not model.weights:
         raise ValueError(
-            f"Argument `{name}` must be built, so that its weights exist: call it once on data or "
-            f"give it an input shape. Received: {model.name!r}, which has no weights"
+            f"Argument `{name}` must have weights: call it once on data or zeros, as in "
+            "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input. "
+            f"Received: {model.name!r}, which has no weights"
         )
     for layer in sublayers(model):
         if getattr(layer, "quantization_mode", None) is not None:

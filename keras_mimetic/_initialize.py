@@ -1,30 +1,26 @@
 """Re-initialize a built model with the structures of trained ones."""
 
 import dataclasses
-import inspect
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mimetic._assign import Pairs, assign_all, restore
-from keras_mimetic._checks import check_flag
-from keras_mimetic._dead_units import check_data, dead_units
+from keras_mimetic._assign import assign_all
+from keras_mimetic._cache import clear_caches
+from keras_mimetic._checks import check_flag, warn
 from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._patterns.kernels import rounded_to, values_of
+from keras_mimetic._patterns.mlp import MLPSite
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
 from keras_mimetic._structures import STRUCTURES, Rules, Structures
 from keras_mimetic._structures.base import NewWeights, Skip
-from keras_mimetic._trained import check_untrained, remember
+from keras_mimetic._trained import check_untrained
 from keras_mimetic.initializers.seeds import resolve_seed
-
-# A warning names an MLP with more dead units than this.
-_MANY_DEAD = 0.5
 
 
 def initialize(
@@ -36,7 +32,6 @@ def initialize(
     dry_run: bool = False,
     force: bool = False,
     inputs: Any = None,
-    data: Any = None,
 ) -> Report:
     """Re-initialize a built model in place with the structures of trained ones.
 
@@ -97,7 +92,7 @@ def initialize(
     >>> report = keras_mimetic.initialize(translator, inputs=(source_tokens, target_tokens))
 
     Args:
-        model: A built Keras model or layer.
+        model: A Keras model or layer, built unless `inputs` are given.
         structures: Names of structures, or a dict from names to their settings, such as
             `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
             are on by default, or for the default settings of one. The classes `MLP`,
@@ -111,20 +106,20 @@ def initialize(
             in Keras's `LayoutMap`. A layer whose context is unknown is taken for
             self-attention, or for an MLP without a normalization before it.
         control: If `True`, write a norm-matched baseline: random weights without structure,
-            with the norms of the structured ones. MLP kernels are scaled up instead of
-            shifted, and hidden biases become independent normals. Decays and step sizes
-            become those of Mamba-2.
+            with the norms of the structured ones. The mean of an MLP kernel gets a random sign
+            for each weight, and its hidden bias for each unit. Decays and step sizes become
+            those of Mamba-2.
         dry_run: If `True`, report what would be written and leave the model unchanged.
-        force: If `True`, overwrite a trained model. A model counts as trained if its optimizer
-            has taken steps, or if the values of a bias, normalization or moving statistic
-            differ where its initializer makes them equal. Loaded weights without any of these
-            cannot be told from untrained ones.
+        force: If `True`, overwrite parts of a trained model. For a new start, call `reset`
+            instead: after trained normalizations, MLPs get other weights than in a new model. A
+            model counts as trained if its optimizer has taken steps, or if the sizes of the values
+            of a bias, normalization or moving statistic differ where its initializer makes them
+            equal. Loaded weights without any of these cannot be told from untrained ones.
         inputs: Example inputs, of which only shapes and dtypes are used. Required for a
             subclassed model that takes several arguments or whose input shape is unknown. A
+            model without weights is first called on zeros of these shapes, which builds it. A
             tuple holds several positional arguments, a dict with names of arguments holds these,
             and anything else is the first one.
-        data: A batch of inputs on which dead hidden units are counted after the
-            initialization; see `measure`.
 
     Returns:
         A `Report` with one row per weight that was written or skipped.
@@ -132,13 +127,12 @@ def initialize(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is not allowed; if the model is not built, is quantized, has
-            LoRA enabled, or is trained and `force` is `False`; if the model does not accept
-            `data`. The model is unchanged after any error.
+            LoRA enabled, or is trained and `force` is `False`. The model is unchanged after
+            any error.
         RuntimeError: If a function is being traced, as by `jax.jit`.
 
     Warns:
-        UserWarning: If no weight is written, or if more than half of the hidden units of an
-            MLP are dead on `data`.
+        UserWarning: If no weight is written.
 
     Reference: those of the structures.
     """
@@ -146,31 +140,30 @@ def initialize(
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):
         check_flag(name, flag)
     seed = resolve_seed(None if seed is None else check_seed(seed))
-    check_model("model", model)
+    check_model("model", model, inputs)
     check_not_traced("initialize")
     check_untrained(model, force or dry_run)
-    if data is not None:
-        check_data(model, data)
     found = find_sites(model, settings, rules, inputs)
     # A dry run keeps no values: a large model would need its memory twice.
-    new: list[tuple[Any, np.ndarray]] | None = None if dry_run and data is None else []
+    new: list[tuple[Any, np.ndarray]] | None = None if dry_run else []
     rows = [row for site in found.sites for row in _changes(site, settings, seed, control, new)]
-    for name in settings:
-        STRUCTURES[name].clear_caches()
+    clear_caches()
     for layer, layer_path, why in found.opaque:
         reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))
     if not any(row.written for row in rows):
         _warn_of_nothing(settings, rows)
-    dead = {} if new is None else _write(model, found.sites, new, data, dry_run)
-    _warn_of_dead_units([row for row in rows if row.structure == "mlp"], dead)
+    assign_all(new or ())
     return Report(
-        tuple(_with_dead_units(row, dead) for row in rows),
+        tuple(rows),
         seed=seed,
         control=control,
         dry_run=dry_run,
-        notes=(() if structures is None else _missing(settings, rows)) + found.notes,
-        dead_units=dead,
+        notes=(
+            (() if structures is None else _missing(settings, rows))
+            + found.notes
+            + _after_trained_norms(found.sites)
+        ),
     )
 
 
@@ -204,6 +197,22 @@ def _missing(asked: Iterable[str], rows: list[WeightChange]) -> tuple[str, ...]:
     """Return a note on structures that were asked for and have no layers."""
     missing = [repr(name) for name in asked if all(row.structure != name for row in rows)]
     return (f"no layers found for {', '.join(missing)}",) if missing and rows else ()
+
+
+def _after_trained_norms(sites: list[Site]) -> tuple[str, ...]:
+    """Return a note on MLPs whose weights are not those that a new model would get."""
+    trained = [
+        site
+        for site in sites
+        if isinstance(site, MLPSite) and site.norm is not None and site.before == "other"
+    ]
+    if not trained:
+        return ()
+    return (
+        f"{len(trained)} MLP{'' if len(trained) == 1 else 's'} after a trained LayerNormalization: "
+        "no hidden bias, and the mean for any input. To initialize the model as a new one, call "
+        "`keras_mimetic.reset(model)` first",
+    )
 
 
 def _changes(
@@ -242,7 +251,7 @@ def _sample(site: Site, settings: dict[str, Any], seed: int, control: bool) -> N
     sampled = structure.sample(site, settings, stream)
     if isinstance(sampled, Skip):
         return sampled
-    values = structure.control(sampled.values, stream) if control else sampled.values
+    values = structure.control(site, sampled.values, stream) if control else sampled.values
     rounded = {role: _rounded(value, site.variables[role]) for role, value in values.items()}
     return NewWeights(rounded, sampled.notes)
 
@@ -298,59 +307,4 @@ def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None
     why = [f"{skipped} found and skipped; print the report for the reasons"] if skipped else []
     why += [f"{row.path} {row.note}" for row in rows if not row.structure]
     found = "; ".join(why) or "none were found"
-    _warn(f"initialize wrote no weight. It looked for {looked}: {found}.")
-
-
-def _write(
-    model: Any,
-    sites: list[Site],
-    new: list[tuple[Any, np.ndarray]],
-    data: Any,
-    dry_run: bool,
-) -> dict[str, float]:
-    """Write all values or none; return the fraction of dead units by layer path.
-
-    A dry run with data writes them for as long as the model runs on the data.
-    """
-    old: Pairs = []
-    done = False
-    try:
-        assign_all(new, old)
-        dead = {} if data is None else dead_units(model, sites, data)
-        done = True
-    finally:
-        if dry_run or not done:
-            restore(old)
-        else:
-            for variable, _ in old:
-                if len(variable.shape) == 1:
-                    remember(variable)
-    return dead
-
-
-def _warn_of_dead_units(rows: list[WeightChange], dead: Mapping[str, float]) -> None:
-    """Warn of MLPs with new weights and many dead units, by the path that `rules` match."""
-    first = {row.layer_path: row.path for row in reversed(rows) if row.written}
-    for layer_path, fraction in dead.items():
-        if fraction > _MANY_DEAD and layer_path in first:
-            _warn(
-                f"{fraction:.0%} of the hidden units of the MLP of {first[layer_path]!r} are off "
-                "for all of `data` and cannot learn from it. `rules` or `structures` choose "
-                "other strengths."
-            )
-
-
-def _with_dead_units(row: WeightChange, dead: Mapping[str, float]) -> WeightChange:
-    if row.structure != "mlp" or row.layer_path not in dead:
-        return row
-    note = f"{row.note}; {dead[row.layer_path]:.1%} of the hidden units are dead"
-    return dataclasses.replace(row, note=note)
-
-
-def _warn(message: str) -> None:
-    """Warn at the line of the user's code, also if it calls `mimic`."""
-    frame, level = inspect.currentframe(), 1
-    package = __name__.partition(".")[0]
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warn(f"initialize wrote no weight. It looked for {looked}: {found}.")

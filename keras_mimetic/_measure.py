@@ -1,15 +1,13 @@
 """Measure the structures of mimetic initialization in any model's weights."""
 
-import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_mimetic._cache import BoundedCache
-from keras_mimetic._dead_units import check_data, dead_units
+from keras_mimetic._cache import clear_caches
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._measurements import Measurement, Measurements, Skipped
 from keras_mimetic._numerics.random import fold_in
@@ -17,7 +15,7 @@ from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, Rules, StructureName
-from keras_mimetic._structures.base import Figure, Kind, Measured, Reading, Shapes
+from keras_mimetic._structures.base import Expected, Figure, Kind, Measured, Shapes
 
 # Samples of untrained weights to compare with, always the same; fewer of large weights.
 _SAMPLES = (10, 100)
@@ -25,28 +23,18 @@ _VALUES = 2**24
 _UNTRAINED_SEED = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Untrained:
-    """A figure of untrained weights, with its `values` over all samples, if any."""
-
-    mean: float
-    std: float
-    values: tuple[float, ...] = ()
-
-
 def measure(
     model: keras.layers.Layer,
     structures: StructureName | Sequence[StructureName] | None = None,
     rules: Rules = None,
     inputs: Any = None,
-    data: Any = None,
 ) -> Measurements:
     """Measure the structures of mimetic initialization in a model's weights.
 
     Measures the sites that `initialize` finds, and gated MLPs, without changing the model.
     Every figure is compared with its mean and standard deviation over untrained weights of the
     same shapes. These are known in closed form or, for depthwise filters and small matrices,
-    estimated from 10 to 100 samples, which are cached. Only dead units need `data`.
+    estimated from 10 to 100 samples, which are cached.
 
     All figures are independent of the scale of the weights, except for `noise`, `identity`,
     `a_log`, `dt` and `memory`. Sigma is in squared pixels.
@@ -64,12 +52,6 @@ def measure(
 
     - `mean`, `std`: Mean and standard deviation over hidden units of the effective bias
       b + W^T beta, in standard deviations of the pre-activation (of independent channels).
-
-    Part `"hidden_units"`, with `data`:
-
-    - `dead`: Fraction of the hidden units that are off for all of the data: their activation
-      is smaller than 1 % of their pre-activation. Defined for activations that no
-      normalization follows before the second matrix.
 
     `"attention"`, parts `"query_key"` (W_Q W_K^T of each head) and `"value_output"` (W_V W_O of
     each head and, with head `None`, summed over heads):
@@ -117,71 +99,45 @@ def measure(
     >>> means = [row.value for row in measured.select(part="first", figure="mean")]
     >>> measured.plot().savefig("trained.png")
 
-    >>> print(keras_mimetic.measure(model, data=x))  # with dead units
-
     Args:
-        model: A built Keras model or layer. LoRA weights are merged.
+        model: A Keras model or layer, built unless `inputs` are given. LoRA weights are merged.
         structures: Names of structures; `None` stands for those that are on by default.
         rules: Corrections to what is found, as for `initialize`.
         inputs: Example inputs, as for `initialize`.
-        data: A batch of inputs, on which the model runs once in inference mode, to
-            count dead hidden units: an array, or whatever the model takes as its
-            first argument, or a tuple of several arguments. `None` measures weights only.
 
     Returns:
         `Measurements`, which print as a table and have `rows`, `select()`, `to_dicts()`,
-        `to_csv()`, `plot()`, and `settings()` to initialize another model like this one
-        (see `mimic`). They are empty for a model without any of these layers.
+        `to_csv()` and `plot()`. They are empty for a model without any of these layers.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is not allowed; if the model is not built, has no weights or is
-            quantized; if the model does not accept `data`.
+            quantized.
 
     Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention`,
     `MimeticDepthwise` and `MimeticStateSpace` look at trained weights in this way. The
     definitions of the figures are ours.
     """
     names = check_measured_names(structures)
-    check_model("model", model)
-    if data is not None:
-        check_data(model, data)
+    check_model("model", model, inputs)
     found = find_sites(model, names, rules, inputs)
-    dead = {} if data is None else dead_units(model, found.sites, data)
     rows: list[Measurement] = []
     skipped: list[Skipped] = []
     images: dict[tuple[str, str, str], np.ndarray] = {}
-    readings: dict[str, list[Reading]] = {name: [] for name in names}
     for site in found.sites:
         measured, why = measure_site(site)
         if why:
             skipped.append(Skipped(path_of(site.layer), site.layer_path, site.structure, why))
             continue
         untrained = _untrained(site, measured.figures)
-        figures = [*measured.figures, *dead_figures(site, dead)]
-        rows += [_row(site, figure, untrained.get(figure.kind)) for figure in figures]
+        rows += [_row(site, figure, untrained.get(figure.kind)) for figure in measured.figures]
         images |= {
             (site.structure, site.layer_path, part): x for part, x in measured.images.items()
         }
-        if not (site.skip_reason or site.default_skip):
-            values = _by_name(measured.figures)
-            drawn: dict[tuple[str, str], list[float]] = {}
-            for (part, name, _), known in untrained.items():
-                drawn.setdefault((part, name), []).extend(known.values)
-            readings[site.structure].append(Reading(site, values, drawn))
     for layer, layer_path, why in found.opaque:
         skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be traced: {why}"))
-    for name in names:
-        STRUCTURES[name].clear_caches()
-    settings = {
-        name: STRUCTURES[name].fit_settings(readings[name]) for name in names if readings[name]
-    }
-    return Measurements(
-        rows=tuple(rows),
-        skipped=tuple(skipped),
-        images=images,
-        _settings={name: values for name, values in settings.items() if values},
-    )
+    clear_caches()
+    return Measurements(rows=tuple(rows), skipped=tuple(skipped), images=images)
 
 
 def check_measured_names(structures: Any) -> tuple[str, ...]:
@@ -192,13 +148,6 @@ def check_measured_names(structures: Any) -> tuple[str, ...]:
             f"Received: structures={structures!r}"
         )
     return check_names(structures)
-
-
-def dead_figures(site: Site, dead: Mapping[str, float]) -> list[Figure]:
-    """Return the fraction of dead units as a figure of a site, if it was counted."""
-    if site.structure != "mlp" or site.layer_path not in dead:
-        return []
-    return [Figure("hidden_units", "dead", dead[site.layer_path])]
 
 
 def measure_site(site: Site) -> tuple[Measured, str]:
@@ -216,15 +165,15 @@ def measure_site(site: Site) -> tuple[Measured, str]:
     return measured, ""
 
 
-# Figures of all samples by kind, of the sites that were measured last.
-_sampled: BoundedCache[dict[Kind, tuple[float, ...]]] = BoundedCache(limit=256)
+# Figures of samples by structure, shapes and `untrained_key`.
+_sampled: dict[Hashable, Expected] = {}
 
 
-def _untrained(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Untrained]:
+def _untrained(site: Site, figures: Iterable[Figure]) -> Expected:
     """Return the figures of untrained weights of these shapes, exact or from samples."""
     entry = STRUCTURES[site.structure]
     shapes = {role: tuple(variable.shape) for role, variable in site.variables.items()}
-    known = {kind: _Untrained(*pair) for kind, pair in entry.expected(site, shapes).items()}
+    known = entry.expected(site, shapes)
     if not {figure.kind for figure in figures if figure.kind in _compared(site)} - known.keys():
         return known
     depends_on = entry.untrained_key(site)
@@ -232,12 +181,13 @@ def _untrained(site: Site, figures: Iterable[Figure]) -> dict[Kind, _Untrained]:
         sampled = _sample_figures(site, shapes)
     else:
         key = site.structure, tuple(shapes.items()), depends_on
-        sampled = _sampled.get(key, lambda: _sample_figures(site, shapes))
-    by_samples = {kind: _Untrained(*mean_and_std(x), x) for kind, x in sampled.items()}
-    return by_samples | known
+        if key not in _sampled:
+            _sampled[key] = _sample_figures(site, shapes)
+        sampled = _sampled[key]
+    return {**sampled, **known}
 
 
-def _sample_figures(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]:
+def _sample_figures(site: Site, shapes: Shapes) -> Expected:
     """Return figures of sampled untrained weights by kind, pooling the exchangeable heads."""
     entry = STRUCTURES[site.structure]
     size = sum(math.prod(shape) for shape in shapes.values())
@@ -248,7 +198,7 @@ def _sample_figures(site: Site, shapes: Shapes) -> dict[Kind, tuple[float, ...]]
         for figure in entry.measure(site, weights).figures:
             if figure.kind in compared:
                 values.setdefault(figure.kind, []).append(figure.value)
-    return {kind: tuple(found) for kind, found in values.items()}
+    return {kind: mean_and_std(found) for kind, found in values.items()}
 
 
 def _compared(site: Site) -> set[Kind]:
@@ -257,14 +207,7 @@ def _compared(site: Site) -> set[Kind]:
     return {spec.kind for spec in specs if spec.compare_to_untrained}
 
 
-def _by_name(figures: Iterable[Figure]) -> dict[tuple[str, str], list[float]]:
-    values: dict[tuple[str, str], list[float]] = {}
-    for figure in figures:
-        values.setdefault((figure.part, figure.name), []).append(figure.value)
-    return values
-
-
-def _row(site: Site, figure: Figure, untrained: _Untrained | None) -> Measurement:
+def _row(site: Site, figure: Figure, untrained: tuple[float, float] | None) -> Measurement:
     return Measurement(
         structure=site.structure,
         path=path_of(site.layer),
@@ -273,7 +216,7 @@ def _row(site: Site, figure: Figure, untrained: _Untrained | None) -> Measuremen
         head=figure.head,
         figure=figure.name,
         value=figure.value,
-        untrained_mean=untrained.mean if untrained else None,
-        untrained_std=untrained.std if untrained else None,
+        untrained_mean=untrained[0] if untrained else None,
+        untrained_std=untrained[1] if untrained else None,
         note=site.skip_reason or site.default_skip,
     )

@@ -1,6 +1,5 @@
 """The figures of `measure`, compared with those of untrained weights."""
 
-import copy
 import csv
 import dataclasses
 import io
@@ -9,11 +8,11 @@ import os
 import pathlib
 import textwrap
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from keras_mimetic._structures import STRUCTURES, StructureSettings
+from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
 from keras_mimetic._tables import html_table, rich_table, show
 
@@ -38,7 +37,7 @@ class Measurement:
         untrained_mean: Its mean over untrained weights of the same shapes; `None` for
             figures that depend on the scale of the weights.
         untrained_std: Its standard deviation over untrained weights.
-        note: Why `initialize` would skip this layer and `settings` ignores it, or `""`.
+        note: Why `initialize` would skip this layer, or `""`.
     """
 
     structure: str
@@ -96,7 +95,6 @@ class Measurements:
     rows: tuple[Measurement, ...]
     skipped: tuple[Skipped, ...]
     images: Mapping[tuple[str, str, str], np.ndarray] = dataclasses.field(repr=False)
-    _settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(repr=False)
 
     def select(self, **columns: Any) -> tuple[Measurement, ...]:
         """Return the rows with the given values of their attributes.
@@ -135,26 +133,6 @@ class Measurements:
         return tuple(
             row for row in self.rows if all(getattr(row, name) == value for name, value in wanted)
         )
-
-    def settings(self) -> StructureSettings:
-        """Return the measured strengths as the argument `structures` of `initialize`.
-
-        Each strength is one median over all layers and heads, so strengths of opposite signs
-        cancel:
-
-        - `"mlp"`: `mean` of the first matrix and, after normalizations, `hidden_bias`. If there
-          are MLPs after normalizations, both are those of these MLPs, and `only_after_norm` is
-          `True`.
-        - `"attention"`: noise and identity of both products, of self-attention.
-        - `"depthwise"`: the curve of sigma over depth, fitted to the layers that the closed form
-          explains better than untrained weights by 4 standard deviations.
-        - `"state_space"`: `a_log`, `dt` and `correlation`; `convolution="identity"` if the last
-          taps have more than halfway between a uniform filter's share of the energy and all of it.
-
-        Structures without figures are missing, and layers with a note are ignored.
-        """
-        settings = {name: dict(values) for name, values in self._settings.items()}
-        return cast(StructureSettings, copy.deepcopy(settings))
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return the rows as plain dicts."""

@@ -11,9 +11,9 @@ _COLUMNS = 3
 
 def plot_history(history: Sequence[Mapping[str, float]]) -> Any:
     """See `StructureLogger.plot`."""
-    names = [name for name in (history[-1] if history else ()) if name != "epoch"]
+    names = list(dict.fromkeys(name for row in history for name in row))
     layers = [name for name in names if "/layer_" in name]
-    panels = [name for name in names if name not in layers]
+    panels = [name for name in names if name not in layers and name != "epoch"]
     if not panels:
         raise ValueError("There is nothing to draw: no figures were measured.")
     rows = math.ceil(len(panels) / _COLUMNS)
@@ -23,8 +23,12 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Any:
     for axis, panel in zip(axes, panels, strict=False):
         for name in layers:
             if name.startswith(f"{panel}/"):
-                axis.plot(epochs, [row[name] for row in history], color="0.7", linewidth=0.8)
-        axis.plot(epochs, [row[panel] for row in history], "o-", color="C3", markersize=3)
+                axis.plot(
+                    epochs, [row.get(name, math.nan) for row in history], color="0.7", linewidth=0.8
+                )
+        axis.plot(
+            epochs, [row.get(panel, math.nan) for row in history], "o-", color="C3", markersize=3
+        )
         axis.set_title(panel, fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
         axis.tick_params(labelsize=8)

@@ -1,7 +1,6 @@
 """The report of a re-initialization."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from keras_mimetic._tables import html_table, rich_table, show
@@ -62,8 +61,6 @@ class Report:
         control: Whether a norm-matched baseline without structure was written.
         dry_run: Whether the model was left unchanged.
         notes: Further remarks, such as assumptions that were made.
-        dead_units: Fraction of dead hidden units by the layer path of the MLP; empty
-            without `data`.
     """
 
     rows: tuple[WeightChange, ...]
@@ -71,7 +68,6 @@ class Report:
     control: bool
     dry_run: bool
     notes: tuple[str, ...] = ()
-    dead_units: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def written(self) -> tuple[WeightChange, ...]:

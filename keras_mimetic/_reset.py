@@ -1,27 +1,44 @@
 """Give a model the weights of a new one."""
 
 import random
+import types
+import warnings
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_mimetic._assign import assign_all
-from keras_mimetic._find import check_model, check_not_traced
+from keras_mimetic._find import check_model, check_not_traced, path_of
 from keras_mimetic._numerics.random import check_seed, fold_in
-from keras_mimetic._tracing.keras_internals import sublayers
+from keras_mimetic._tracing.keras_internals import (
+    direct_sublayers,
+    own_variables,
+    preserve_global_state,
+    sublayers,
+)
+from keras_mimetic._tracing.recorder import reason
+from keras_mimetic._trained import steps_of
 from keras_mimetic.initializers.seeds import resolve_seed
+
+# Learning rates at the last reset.
+_rates: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+_CLASS = "keras_mimetic_reset"
 
 
 def reset(model: Any, seed: int | None = None) -> None:
     """Give a model the weights of a newly built one with the same configuration, in place.
 
     Draws all weights again with their initializers, and resets the statistics of
-    normalizations, the states of random generators, and the optimizer of a compiled model. The
-    model stays compiled, so runs from several initial weights need only one compilation.
+    normalizations, the states of random generators, and optimizers. The model stays compiled,
+    so runs from several initial weights need only one compilation.
 
     Layers and initializers with seeds of their own draw the same values as when the model was
     built; all others follow `seed`. What `initialize` wrote is lost: call it again.
+
+    A learning rate that a callback has lowered becomes that of the previous `reset` again.
 
     Examples:
 
@@ -31,68 +48,171 @@ def reset(model: Any, seed: int | None = None) -> None:
     ...     history = model.fit(x, y, verbose=0)
 
     Args:
-        model: A built Keras model or layer, trained or not, that Keras can rebuild from its
-            configuration: any functional or sequential model, and subclassed ones whose
-            `get_config` (and `build`) allow it.
+        model: A built Keras model or layer, trained or not: functional, sequential or
+            subclassed, whatever it is compiled with. Each layer is made again from its
+            `get_config`; one that has none and no weights of its own, from its sublayers.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls. Keras's own initializers draw different
             weights on different backends.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the seed is negative; if the model is not built, is quantized, or cannot
-            be rebuilt from its configuration. The model is unchanged after any error.
+        ValueError: If the seed is negative; if the model is not built, is quantized, or has a
+            layer or optimizer that cannot be made again; if a callback changed the
+            learning rate before the first `reset`. The model is unchanged after any error.
         RuntimeError: If a function is being traced, as by `jax.jit`.
     """
     check_model("model", model)
     check_not_traced("reset")
     seed = resolve_seed(None if seed is None else check_seed(seed))
-    new_model = _new(model, seed)
-    pairs = list(zip(_state(model), _state(new_model), strict=True))
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None and optimizer.built:
-        new = type(optimizer).from_config(optimizer.get_config())
-        new.build(new_model.trainable_variables)
-        if [tuple(v.shape) for v in new.variables] != [tuple(v.shape) for v in optimizer.variables]:
-            # Layers were frozen since, or thawed.
-            new = type(optimizer).from_config(optimizer.get_config())
-            new.build(optimizer._trainable_variables)
-        pairs += zip(optimizer.variables, new.variables, strict=True)
-    assign_all([(old, np.array(keras.ops.convert_to_numpy(new))) for old, new in pairs])
+    with preserve_global_state(), warnings.catch_warnings():
+        # Of Keras, such as those of lambdas in configs.
+        warnings.simplefilter("ignore")
+        # Where Keras takes the seeds from that nobody gave, and other people's initializers draw.
+        random.seed(seed)
+        np.random.seed(fold_in(seed) % 2**32)
+        pairs = list({id(old): (old, new) for old, new in _renewed(model, set())}.values())
+        new_of = {id(old): new for old, new in pairs}
+        optimizers = _optimizers(model)
+        for optimizer, owner in optimizers.items():
+            pairs += _renewed_optimizer(optimizer, new_of) if optimizer.built else []
+            pairs += _first_rate(optimizer, owner)
+    assign_all(pairs)
+    for optimizer in optimizers:
+        if (rate := _rate(optimizer)) is not None:
+            _rates[optimizer] = float(rate.value)
 
 
-def _new(model: Any, seed: int) -> Any:
-    """Return a new model of the same configuration, whose unseeded parts follow `seed`."""
-    classes = {type(layer).__name__: type(layer) for layer in sublayers(model)}
-    states = random.getstate(), np.random.get_state()
-    # Where Keras takes the seeds from that nobody gave, and other people's initializers draw.
-    random.seed(seed)
-    np.random.seed(fold_in(seed) % 2**32)
+def _renewed(layer: Any, done: set[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield each variable of a layer, with one that has been initialized again."""
+    before = _state(layer)
+    if layer in done or not before:
+        return
+    owns = bool(own_variables(layer) or layer._seed_generators)
+    # A functional model is its layers.
+    if owns or not hasattr(layer, "operations"):
+        try:
+            new = _made_again(layer)
+            after = _state(new)
+            same = [_kinds(layer), _shapes(before)] == [_kinds(new), _shapes(after)]
+            why = f"its {len(before)} variables become {len(after)}, or of another shape or layer"
+        except Exception as error:
+            same, why = False, reason(error)
+        if same:
+            done.update(sublayers(layer))
+            yield from zip(before, after, strict=True)
+            return
+        if owns:
+            raise ValueError(
+                "Argument `model` must have layers that Keras can make again from their "
+                f"configuration, and build. Received: the layer {path_of(layer)!r}, for which that "
+                f"fails ({why})"
+            )
+    for sublayer in direct_sublayers(layer):
+        yield from _renewed(sublayer, done)
+
+
+def _state(layer: Any) -> list[Any]:
+    """Return the weights, and the states of random generators."""
+    generators = [g.state for inner in sublayers(layer) for g in inner._seed_generators]
+    return [*layer.weights, *generators]
+
+
+def _kinds(layer: Any) -> list[type]:
+    return [type(inner) for inner in sublayers(layer)]
+
+
+def _shapes(variables: list[Any]) -> list[tuple[int, ...]]:
+    return [tuple(variable.shape) for variable in variables]
+
+
+def _made_again(layer: Any) -> Any:
+    """Return a new layer of the same class and configuration."""
+    functions = {
+        name: value
+        for name, value in vars(layer).items()
+        if isinstance(value, types.FunctionType) and not hasattr(type(layer), name)
+    }
+    # A configuration has names of functions, which need not be known to Keras.
+    unnamed = _copy_with(layer, **dict.fromkeys(functions, keras.activations.linear))
+    config = keras.saving.serialize_keras_object(unnamed.get_config())
+    config |= {name: value for name, value in functions.items() if name in config}
+    known: list[Any] = [*map(type, vars(layer).values()), *_kinds(layer)]
+    own = {x.__name__: x for x in known if not x.__module__.startswith(("keras.", "builtins"))}
+    # Nothing of it is from a file, so what it holds is safe.
+    new = keras.saving.deserialize_keras_object(
+        {"class_name": "", "registered_name": _CLASS, "config": config},
+        custom_objects={**own, _CLASS: type(layer)},
+        safe_mode=False,
+    )
+    if not new.built:
+        new.build_from_config(layer.get_build_config() or {})
+    return new
+
+
+def _copy_with(original: Any, **attributes: Any) -> Any:
+    """Return a shallow copy of an object with other values of some attributes."""
+    new = object.__new__(type(original))
+    vars(new).update(vars(original), **attributes)
+    return new
+
+
+def _optimizers(model: Any) -> dict[Any, Any]:
+    """Return the optimizers of a model, and the layer that has each."""
+    return {
+        value: layer
+        for layer in sublayers(model)
+        for value in vars(layer).values()
+        if isinstance(value, keras.optimizers.Optimizer)
+    }
+
+
+def _renewed_optimizer(optimizer: Any, new_of: dict[int, Any]) -> list[tuple[Any, Any]]:
+    """Return each variable of an optimizer but its learning rate, with a new one."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
     try:
-        config = keras.saving.serialize_keras_object(model)
-        # Nothing of it is from a file: its own functions may be among it.
-        new_model = keras.saving.deserialize_keras_object(
-            config, custom_objects=classes, safe_mode=False
-        )
+        with keras.saving.custom_object_scope({type(inner).__name__: type(inner)}):
+            new = type(optimizer).from_config(_without_rate(optimizer).get_config())
+        new.build([new_of.get(id(v), v) for v in inner._trainable_variables])
     except Exception as error:
         raise ValueError(
-            "Argument `model` must be one that Keras can make again from its configuration. "
-            f"Received: {model.name!r}, for which that fails ({type(error).__name__}: {error})"
+            "Argument `model` must have an optimizer that Keras can make again from its "
+            f"configuration. Received: a {type(optimizer).__name__}, for which that fails "
+            f"({reason(error)})"
         ) from error
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-    shapes, found = ([tuple(v.shape) for v in _state(each)] for each in (model, new_model))
-    if shapes != found:
+    before, after = (
+        [v for v in each.variables if v.name != "learning_rate"] for each in (optimizer, new)
+    )
+    return list(zip(before, after, strict=True))
+
+
+def _without_rate(optimizer: Any) -> Any:
+    """Return an optimizer without its schedule, which need not have a configuration."""
+    new = _copy_with(optimizer, _learning_rate=None)
+    if hasattr(optimizer, "inner_optimizer"):
+        vars(new)["inner_optimizer"] = _without_rate(optimizer.inner_optimizer)
+    return new
+
+
+def _rate(optimizer: Any) -> Any:
+    """Return the variable that holds a learning rate, or `None` for schedules and callables."""
+    rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    return rate if isinstance(rate, keras.Variable) else None
+
+
+def _first_rate(optimizer: Any, owner: Any) -> list[tuple[Any, Any]]:
+    """Return the learning rate of the last reset, if a callback has changed it since."""
+    rate = _rate(optimizer)
+    # Keras's callbacks log the rates that they set. A higher one has been set after them.
+    logged = getattr(getattr(owner, "history", None), "history", {}).get("learning_rate")
+    if rate is None or not logged or not steps_of(owner):
+        return []
+    if float(rate.value) > logged[-1] * 1.000001:
+        return []
+    if optimizer not in _rates:
         raise ValueError(
-            "Argument `model` must be one that Keras can make again from its configuration, and "
-            f"build. Received: {model.name!r}, whose {len(shapes)} variables become "
-            f"{len(found)}, or ones of other shapes"
+            "Argument `model` must have the learning rate of a new start. Received: an optimizer "
+            f"whose rate a callback has set to {float(rate.value):g} before the first `reset`. "
+            "Compile the model again, and call `reset` before `fit`."
         )
-    return new_model
-
-
-def _state(model: Any) -> list[Any]:
-    """Return the weights, and the states of random generators."""
-    generators = [g.state for layer in sublayers(model) for g in layer._seed_generators]
-    return [*model.weights, *generators]
+    return [(rate, _rates[optimizer])]

@@ -10,7 +10,11 @@ from keras_mimetic._tracing.keras_internals import sublayers
 
 # Attributes of variables that layers initialize to a constant.
 _CONSTANT = ("gamma", "beta", "bias", "moving_mean", "moving_variance")
-_WRITTEN = "_keras_mimetic_written"
+_ANEW = (
+    "To train it anew, call `keras_mimetic.reset(model)` first, or build it again. force=True "
+    "overwrites parts of the trained model, keeps the rest, and gives other weights than in a new "
+    "one."
+)
 
 
 def check_untrained(model: Any, force: bool) -> None:
@@ -22,28 +26,33 @@ def check_untrained(model: Any, force: bool) -> None:
                 "Argument `model` must not have LoRA enabled: its kernels are trained. "
                 f"Received: a model with LoRA in layer {path!r}"
             )
-        iterations = getattr(getattr(layer, "optimizer", None), "iterations", None)
-        steps = 0 if iterations is None else int(keras.ops.convert_to_numpy(iterations))
+        steps = steps_of(layer)
         if steps and not force:
             raise ValueError(
                 f"Argument `model` has been trained (the optimizer of {path!r} took {steps} "
-                "steps). Initializing it would overwrite trained weights. Pass force=True to "
-                "do so."
+                f"step{'' if steps == 1 else 's'}). {_ANEW}"
             )
     found = None if force else trained_weight(model)
     if found is not None:
         raise ValueError(
             f"Argument `model` appears to be trained: the values of {found[0].path!r} differ, "
-            f"although its initializer sets all of them to {found[1]:g}. Initializing the model "
-            "would overwrite trained weights. Pass force=True to do so."
+            f"although its initializer sets all of them to {found[1]:g}. {_ANEW}"
         )
+
+
+def steps_of(model: Any) -> int:
+    """Return the number of steps that the optimizer of a model has taken."""
+    optimizer = getattr(model, "optimizer", None)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return 0
+    return int(keras.ops.convert_to_tensor(optimizer.iterations))
 
 
 def trained_weight(model: Any) -> tuple[Any, float] | None:
     """Find a variable that its layer initializes to a constant and that is not constant.
 
-    Only variables with different values count, since `initialize` and users may set a
-    bias to another constant. Values that `remember` has marked do not count.
+    Only variables whose absolute values differ count: `initialize` and users may set a bias to
+    another constant, and the control of a hidden bias has random signs.
 
     Returns:
         The first such variable and the constant of its initializer, or `None`.
@@ -58,18 +67,9 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
                 # An LSTM starts the part of its forget gate at 1.
                 continue
             values = values_of(variable)
-            if values.size and np.ptp(values) > 0 and not _is_remembered(variable, values):
+            if values.size and np.ptp(np.abs(values)) > 0:
                 return variable, constant
     return None
-
-
-def remember(variable: Any) -> None:
-    """Mark values that `initialize` wrote, so that they do not count as trained."""
-    setattr(variable, _WRITTEN, hash(values_of(variable).tobytes()))
-
-
-def _is_remembered(variable: Any, values: np.ndarray) -> bool:
-    return getattr(variable, _WRITTEN, None) == hash(values.tobytes())
 
 
 def _constant(initializer: Any) -> float | None:

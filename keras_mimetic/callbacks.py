@@ -1,14 +1,15 @@
 """Callbacks that follow structures during training."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_mimetic._checks import check_flag, check_integer
-from keras_mimetic._dead_units import check_data, dead_units
+from keras_mimetic._cache import clear_caches
+from keras_mimetic._checks import check_flag, check_integer, warn
 from keras_mimetic._find import check_model, find_sites
-from keras_mimetic._measure import check_measured_names, dead_figures, measure_site
+from keras_mimetic._measure import check_measured_names, measure_site
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, Rules, StructureName
@@ -35,26 +36,28 @@ class StructureLogger(keras.callbacks.Callback):
     >>> logger.plot().savefig("structures.png")
 
     Args:
-        every: Number of epochs between measurements, an integer >= 1. The first epoch is always
-            measured. Other epochs repeat the last values in `logs`, so that every row of a
-            table is complete.
+        every: Number of epochs between measurements, an integer >= 1. The first epoch and the
+            last one are always measured. Other epochs repeat the last values in `logs`, so that
+            every row of a table is complete.
         figures: Names of the figures to log, such as `["mlp/hidden_bias/mean"]`; `None` stands
-            for those that `Measurements.plot` draws, and dead units if `data` is given.
+            for those that `Measurements.plot` draws.
         by_layer: If `True`, also log each layer, as `".../layer_1"` and so on in the order
             of the network.
         structures: Names of structures, as for `measure`.
         rules: Corrections to what is found, as for `initialize`.
         inputs: Example inputs, as for `initialize`.
-        data: A batch of inputs on which dead hidden units are counted; see `measure`.
 
     Attributes:
-        history: A dict for each measurement, with `"epoch"` (0 is before training) and the
-            figures.
+        history: A dict for each measurement, with `"epoch"`, the number of epochs before it (0
+            is before training), and the figures. They are NaN for weights that are not finite.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is not allowed; when training begins, if `measure` refuses the
             model or if it does not have a figure.
+
+    Warns:
+        UserWarning: If the model has no layers to measure.
     """
 
     def __init__(
@@ -65,31 +68,43 @@ class StructureLogger(keras.callbacks.Callback):
         structures: StructureName | Sequence[StructureName] | None = None,
         rules: Rules = None,
         inputs: Any = None,
-        data: Any = None,
     ) -> None:
         super().__init__()
         self.every = check_integer("every", every, minimum=1)
         self.figures = _check_figures(figures)
         self.by_layer = check_flag("by_layer", by_layer)
         self.structures = check_measured_names(structures)
-        self.rules, self.inputs, self.data = rules, inputs, data
+        self.rules, self.inputs = rules, inputs
         self.history: list[dict[str, float]] = []
         self._sites: list[Site] | None = None
+        self._epoch = 0
+        # Names of the figures of each site.
+        self._known: dict[str, list[str]] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Find the layers to measure, and measure them before training."""
+        """Forget an earlier training."""
         self.history, self._sites = [], None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Measure before the first epoch."""
         # With TensorFlow the first batch builds a model whose input's shape is not known.
-        if self.model.built and self.model.weights:
-            self._measure(epoch=0)
+        if not self.history and self.model.built and self.model.weights:
+            self._measure(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Measure, or repeat the last values."""
-        if epoch % self.every == 0 or not self.history:
-            self._measure(epoch + 1)
+        self._epoch = epoch + 1
+        is_last = self._epoch == (self.params or {}).get("epochs")
+        if epoch % self.every == 0 or is_last or not self.history:
+            self._measure(self._epoch)
         if logs is not None:
             figures = self.history[-1].items()
             logs.update({name: value for name, value in figures if name != "epoch"})
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Measure if another callback has ended the training."""
+        if self.history and self.history[-1]["epoch"] < self._epoch:
+            self._measure(self._epoch)
 
     def plot(self) -> Any:
         """Draw the figures by epoch, one panel each.
@@ -109,22 +124,30 @@ class StructureLogger(keras.callbacks.Callback):
     def _measure(self, epoch: int) -> None:
         model = self.model
         if self._sites is None:
-            check_model("model", model)
-            if self.data is not None:
-                check_data(model, self.data)
+            check_model("model", model, self.inputs)
             self._sites = find_sites(model, self.structures, self.rules, self.inputs).sites
-        dead = {} if self.data is None else dead_units(model, self._sites, self.data)
+            self._known = {}
+            if not self._sites:
+                looked = ", ".join(STRUCTURES[name].looks_for for name in self.structures)
+                warn(f"StructureLogger found nothing to measure. It looked for {looked}.")
         by_name: dict[str, list[float]] = {}
+        broken: set[str] = set()
         for site in self._sites:
             measured, _ = measure_site(site)
-            figures = [*measured.figures, *dead_figures(site, dead)]
-            for name, value in _means(site.structure, figures).items():
+            key = f"{site.structure}/{site.layer_path}"
+            means = _means(site.structure, measured.figures)
+            if not means:
+                # Weights that are not finite have no figures.
+                means = dict.fromkeys(self._known.get(key, ()), math.nan)
+                broken.update(means)
+            self._known[key] = [*means]
+            for name, value in means.items():
                 by_name.setdefault(name, []).append(value)
-        for structure in self.structures:
-            STRUCTURES[structure].clear_caches()
-        names = self._names(by_name)
+        clear_caches()
+        names = self._names(by_name) if self._sites else []
         row: dict[str, float] = {"epoch": epoch}
-        row |= {name: mean_and_std(by_name[name])[0] for name in names}
+        for name in names:
+            row[name] = math.nan if name in broken else mean_and_std(by_name[name])[0]
         if self.by_layer:
             for name in names:
                 values = enumerate(by_name[name], start=1)
@@ -150,7 +173,7 @@ _DEFAULT = {
     for structure, entry in STRUCTURES.items()
     for panel in entry.figures
     if panel.panel
-} | {"mlp/hidden_units/dead"}
+}
 
 
 def _check_figures(figures: Any) -> tuple[str, ...] | None:
@@ -166,7 +189,7 @@ def _check_figures(figures: Any) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(names))
 
 
-def _means(structure: str, figures: list[Figure]) -> dict[str, float]:
+def _means(structure: str, figures: Iterable[Figure]) -> dict[str, float]:
     """Of one layer, by name: the figure of the whole, or the mean over its heads."""
     values: dict[str, list[Figure]] = {}
     for figure in figures:

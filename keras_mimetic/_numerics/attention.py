@@ -25,17 +25,10 @@ VALUE_OUTPUT = (0.4, -0.4)
 
 
 def auto_strengths(pair: str, *, is_causal: bool) -> tuple[float, float] | None:
-    """Return the default noise and identity of a pair's product.
+    """Return the default `(noise, identity)` of a pair's product; `None` keeps its weights.
 
     In causal attention, query and key are not changed: their structure raises the loss of
     a language model (`qk` and `both` in `benchmarks/results/language-500/table.md`).
-
-    Args:
-        pair: `"query_key"` or `"value_output"`.
-        is_causal: Whether each position sees only itself and earlier positions.
-
-    Returns:
-        `(noise, identity)`, or `None` to keep the weights of the pair.
     """
     if pair == "value_output":
         return VALUE_OUTPUT
@@ -52,38 +45,16 @@ def query_key(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample W_Q and W_K of every head as factors of noise plus identity.
+    """Sample W_Q and W_K of every head as factors of equal norms of noise plus identity.
 
-    For each head, A = noise Z + identity I, where Z has independent normal entries of
-    variance 1/dim. W_Q W_K^T is the matrix of rank `head_dim` nearest to A, its truncated
-    singular value decomposition. W_Q and W_K have equal norms.
-
-    From a width of 256 on, all heads of all layers of a shape share one decomposition,
-    which each head rotates by its own random frame. The directions of the heads are
-    independent. The singular values and the angles between left and right singular
-    vectors, which hardly vary at such widths, are the same in all heads. Narrower products
-    are decomposed one by one (see `_numerics.noise_plus_identity.factors`).
-
-    Args:
-        query_dim: Channels of the input of the queries.
-        key_dim: Channels of the input of the keys. If it differs from `query_dim`,
-            the product is not square and `identity` must be 0; the variance of
-            Z is then 1 / sqrt(query_dim key_dim) (ours).
-        num_heads: Number of heads.
-        head_dim: Channels of a head. If it is at least the width of the narrower
-            input, the product is A itself.
-        noise: Weight of Z, >= 0.
-        identity: Weight of the identity. `noise` and `identity` must not both be 0.
-        seed: Integer >= 0. Each head has its own sub-stream. The weights do not depend
-            on the number of threads.
+    For each head, A = noise Z + identity I, where Z has independent normal entries of variance
+    1 / sqrt(query_dim key_dim). The dims differ only in cross-attention, with an identity of 0;
+    the variance is ours there. W_Q W_K^T is the matrix of rank `head_dim` nearest to A, its
+    truncated singular value decomposition (see `factors`).
 
     Returns:
-        `(W_Q, W_K)`, float32, of shapes `(query_dim, num_heads, head_dim)` and
+        Two float32 arrays of shapes `(query_dim, num_heads, head_dim)` and
         `(key_dim, num_heads, head_dim)`.
-
-    Raises:
-        ValueError: if `noise` and `identity` are both 0, if the larger is beyond the range of
-            float32, or if `identity` is not 0 and the product is not square.
 
     Reference:
 
@@ -120,30 +91,14 @@ def value_output(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample W_V and W_O of all heads as factors of one product.
+    """Sample W_V and W_O of all heads as factors of one product, at rank `num_heads * head_dim`.
 
-    A = noise Z + identity I is factored at rank `num_heads * head_dim` as in
-    `query_key`, and the heads get consecutive slices of the factors. The layer then maps x
-    to x A if the heads have enough channels, and otherwise to x times the nearest matrix of
-    that rank. From a width of 256 on, all layers of a shape share one decomposition, which
-    each layer rotates by its own random orthogonal matrix.
-
-    Args:
-        value_dim: Channels of the input of the values.
-        output_dim: Channels of the output of the layer. If it differs from
-            `value_dim`, `identity` must be 0.
-        num_heads: Number of heads.
-        head_dim: Channels of the values of a head.
-        noise: Weight of Z, >= 0.
-        identity: Weight of the identity. `noise` and `identity` must not both be 0.
-        seed: Integer >= 0.
+    The heads get consecutive slices of the factors. The layer then maps x to x A if the heads
+    have enough channels, and otherwise to x times the nearest matrix of that rank.
 
     Returns:
-        `(W_V, W_O)`, float32, of shapes `(value_dim, num_heads, head_dim)` and
+        Two float32 arrays of shapes `(value_dim, num_heads, head_dim)` and
         `(num_heads, head_dim, output_dim)`.
-
-    Raises:
-        ValueError: as `query_key`.
 
     Reference: see `query_key`.
     """
@@ -270,16 +225,9 @@ Moments = tuple[np.ndarray, float, float]
 def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) -> float:
     """Return the mean of the diagonal of a product in stds of its off-diagonal entries.
 
-    The product is not computed: the cost is that of two (rank, rank) matrices.
-
-    Args:
-        left: Array of shape (n, rank).
-        right: Array of shape (rank, n).
-        known: Their `moments`, if already computed.
-
-    Returns:
-        mean_i P_ii / std_(i != j) P_ij for P = left right; 0 plus or minus
-        1/sqrt(n) for independent entries. NaN if it is undefined.
+    It is mean_i P_ii / std_(i != j) P_ij for P = left right, of shapes (n, rank) and (rank, n):
+    0 plus or minus 1/sqrt(n) for independent entries, and NaN if it is undefined. P is not
+    computed: the cost is that of two (rank, rank) matrices.
     """
     count = len(left)
     entries, energy, total = known or moments(left, right)
@@ -295,15 +243,7 @@ def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) 
 
 
 def expected_diagonal(count: int, rank: int) -> tuple[float, float] | None:
-    """Return mean and standard deviation of `diagonal` for independent normals, to 2 %.
-
-    Args:
-        count: Rows of the product.
-        rank: Rank of the product.
-
-    Returns:
-        `(0, 1 / sqrt(count))`, or `None` if the product is too small for this approximation.
-    """
+    """Return mean and std of `diagonal` for independent normals, to 2 %; `None` if too small."""
     if count < 16 or count * rank < 512:
         return None
     return 0.0, 1 / math.sqrt(count)
@@ -312,21 +252,13 @@ def expected_diagonal(count: int, rank: int) -> tuple[float, float] | None:
 def strengths(
     left: np.ndarray, right: np.ndarray, known: Moments | None = None
 ) -> tuple[float, float]:
-    """Estimate the noise and identity from which a product would be sampled.
+    """Estimate the `(noise, identity)` from which a product of (n, rank) and (rank, n) is sampled.
 
     In expectation, the best approximation of noise Z + identity I of the same rank has
     the trace and Frobenius norm of the product. At full rank there is a closed form:
     identity is the mean of the diagonal. Below, both are interpolated from products
-    sampled at a reference width with the same ratio of rank to width.
-
-    Args:
-        left: Array of shape (n, rank).
-        right: Array of shape (rank, n).
-        known: Their `moments`, if already computed.
-
-    Returns:
-        `(noise, identity)`, absolute as in `query_key`, with noise >= 0 and either sign of
-        identity. NaN for a product of zeros.
+    sampled at a reference width with the same ratio of rank to width. Both are NaN for a
+    product of zeros.
     """
     count, rank = len(left), min(left.shape)
     entries, energy, _ = known or moments(left, right)
@@ -346,7 +278,7 @@ def strengths(
 
 
 def moments(left: np.ndarray, right: np.ndarray) -> Moments:
-    """Return the diagonal of the product, the sum of its squared entries, and of its entries."""
+    """Return the diagonal of a product, its squared Frobenius norm, and the sum of its entries."""
     left, right = left.astype(np.float64), right.astype(np.float64)
     entries = np.einsum("ir,ri->i", left, right)
     energy = float(np.vdot(left.T @ left, right @ right.T))
@@ -354,7 +286,7 @@ def moments(left: np.ndarray, right: np.ndarray) -> Moments:
 
 
 def _reference_sizes(count: int, rank: int) -> tuple[int, int]:
-    """Return a width, at most the reference width, and a rank of nearly the same ratio to it."""
+    """Return a width up to the reference width, and a rank of nearly the same ratio to it."""
     largest = min(count, _REFERENCE_WIDTH if 16 * rank >= count else 2 * _REFERENCE_WIDTH)
     widths = range(largest, largest * 3 // 4, -1)
 
@@ -370,9 +302,7 @@ def _reference_sizes(count: int, rank: int) -> tuple[int, int]:
 def _reference(width: int, rank: int) -> tuple[Any, Any]:
     """Interpolate over sampled products of noise cos(angle) and identity sin(angle).
 
-    Returns:
-        Two functions: the angle by the trace relative to the norm, and the norm, divided by
-        sqrt(width), by the angle.
+    Return two functions: trace / norm to the angle, and the angle to norm / sqrt(width).
     """
     # Imported here: it is slow to import, and rarely needed.
     from scipy.interpolate import PchipInterpolator

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from keras_mimetic._cache import cache_clears
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.random import sample
@@ -50,12 +51,10 @@ def sigma_at_depth(
         TypeError: If an argument is not a number.
         ValueError: If `x` is outside [0, 1], or if sigma is too large for a float.
     """
-    x = check_number("x", x, "a number in [0, 1]")
+    x = check_number("x", x, low=0, high=1)
     sigma_0 = check_number("sigma_0", sigma_0)
     velocity = check_number("velocity", velocity)
     acceleration = check_number("acceleration", acceleration)
-    if not 0 <= x <= 1:
-        raise ValueError(f"Argument `x` must be a number in [0, 1]. Received: x={x}")
     sigma = sigma_0 + velocity * x + acceleration * x * x / 2
     if not math.isfinite(sigma):
         raise ValueError(
@@ -67,32 +66,7 @@ def sigma_at_depth(
 
 
 def covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
-    """Return the covariance of the pixels of a filter, with trace 1.
-
-    For pixels i and j of the filter, its center c, and
-    g(i, j) = exp(-|i - j|^2 / (2 sigma)) with distances in pixels:
-
-        C_ij = g(i, j),  S_ij = g(j, c),  M_ij = g(i, c),
-        Sigma = sym(M * (C - S / 2))
-
-    where * is the elementwise product and sym(X) = (X + X^T) / 2. The result is the
-    nearest positive semi-definite matrix, scaled to trace 1. Filters with this covariance
-    are large and smooth around their center.
-
-    Args:
-        kernel_size: Pixels along each spatial axis.
-        sigma: Width in squared pixels, > 0. It is a variance: filters reach about
-            sqrt(sigma) pixels.
-
-    Returns:
-        float64 array of shape (n, n) for n pixels in C order.
-
-    Reference:
-
-    - Trockman, Willmott and Kolter, 2023, "Understanding the Covariance
-      Structure of Convolutional Filters" (arXiv:2210.03651), from which this is
-      reconstructed.
-    """
+    """Return the covariance (n, n) of a filter's n pixels, with trace 1; see `MimeticDepthwise`."""
     values, vectors = _spectrum(kernel_size, sigma)
     return (vectors * values) @ vectors.T
 
@@ -100,18 +74,7 @@ def covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
 def depthwise_filters(
     kernel_size: tuple[int, ...], count: int, *, sigma: float, rms: float, seed: int
 ) -> np.ndarray:
-    """Sample `count` independent filters from N(0, Sigma).
-
-    Args:
-        kernel_size: Pixels along each spatial axis.
-        count: Number of filters.
-        sigma: See `covariance`.
-        rms: Expected root mean square of the entries of all filters, absolute.
-        seed: Integer >= 0.
-
-    Returns:
-        float32 array of shape `(*kernel_size, count)`.
-    """
+    """Sample float32 filters `(*kernel_size, count)` from N(0, Sigma) of an expected rms."""
     values, vectors = _spectrum(kernel_size, sigma)
     pixels = len(values)
     # The symmetric root is unique, whatever the signs and order of eigenvectors.
@@ -124,12 +87,7 @@ def depthwise_filters(
 
 
 def rms_of_gain(shape: tuple[int, ...], gain: float | str) -> float:
-    """Return the root mean square of the entries of a kernel with a gain.
-
-    Args:
-        shape: Shape of the kernel, `(*kernel_size, channels, filters)`.
-        gain: One of `GAINS`, or the root mean square norm of the filters.
-    """
+    """Return the rms of the entries of a kernel `(*kernel_size, channels, filters)` with a gain."""
     if gain == "keras":
         return scaled_std(*fans(shape), scale=1.0, mode="fan_avg")
     factor = 1.0 if isinstance(gain, str) else gain
@@ -145,7 +103,7 @@ def same_norm(filters: np.ndarray, seed: int) -> np.ndarray:
 
 
 def distances(kernel_size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the squared distances of pixels from the center (n,) and from each other (n, n)."""
+    """Return the squared distances of n pixels from the center (n,) and from each other (n, n)."""
     axes = np.meshgrid(*(np.arange(size, dtype=np.float64) for size in kernel_size), indexing="ij")
     pixels = np.stack([axis.ravel() for axis in axes], axis=1)
     center = (np.array(kernel_size) - 1) / 2
@@ -171,14 +129,7 @@ NAN = float("nan")
 
 
 def empirical_covariance(filters: np.ndarray) -> np.ndarray:
-    """Return the covariance of the pixels of filters, about the mean filter.
-
-    Args:
-        filters: Array of shape `(*kernel_size, count)`, with 2 filters or more.
-
-    Returns:
-        float64 array of shape (n, n) for n pixels in C order.
-    """
+    """Return the covariance (n, n) of n pixels over filters `(*kernel_size, count)`, count >= 2."""
     return np.atleast_2d(np.cov(filters.reshape(-1, filters.shape[-1]).astype(np.float64)))
 
 
@@ -253,38 +204,4 @@ def _form(kernel_size: tuple[int, ...], point: int, centered: bool) -> np.ndarra
     return form / np.linalg.norm(form)
 
 
-def clear_forms() -> None:
-    """Clear the cache of `fit_sigma`."""
-    _form.cache_clear()
-
-
-def fit_over_depth(depths: list[float], sigmas: list[float]) -> dict[str, float]:
-    """Fit the arguments of `sigma_at_depth` to the sigmas of some layers.
-
-    The fit is by least squares: a constant for one depth, a line for two. The curve must
-    stay between half the smallest sigma and twice the largest at all depths. If it does
-    not, the fit is repeated with Bernstein coefficients bounded by this range, which bounds
-    the whole curve.
-
-    Args:
-        depths: Depths of the layers, in [0, 1].
-        sigmas: sigma of each layer, > 0.
-
-    Returns:
-        `sigma_0`, `velocity` and `acceleration`, in squared pixels.
-    """
-    # Imported here: it is slow to import, and rarely needed.
-    from scipy.optimize import lsq_linear
-
-    x = np.asarray(depths, np.float64)
-    order = min(3, len(set(depths)))
-    powers = np.stack([np.ones_like(x), x, x * x / 2], axis=1)[:, :order]
-    found = np.zeros(3)
-    found[:order] = np.linalg.lstsq(powers, np.asarray(sigmas), rcond=None)[0]
-    low, high = min(sigmas) / 2, 2 * max(sigmas)
-    curve = [sigma_at_depth(depth, *found) for depth in np.linspace(0, 1, 101)]
-    if min(curve) < low or max(curve) > high:
-        bernstein = np.stack([(1 - x) ** 2, 2 * x * (1 - x), x * x], axis=1)
-        c = lsq_linear(bernstein, sigmas, bounds=(low, high)).x
-        found = np.array([c[0], 2 * (c[1] - c[0]), 2 * (c[0] - 2 * c[1] + c[2])])
-    return dict(zip(("sigma_0", "velocity", "acceleration"), map(float, found), strict=True))
+cache_clears.append(_form.cache_clear)

@@ -10,29 +10,11 @@ def fans(
     input_axes: tuple[int, ...] | None = None,
     output_axes: tuple[int, ...] | None = None,
 ) -> tuple[int, int]:
-    """Return the number of inputs per output, and of outputs per input.
+    """Return the number of inputs per output and of outputs per input, counted as in Keras.
 
-    They are counted as in Keras: a matrix is `(inputs, outputs)`, and an array of
-    higher rank is a convolution kernel `(*window, inputs, outputs)`. `EinsumDense`
-    kernels need `input_axes` and `output_axes`.
-
-    Args:
-        shape: Shape of the weight.
-        input_axes: Axes that are contracted with the input, or `None`.
-        output_axes: Axes that remain in the output; required with `input_axes`.
-
-    Returns:
-        `(fan_in, fan_out)`.
-
-    Raises:
-        ValueError: if an axis is out of range or named twice.
-
-    Example:
-
-    >>> fans((3, 3, 16, 32))
-    (144, 288)
-    >>> fans((64, 4, 16), input_axes=(0,), output_axes=(1, 2))
-    (64, 64)
+    A matrix is `(inputs, outputs)`, and an array of higher rank is a convolution kernel
+    `(*window, inputs, outputs)`. `EinsumDense` kernels need `input_axes`, which are contracted
+    with the input, and `output_axes`, which remain.
     """
     if input_axes is not None and output_axes is not None:
         for name, axes in (("input_axes", input_axes), ("output_axes", output_axes)):
@@ -41,13 +23,11 @@ def fans(
                     f"Argument `{name}` must name axes of the weight, whose shape is {shape}. "
                     f"Received: {name}={axes}"
                 )
-        if len({axis % len(shape) for axis in (*input_axes, *output_axes)}) < len(
-            (*input_axes, *output_axes)
-        ):
+        both = (*input_axes, *output_axes)
+        if len({axis % len(shape) for axis in both}) < len(both):
             raise ValueError(
                 "Arguments `input_axes` and `output_axes` must name each axis at most once. "
-                f"Received: input_axes={input_axes}, output_axes={output_axes} "
-                f"for shape {shape}"
+                f"Received: input_axes={input_axes}, output_axes={output_axes} for shape {shape}"
             )
         return (
             math.prod(shape[axis] for axis in input_axes),
@@ -62,14 +42,6 @@ def fans(
 
 
 def scaled_std(fan_in: int, fan_out: int, *, scale: float, mode: str) -> float:
-    """Return the standard deviation sqrt(scale / fan), absolute.
-
-    Args:
-        fan_in: Number of inputs per output.
-        fan_out: Number of outputs per input.
-        scale: Positive number: 1 with `"fan_avg"` for Glorot's initialization, 2
-            with `"fan_in"` for He's.
-        mode: The fan: `"fan_in"`, `"fan_out"`, or `"fan_avg"` for their average.
-    """
+    """Return the standard deviation sqrt(scale / fan): scale 1 and "fan_avg" is Glorot's."""
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
     return math.sqrt(scale / max(1.0, fan))

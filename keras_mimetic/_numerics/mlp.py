@@ -14,19 +14,12 @@ NAN = float("nan")
 
 
 def standardized_mean(matrix: np.ndarray) -> tuple[float, float]:
-    """Return the mean of a matrix in its standard deviations, and z clustered by input channel.
+    """Return the mean of a matrix (inputs, outputs) in its stds, and z clustered by input.
 
     In trained networks, the weights of an input channel share a mean of random sign, so
     they are not independent evidence for a mean of the whole matrix. Therefore z treats the
-    means of the channels as the independent samples: it is their mean divided by its
-    standard error.
-
-    Args:
-        matrix: Array of shape (inputs, outputs).
-
-    Returns:
-        `(mean, z)`: the mean in standard deviations of the entries about it, and z. Both are
-        NaN if all entries are equal; z is NaN for fewer than 2 inputs.
+    means of the channels as the independent samples: it is their mean divided by its standard
+    error. Both are NaN if all entries are equal; z is NaN for fewer than 2 inputs.
     """
     means = matrix.mean(axis=1, dtype=np.float64)
     std = matrix.std(dtype=np.float64)
@@ -43,14 +36,8 @@ def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
     """Return the energy of a matrix in the all-ones direction along an axis.
 
     It is |u^T W|^2 / |W|^2 for u = (1, ..., 1) / sqrt(n), in multiples of 1/n, the
-    expectation for a random direction. Independent entries have 1; the maximum is n.
-
-    Args:
-        matrix: Array of shape (inputs, outputs).
-        axis: 0 for the direction over inputs, 1 for the direction over outputs.
-
-    Returns:
-        The energy; NaN for a matrix of zeros.
+    expectation for a random direction: 1 for independent entries, at most n, and NaN for a
+    matrix of zeros.
     """
     largest = np.abs(matrix).max(initial=0)
     if not largest:
@@ -63,19 +50,11 @@ def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
 
 
 def expected_of_normals(inputs: int, outputs: int) -> dict[str, tuple[float, float]]:
-    """Return mean and standard deviation of the figures of a matrix of independent normals.
+    """Return mean and std, by name, of the figures of a matrix of independent normals.
 
     For a matrix of n entries, `mean` is distributed as t / sqrt(n - 1), with Student's t of
     n - 1 degrees of freedom; `z` as t of `inputs` - 1 degrees of freedom; and the energies
-    are multiples of beta variables.
-
-    Args:
-        inputs: Number of rows.
-        outputs: Number of columns.
-
-    Returns:
-        `(mean, std)` by figure: `mean`, `z`, `energy_over_inputs` and
-        `energy_over_outputs`. Figures without a finite standard deviation are omitted.
+    are multiples of beta variables. Figures without a finite standard deviation are omitted.
     """
     entries = inputs * outputs
     expected = {}
@@ -97,7 +76,7 @@ def expected_of_normals(inputs: int, outputs: int) -> dict[str, tuple[float, flo
 def expected_part(some: int, entries: int) -> tuple[float, float]:
     """Return mean and standard deviation of the fraction of energy in `some` of `entries` normals.
 
-    The fraction is a beta variable. By rotation, it holds for normalized sums of entries, too.
+    The fraction is a beta variable. By rotation, this also holds for normalized sums of entries.
     """
     part = some / entries
     return part, math.sqrt(part * (1 - part) / (entries / 2 + 1))
@@ -110,18 +89,16 @@ def effective_bias(
 
     For normalized inputs n of mean 0 and variance 1, the pre-activation of a unit is
     w . (gamma n + beta) + b. Its mean is b + w . beta. Its standard deviation is
-    |gamma w| if the channels of n are independent, which we assume. The outputs of a
-    LayerNorm sum to zero over the channels, so the mean of gamma w is subtracted there.
+    |gamma w| if the channels of n are independent, which we assume. If `centered`, n sums to
+    zero over the inputs, as after a LayerNorm, so the mean of gamma w is subtracted. The bias is
+    NaN for units whose pre-activation is constant.
 
     Args:
         matrix: Array of shape (inputs, units).
         bias: Array of shape (units,), or `None` for zeros.
         gamma: Scale of the norm, of shape (inputs,), or `None` for ones.
         beta: Offset of the norm, of shape (inputs,), or `None` for zeros.
-        centered: Whether n sums to zero over the inputs, as after a LayerNorm.
-
-    Returns:
-        float64 array of shape (units,); NaN for units whose pre-activation is constant.
+        centered: Whether n sums to zero.
     """
     scaled = matrix.astype(np.float64)
     shift = np.zeros(matrix.shape[1]) if beta is None else np.asarray(beta, np.float64) @ scaled
@@ -148,33 +125,21 @@ HIDDEN_BIAS = -0.5
 
 
 def safe_mean(fan_in: int) -> float:
-    """Return a mean that is safe for every input, `-0.5 / sqrt(fan_in)`.
+    """Return a mean in standard deviations that is safe for every input, `-0.5 / sqrt(fan_in)`.
 
     A mean of m standard deviations shifts a pre-activation by
     `m * sqrt(fan_in) * average(x) / rms(x)` of its standard deviations. The average of x
     is at most its root mean square, so this mean shifts by at most half a standard
     deviation.
-
-    Args:
-        fan_in: Number of inputs of each unit, an integer >= 1.
-
-    Returns:
-        The mean in standard deviations of the matrix.
     """
     return SAFE_SHIFT / math.sqrt(fan_in)
 
 
 def auto_mean(before: str, fan_in: int) -> float | None:
-    """Return the default mean of an MLP's first matrix, in its standard deviations.
+    """Return the default mean of an MLP's first matrix in its stds; `None` keeps the matrix.
 
-    Args:
-        before: The input of the MLP: `"layer_norm"` (untrained, over the channels),
-            `"batch_norm"`, `"normalized_activation"` (a norm after an activation) or
-            `"other"`.
-        fan_in: Number of inputs of each unit.
-
-    Returns:
-        The mean, or `None` to keep the matrix.
+    The input of the MLP is `"layer_norm"` (untrained, over the channels), `"batch_norm"`,
+    `"normalized_activation"` (a norm after an activation) or `"other"`.
     """
     if before == "normalized_activation":
         return None
@@ -182,28 +147,18 @@ def auto_mean(before: str, fan_in: int) -> float | None:
 
 
 def auto_hidden_bias(before: str) -> float | None:
-    """Return the default initial hidden bias of an MLP, in pre-activation standard deviations.
+    """Return the default hidden bias of an MLP in pre-activation stds; `None` keeps the bias.
 
-    Args:
-        before: See `auto_mean`.
-
-    Returns:
-        The hidden bias after a LayerNorm or BatchNorm, where the scale of the input is known;
-        `None` elsewhere, to keep the bias.
+    There is one only after a LayerNorm or BatchNorm, where the scale of the input is known.
     """
     return HIDDEN_BIAS if before in ("layer_norm", "batch_norm") else None
 
 
 def bias_start(hidden_bias: float, std: float, fan_in: int, mean: float) -> float:
-    """Return the initial value of the bias after a matrix, absolute.
+    """Return the absolute value of a hidden bias in standard deviations of the pre-activation.
 
-    Args:
-        hidden_bias: In standard deviations of the pre-activation, for independent
-            inputs of mean 0 and variance 1.
-        std: Standard deviation of the matrix, absolute.
-        fan_in: Number of inputs of each unit.
-        mean: Mean of the matrix in standard deviations, which widens the distribution of
-            the pre-activation; 0 if the inputs sum to zero.
+    The inputs are independent, of mean 0 and variance 1. The mean of the matrix, in its
+    standard deviations `std`, widens the pre-activation; pass 0 if the inputs sum to zero.
     """
     return hidden_bias * std * math.sqrt(fan_in * (1 + mean**2))
 
@@ -224,28 +179,7 @@ def mean_shifted(
     input_axes: tuple[int, ...] | None = None,
     output_axes: tuple[int, ...] | None = None,
 ) -> np.ndarray:
-    """Sample W = s (Z + mean), a variance-scaled weight with a nonzero mean.
-
-    Z has mean 0 and variance 1, and s = sqrt(scale / fan).
-
-    Args:
-        shape: Shape of the weight.
-        mean: Mean of W, in standard deviations s.
-        scale: Positive number, the variance times the fan.
-        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"`.
-        distribution: Distribution of Z, one of `DISTRIBUTIONS`.
-        seed: Integer >= 0.
-        input_axes: See `fans`.
-        output_axes: See `fans`.
-
-    Returns:
-        float32 array of the given shape.
-
-    Reference:
-
-    - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs"
-      (arXiv:2602.07156).
-    """
+    """Sample W = s (Z + mean), where Z has mean 0 and variance 1 and s = sqrt(scale / fan)."""
     std = scaled_std(*fans(shape, input_axes, output_axes), scale=scale, mode=mode)
     return sample(distribution, shape, seed, mean=mean * std, std=std)
 
@@ -255,18 +189,9 @@ def shifted_to_mean(
     mean: float,
     rounded: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Shift a weight to a mean in units of its own standard deviation.
+    """Shift a float32 weight to a mean in units of its own standard deviation, idempotently.
 
-    The scale, the distribution and any other structure of the weight are preserved.
-    The operation is idempotent.
-
-    Args:
-        values: float32 array of at least two different values.
-        mean: The new mean, in standard deviations of `values` about their mean.
-        rounded: Function that rounds a float32 array to the precision of the weight, if lower.
-
-    Returns:
-        float32 array of the same shape.
+    `rounded` rounds an array to the precision of the weight, if that is not float32.
     """
     before, std = array_moments(values)
     error = abs(before / std - mean)
@@ -282,3 +207,29 @@ def shifted_to_mean(
             break
         values, error = nearest, now
     return values
+
+
+def random_signs(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Sample +1 or -1 for each entry, as a float32 array."""
+    return np.copysign(np.float32(1), sample("uniform", shape, seed))
+
+
+def with_signs_in_mean(values: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, float]:
+    """Give the mean of a weight a sign for each entry: its norm without its mean.
+
+    The operation is idempotent: `signs` that the weight contains already are replaced.
+
+    Args:
+        values: float32 array.
+        signs: Array of its shape, of +1 and -1.
+
+    Returns:
+        float32 array of the same shape and, up to sampling error, norm; and its standard
+        deviation without the signs, in that of `values`.
+    """
+    mean, std = array_moments(values)
+    values = values - np.float32(mean)
+    signs = signs - signs.mean(dtype=np.float32)
+    values -= (np.vdot(values, signs) / np.vdot(signs, signs)) * signs
+    _, rest = array_moments(values)
+    return values + np.float32(mean / std * rest) * signs, rest / std

@@ -8,12 +8,12 @@ shape and each ratio of the strengths, and every product gets its own random fra
 import dataclasses
 import functools
 import math
+import threading
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_mimetic._cache import BoundedCache
 from keras_mimetic._numerics.random import fold_in, in_threads, sample
 from keras_mimetic._numerics.random_frame import random_frame
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 SHARED_FROM = 256
 # Seed of all shared decompositions.
 _SHARED_SEED = 0x6D696D65746963
-# Limit of their cache, in bytes.
-_KEPT_BYTES = 2**29
+# One thread decomposes a product, and others wait for it.
+_LOCK = threading.Lock()
 # Rows of a large matrix product per task of a thread.
 _ROWS = 256
 # Range of the strengths whose products float32 can hold.
@@ -39,7 +39,7 @@ def one_blas_thread() -> AbstractContextManager:
 
 @functools.cache
 def _libraries() -> "ThreadpoolController":
-    """Find the BLAS libraries. The result is cached: finding them takes milliseconds."""
+    """Find the BLAS libraries, which takes milliseconds."""
     import scipy.linalg  # noqa: F401  (loads the BLAS of SciPy)
     from threadpoolctl import ThreadpoolController
 
@@ -83,8 +83,7 @@ def factors(
         identity: Weight of the identity; must be 0 if the product is not square.
         seed: Integer >= 0.
         is_shared: Whether to use the shared decomposition; `None` decides by the width.
-        threads: Maximum number of threads. The default is one per processor. The result
-            does not depend on it.
+        threads: Maximum number of threads, which does not change the result.
 
     Returns:
         `(L, R)`, float32, of shapes `(rows, rank)` and `(rank, columns)`.
@@ -202,10 +201,6 @@ class Core:
     right: np.ndarray
     has_one_frame: bool
 
-    @property
-    def bytes(self) -> int:
-        return self.left.nbytes + self.right.nbytes
-
 
 def framed(
     core: Core, rows: int, columns: int, seed: int, threads: int | None = None
@@ -239,10 +234,18 @@ def shared_core(
     if not noise:
         roots = np.full(rank, math.sqrt(abs(identity)), np.float32)
         return Core(roots, np.float32(math.copysign(1, identity)) * roots, True)
-    key = (rows, columns, rank, noise, identity, seed)
+    with _LOCK:
+        return _decomposed(rows, columns, rank, noise, identity, seed)
+
+
+# A core is at most as large as W_V and W_O of one layer, so a few are kept between calls.
+@functools.lru_cache(maxsize=8)
+def _decomposed(
+    rows: int, columns: int, rank: int, noise: float, identity: float, seed: int
+) -> Core:
     if identity:
-        return _kept.get(key, lambda: _one_frame_core(rows, rank, noise, identity, seed))
-    return _kept.get(key, lambda: _two_frames_core(rows, columns, rank, noise, seed))
+        return _one_frame_core(rows, rank, noise, identity, seed)
+    return _two_frames_core(rows, columns, rank, noise, seed)
 
 
 def _one_frame_core(dim: int, rank: int, noise: float, identity: float, seed: int) -> Core:
@@ -268,11 +271,3 @@ def _two_frames_core(rows: int, columns: int, rank: int, noise: float, seed: int
     # Square roots of the singular values, from eigenvalues that are their squares.
     roots = (np.maximum(values, 0) ** 0.25).astype(np.float32)
     return Core(roots, roots, False)
-
-
-_kept: BoundedCache[Core] = BoundedCache(_KEPT_BYTES, lambda core: core.bytes)
-
-
-def clear_decompositions(larger_than: int = 2**24) -> None:
-    """Free the shared decompositions that are larger than this number of bytes."""
-    _kept.clear(larger_than)

@@ -75,16 +75,11 @@ _ERFINV_TAIL = [
 
 
 def to_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> Tail:
-    """Turn uniforms into unit normals, sqrt(2) erfinv(u), in place.
+    """Turn float32 `SCALE` times uniforms in (-1, 1), never 0, into unit normals in place.
 
-    Args:
-        x: float32 array of `SCALE` times uniforms u in (-1, 1), never 0.
-        scratch: `SCRATCH` float32 arrays of the shape of `x`.
-
-    Returns:
-        The tail, which the caller has to write: positions in `x` of uniforms near +-1, and
-        the arguments of `tail_normals` for them. The tail is small, and cheaper to compute
-        for many blocks at once.
+    They are sqrt(2) erfinv(u). The positions near +-1 are returned with the arguments of
+    `tail_normals`, which the caller writes there: the tail is small, and cheaper to compute for
+    many blocks at once. `scratch` is `SCRATCH` arrays like `x`.
 
     Reference:
 
@@ -100,15 +95,7 @@ def to_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> Tail:
 
 
 def tail_normals(x: np.ndarray, log: np.ndarray) -> np.ndarray:
-    """Return the normals of uniforms near +-1, where log(1 - u**2) <= -5.
-
-    Args:
-        x: float32 array of `SCALE` times uniforms u.
-        log: log(1 - u**2), as `to_normals` gives it.
-
-    Returns:
-        float32 array.
-    """
+    """Return the normals of `SCALE` times uniforms u, for log = log(1 - u**2) <= -5."""
     root = np.sqrt(-log)
     root -= _TAIL_CENTER
     values = _polynomial(_ERFINV_TAIL, root, np.empty_like(root))
@@ -118,10 +105,7 @@ def tail_normals(x: np.ndarray, log: np.ndarray) -> np.ndarray:
 
 
 def to_truncated_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> None:
-    """Turn uniforms into unit normals with |value| <= 2, in place.
-
-    Arguments are those of `to_normals`. There is no tail in this range.
-    """
+    """Turn such uniforms into unit normals with |value| <= 2, in place; there is no tail."""
     x *= _MASS
     log, values, rest, spare = scratch
     _log_of_one_minus_square(x, log, values, rest, spare)

@@ -18,12 +18,7 @@ _FREQUENCIES_BY_POSITION, _MAX_FREQUENCIES = 4, 1024
 
 
 def sin_cos(positions: np.ndarray, width: int) -> np.ndarray:
-    """Return sines, then cosines, of positions: shape (positions, width).
-
-    Args:
-        positions: Positions, shape (n,).
-        width: Number of channels; an odd one leaves the last channel zero.
-    """
+    """Return sines, then cosines, of n positions: (n, width); an odd width ends with zeros."""
     half = width // 2
     frequencies = _LONGEST ** (-np.arange(half) / max(half, 1))
     angles = np.asarray(positions, np.float64)[:, None] * frequencies
@@ -32,16 +27,7 @@ def sin_cos(positions: np.ndarray, width: int) -> np.ndarray:
 
 
 def sin_cos_table(shape: tuple[int, ...], width: int, rms: float) -> np.ndarray:
-    """Return the table of a sequence or of the patches of an image.
-
-    Args:
-        shape: The number of positions (n,), or rows and columns of patches (h, w).
-        width: Number of channels.
-        rms: Root mean square entry of the table.
-
-    Returns:
-        Array of shape (product of `shape`, width) in float32.
-    """
+    """Return the float32 table of n positions (n,), or of rows and columns of patches (h, w)."""
     if len(shape) == 1:
         table = sin_cos(np.arange(shape[0]), width)
     else:
@@ -58,18 +44,11 @@ def same_norm(table: np.ndarray, seed: int) -> np.ndarray:
 
 
 def explained_by_sinusoids(table: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return the part of a table's energy that one sinusoid for each channel explains.
+    """Return the fraction of a table's energy that one sinusoid for each channel explains.
 
     Each channel, less its mean over positions, is projected onto the sine and cosine of the
-    frequency that fits it best; in an image onto those of the row or of the column.
-
-    Args:
-        table: Shape (product of `shape`, width).
-        shape: See `sin_cos_table`.
-
-    Returns:
-        A number in [0, 1]; NaN for a table whose positions are all equal. Independent
-        entries give about 2 ln(n) / n for n positions.
+    frequency that fits it best; in an image (h, w) onto those of the row or of the column.
+    Independent entries give about 2 ln(n) / n for n positions; equal positions give NaN.
     """
     centered = table.astype(np.float64).reshape(*shape, -1)
     centered = centered - centered.mean(axis=tuple(range(len(shape))))

@@ -2,9 +2,9 @@
 
 Guarantee. Value `i` of a sample depends only on the distribution, the seed and
 `i`. Its random bits are the raw output of NumPy's `Philox` bit generator, keyed
-by `SeedSequence(seed)`. NumPy promises to keep both streams, unlike those of
-`numpy.random.Generator`'s distributions. The conversion from bits to numbers is
-ours. It uses only float32 operations that IEEE 754 rounds exactly (+, -, x, /,
+by `SeedSequence(seed)`. NumPy guarantees that both streams stay the same across
+versions, unlike the distributions of `numpy.random.Generator`. The conversion from
+bits to numbers is ours. It uses only float32 operations that IEEE 754 rounds exactly (+, -, x, /,
 square root), so the same seed gives the same bits on every backend, on every
 processor and for any number of threads. Philox is counter-based, so any range of
 a large tensor can be sampled alone (`sample_range`), such as the shard of one of
@@ -36,8 +36,6 @@ from keras_mimetic._numerics.normal import (
 
 # Standard deviation of a unit normal truncated at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
-# Largest distance from the mean of each distribution, in standard deviations, rounded up.
-FARTHEST = {"uniform": 1.74, "truncated_normal": 2.28, "untruncated_normal": 5.43}
 
 # Philox makes four 64-bit words, which are eight values, per count of its counter.
 _PER_COUNT = 8
@@ -53,27 +51,15 @@ _UNIT = np.array(1 / SCALE, np.float32)
 
 
 def check_seed(seed: Any) -> int:
-    """Return `seed` as a Python `int` of any size.
-
-    Raises:
-        TypeError: if it is not an integer. A bool is rejected, too.
-        ValueError: if it is negative.
-    """
+    """Return `seed` as a Python `int` of any size, or raise."""
     return check_integer("seed", seed, minimum=0)
 
 
 def fold_in(seed: int, *path: int) -> int:
-    """Return the 128-bit seed of a sub-stream.
+    """Return the 128-bit seed of the sub-stream that the integers in `path` identify.
 
     Sub-streams of one seed, and of neighboring seeds, are independent (see
     `numpy.random.SeedSequence`).
-
-    Args:
-        seed: Integer >= 0.
-        *path: Integers >= 0 that identify the sub-stream.
-
-    Returns:
-        An integer in [0, 2**128).
     """
     words = np.random.SeedSequence(seed, spawn_key=path).generate_state(4, np.uint32)
     return sum(int(word) << (32 * position) for position, word in enumerate(words))
@@ -93,33 +79,13 @@ def sample(
     std: float = 1.0,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Sample a float32 array from a distribution with the given mean and std.
+    """Sample a float32 array, filled in C order, from a distribution of the given mean and std.
 
-    Args:
-        distribution: `"uniform"`, `"untruncated_normal"`, or
-            `"truncated_normal"`, which is cut at two standard deviations of the
-            normal distribution on either side.
-        shape: Tuple of integers >= 0.
-        seed: Integer >= 0.
-        mean: Mean of the distribution, absolute.
-        std: Standard deviation, absolute. For `"truncated_normal"` it is that
-            of the truncated distribution.
-        threads: Maximum number of threads. The default is one per processor.
-            The result does not depend on it.
+    A `"truncated_normal"` is cut at two standard deviations of the normal distribution; `std`
+    is that after the cut. The number of threads, by default one per processor, does not change
+    the values.
 
-    Returns:
-        float32 array of the given shape, filled in C order.
-
-    Raises:
-        TypeError: for a shape or seed of the wrong type.
-        ValueError: for an unknown distribution, or a negative size or seed.
-
-    Example:
-
-    >>> sample("uniform", (2, 3), seed=0).shape
-    (2, 3)
-
-    Reference:
+    References:
 
     - [Salmon et al., 2011](https://doi.org/10.1145/2063384.2063405), "Parallel
       random numbers: as easy as 1, 2, 3": the generator.
@@ -142,23 +108,7 @@ def sample_range(
     std: float = 1.0,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Sample values `start` to `stop` of the infinite sequence that `sample` begins.
-
-    `sample_range(d, a, b, seed)` equals `sample(d, shape, seed).ravel()[a:b]`
-    without sampling the rest. Other arguments, units and errors are those of `sample`.
-
-    Args:
-        distribution: See `sample`.
-        start: Index of the first value, an integer >= 0.
-        stop: Index after the last value, an integer >= `start`.
-        seed: See `sample`.
-        mean: See `sample`.
-        std: See `sample`.
-        threads: See `sample`.
-
-    Returns:
-        float32 array of shape `(stop - start,)`.
-    """
+    """Return `sample(...).ravel()[start:stop]` of any shape that is large enough, sampled alone."""
     check_choice("distribution", distribution, DISTRIBUTIONS)
     start = check_integer("start", start, minimum=0)
     stop = check_integer("stop", stop, minimum=start)
@@ -221,13 +171,10 @@ def _aligned(size: int) -> np.ndarray:
 def _symmetric_uniforms(
     key: np.ndarray, start: int, out: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Fill an array, block by block, with uniforms from index `start` on, times `SCALE`.
+    """Fill an array with `SCALE` times uniforms from index `start` on; yield positions and blocks.
 
     The uniforms lie on the grid (2 k + 1) / 2**24 in (-1, 1). They are symmetric about
     zero and never 0 or +-1, so later steps need no guards. Every step is exact in float32.
-
-    Yields:
-        The position of each block in `out`, and the block.
     """
     count = start // _PER_COUNT
     generator = np.random.Philox(key=key, counter=count)

@@ -6,22 +6,12 @@ from keras_mimetic._numerics.random import sample
 
 
 def random_frame(count: int, dim: int, seed: int) -> np.ndarray:
-    """Sample orthonormal vectors from the uniform distribution (Haar measure).
+    """Sample `count` <= `dim` orthonormal rows from the uniform distribution (Haar measure).
 
     They are distributed like Q in the QR decomposition of independent normals where R has
     a positive diagonal. The reflections of that decomposition are functions of independent
-    normals, so they are sampled directly, without a decomposition.
-
-    Args:
-        count: Number of vectors, at most `dim`.
-        dim: Dimension of the vectors.
-        seed: Integer >= 0.
-
-    Returns:
-        float32 array of shape `(count, dim)` whose rows are orthonormal to about 1e-6.
-
-    Raises:
-        RuntimeError: if LAPACK reports an error.
+    normals, so they are sampled directly, without a decomposition. Rows are orthonormal to
+    about 1e-6, in float32.
 
     Reference:
 

@@ -18,6 +18,8 @@ DT = 1.0
 # Ours: accounts say that the product of the two projections is near the identity and
 # that they are not equal.
 CORRELATION = 0.9
+# float32 must hold the decay rate, exp(a_log). Far smaller rates erase the state already.
+MAX_A_LOG = 80
 
 # The ranges of Mamba-2's reference implementation.
 _DECAYS = (1.0, 16.0)
@@ -33,23 +35,13 @@ def in_projection(
     input_dependent_dt: bool,
     seed: int,
 ) -> np.ndarray:
-    """Sample the projection of the input to gate, x, B, C and dt, in this order.
+    """Sample the projection (width, columns) of the input to gate, x, B, C and dt, in this order.
 
     All columns are uniform with variance 1 / (3 width), as in Mamba-2's
     implementation. Those of C become `correlation W_B + sqrt(1 - correlation^2) W_C`,
     of the same variance, so that each group's W_C^T W_B is `correlation` W_B^T W_B plus
-    noise: near a multiple of the identity, as far as its rank allows.
-
-    Args:
-        shape: (width, columns), the width that of the input.
-        num_heads: Columns of dt.
-        bc_dim: Columns of B, and of C: `num_groups * state_dim`.
-        correlation: Correlation of each weight of C with its partner in B, in [-1, 1].
-        input_dependent_dt: Whether dt depends on the token. If not, its columns are zero.
-        seed: Integer >= 0.
-
-    Returns:
-        float32 array of that shape.
+    noise: near a multiple of the identity, as far as its rank allows. There are `bc_dim`
+    columns of B and of C, and `num_heads` of dt, which are zero unless dt depends on the token.
     """
     kernel = sample("uniform", shape, fold_in(seed, 0), std=_std(shape[0]))
     b, c, dt = parts(shape[1], num_heads, bc_dim)
@@ -71,17 +63,10 @@ def parts(columns: int, num_heads: int, bc_dim: int) -> tuple[slice, slice, slic
 
 
 def log_decays(shape: tuple[int], *, a_log: float | None, seed: int) -> np.ndarray:
-    """Sample the logarithm of each head's decay rate.
+    """Return `a_log`, the logarithm of the decay rate, for each head; `None` samples Mamba-2's own.
 
-    Args:
-        shape: (num_heads,).
-        a_log: The value of all heads; -8 is hardly any decay: with dt = 1 the state
-            keeps exp(-exp(-8)) = 0.9997 of itself. `None` is Mamba-2's own: decay rates
-            uniform in (1, 16).
-        seed: Integer >= 0.
-
-    Returns:
-        float32 array of that shape.
+    With -8 and dt = 1, the state keeps exp(-exp(-8)) = 0.9997 of itself. Mamba-2's decay rates
+    are uniform in (1, 16).
     """
     if a_log is not None:
         with np.errstate(over="ignore"):
@@ -90,16 +75,9 @@ def log_decays(shape: tuple[int], *, a_log: float | None, seed: int) -> np.ndarr
 
 
 def dt_biases(shape: tuple[int], *, dt: float | None, seed: int) -> np.ndarray:
-    """Sample each head's `dt_bias`; dt = softplus(dt_bias) where the projection adds 0.
+    """Return each head's `dt_bias`, where dt = softplus(dt_bias); `None` samples Mamba-2's own dt.
 
-    Args:
-        shape: (num_heads,).
-        dt: The value of all heads, > 0. `None` is Mamba-2's own: logarithms uniform
-            between those of 0.001 and 0.1.
-        seed: Integer >= 0.
-
-    Returns:
-        float32 array of that shape.
+    Its logarithms are uniform between those of 0.001 and 0.1.
     """
     if dt is not None:
         values = np.full(shape, dt)
@@ -112,16 +90,9 @@ def dt_biases(shape: tuple[int], *, dt: float | None, seed: int) -> np.ndarray:
 
 
 def conv_kernel(shape: tuple[int, int], *, identity: bool, seed: int) -> np.ndarray:
-    """Sample the causal filters of all channels.
+    """Return causal filters (taps, channels), the last tap at the current position.
 
-    Args:
-        shape: (taps, channels); the last tap is that of the current position.
-        identity: Whether they are the identity. If not, they are Mamba-2's own: uniform
-            with variance 1 / (3 taps).
-        seed: Integer >= 0.
-
-    Returns:
-        float32 array of that shape.
+    They are the identity, or Mamba-2's own: uniform with variance 1 / (3 taps).
     """
     if not identity:
         return sample("uniform", shape, fold_in(seed, 3), std=_std(shape[0]))
@@ -131,14 +102,14 @@ def conv_kernel(shape: tuple[int, int], *, identity: bool, seed: int) -> np.ndar
 
 
 def conv_bias(shape: tuple[int], *, taps: int, identity: bool, seed: int) -> np.ndarray:
-    """Sample the biases of these filters: zero for the identity, else like the filters."""
+    """Return the biases of `conv_kernel`: zero for the identity, else sampled like it."""
     if identity:
         return np.zeros(shape, np.float32)
     return sample("uniform", shape, fold_in(seed, 4), std=_std(taps))
 
 
 def out_projection(shape: tuple[int, int], *, seed: int) -> np.ndarray:
-    """Sample the output projection as Mamba-2: uniform with variance 1 / (3 fan_in)."""
+    """Sample the output projection like Mamba-2: uniform with variance 1 / (3 fan_in)."""
     return sample("uniform", shape, fold_in(seed, 5), std=_std(shape[0]))
 
 
@@ -161,15 +132,10 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Return the cosine of the angle between two arrays; NaN if one is zero."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a) * np.linalg.norm(b)
-    # Clipped so that rounding does not give what `initialize` refuses.
-    return float(np.clip((a * b).sum() / norms, -1, 1)) if norms else float("nan")
+    return float((a * b).sum() / norms) if norms else float("nan")
 
 
 def last_tap_energy(kernel: np.ndarray) -> float:
-    """Return the part of a convolution's energy in its last tap; NaN for a kernel of zeros.
-
-    Args:
-        kernel: Of shape (taps, channels).
-    """
+    """Return the last tap's fraction of the energy of a kernel (taps, channels); NaN for zeros."""
     taps = np.square(kernel, dtype=np.float64).sum(axis=1)
     return float(taps[-1] / taps.sum()) if taps.any() else float("nan")

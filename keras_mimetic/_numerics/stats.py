@@ -5,12 +5,6 @@ import statistics
 from collections.abc import Iterable
 
 
-def median(values: Iterable[float]) -> float | None:
-    """Return the median of the finite values, or `None` if there are none."""
-    defined = [value for value in values if math.isfinite(value)]
-    return statistics.median(defined) if defined else None
-
-
 def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
     """Return mean and standard deviation of the finite values; NaN if there are none."""
     defined = [value for value in values if math.isfinite(value)]

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._tracing.graph import Call, walk_back
 from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.recorder import is_composite
@@ -88,7 +89,7 @@ def hides_later(x: Any) -> bool:
     if len(shape) < 2 or not 2 <= shape[-2] <= shape[-1]:
         return False
     corner = x[(0,) * (len(shape) - 2)][:_ENTRIES, shape[-1] - shape[-2] :][:, :_ENTRIES]
-    matrix = np.asarray(keras.ops.convert_to_numpy(corner)).astype(np.float64)
+    matrix = values_of(corner).astype(np.float64)
     later = matrix[np.triu_indices(len(matrix), 1)]
     differs = np.tril(matrix != later[0])
     return bool((later == later[0]).all() and differs.any(axis=1).all())

@@ -135,7 +135,9 @@ def values_of(variable: Any) -> np.ndarray:
     """Return the values of a variable, a `Part` or a tensor as a float32 array."""
     if isinstance(variable, Part):
         return variable.take(values_of(variable.variable))
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
+    x = keras.ops.cast(variable, "float32")
+    # Not by NumPy's `__array__`, for which torch gives a DeprecationWarning.
+    return x.detach().cpu().numpy().copy() if hasattr(x, "detach") else np.array(x)
 
 
 def rounded_to(dtype: str, values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._patterns.inverted_residuals import inverted_residuals
-from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of
+from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
 from keras_mimetic._patterns.mlp_match import INNER_NORM, INVERTED, consumers_of, follows, match_mlp
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
@@ -50,9 +50,6 @@ class MLPSite(Site):
             times in different contexts.
         norm: The LayerNormalization or BatchNormalization before the MLP, or `None`.
         second: The second projection, or `None` if it is unknown.
-        activated_in: The projection where the activated hidden units can be observed:
-            `"first"` if it applies the activation itself, `"second"` if its input is the
-            output of the activation, or `""` if a normalization follows the activation.
         inner_norm: The centered LayerNormalization or BatchNormalization directly before the
             activation, whose beta is the hidden bias, or `None`.
         default_skip: See `Site`.
@@ -63,7 +60,6 @@ class MLPSite(Site):
     before: Before = "other"
     norm: Any = None
     second: Any = None
-    activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
     default_skip: str = ""
 
@@ -143,7 +139,6 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             before="normalized_activation" if is_activated else _kind(norm),
             norm=norm,
             second=None if match.end is None else match.end.operation,
-            activated_in=match.activated_in,
             inner_norm=inner_norm,
             skip_reason=skip_reason,
             default_skip=match.default_skip,
@@ -178,7 +173,6 @@ def _merged(earlier: MLPSite, site: MLPSite) -> MLPSite:
         before=site.before if earlier.before == site.before else "other",
         norm=site.norm if earlier.norm is site.norm else None,
         second=site.second if same_end else None,
-        activated_in=site.activated_in if same_end else "",
         inner_norm=site.inner_norm if same_norm else None,
         skip_reason=site.skip_reason or earlier.skip_reason or ("" if same_norm else INNER_NORM),
         default_skip=site.default_skip or earlier.default_skip,
@@ -225,6 +219,5 @@ def _is_untrained(norm: Any) -> bool:
     """Return whether gamma and beta of a LayerNormalization are untrained."""
     untrained = ((norm.gamma, 1.0), (norm.beta, 0.0))
     return all(
-        variable is None or np.all(keras.ops.convert_to_numpy(variable) == value)
-        for variable, value in untrained
+        variable is None or np.all(values_of(variable) == value) for variable, value in untrained
     )

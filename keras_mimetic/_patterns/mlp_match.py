@@ -62,7 +62,6 @@ class Match:
     skip_reason: str = ""
     default_skip: str = ""
     end: Call | None = None
-    activated_in: Literal["first", "second", ""] = ""
     inner_norm: Any = None
     gate: np.ndarray | None = None
 
@@ -154,9 +153,8 @@ def match_mlp(number: int, graph: Graph, consumers: Consumers) -> Match | None:
     is_gate = is_gate or gate is not None
     if gated and not is_gate:
         skip_reason = BOTH_HALVES if activated or sliced else LINEAR_BRANCH
-    activated_in: Any = "first" if function is not None else "" if normalized else "second"
     default_skip = GATED if is_gate else ODD if is_odd else ""
-    return Match(skip_reason, default_skip, end, activated_in, inner_norm, gate)
+    return Match(skip_reason, default_skip, end, inner_norm, gate)
 
 
 def follows(end: Call, graph: Graph, consumers: Consumers) -> Literal["residual", "output", ""]:

@@ -13,19 +13,31 @@ from keras_mimetic._patterns.kernels import values_of
 _TRUNCATED = 0.87962566103423978
 
 
-def rms_to_keep(variable: Any, initializer: Any) -> float:
+def rms_to_keep(variable: Any, initializer: Any, axes: int) -> tuple[float, bool]:
     """Return the root mean square entry that new values of a variable keep.
 
     It is what the variable's initializer means, so that it does not depend on its
-    samples, or the variable's own where its values are no sample of that.
+    samples, or the variable's own where its values are no sample of that, nor structured ones.
+
+    Args:
+        variable: The variable.
+        initializer: Its initializer.
+        axes: Number of last axes along which the values are independent, as filters are.
+
+    Returns:
+        The root mean square, and whether it is what the initializer means.
     """
     shape = tuple(variable.shape)
-    own = float(np.sqrt(np.mean(np.square(values_of(variable), dtype=np.float64))))
+    squares = np.square(values_of(variable), dtype=np.float64)
+    own = math.sqrt(squares.mean())
     meant = rms_of(initializer, shape)
-    if not meant:
-        return own
-    # Five standard errors of the root mean square of normals.
-    return meant if abs(own / meant - 1) < 5 / np.sqrt(2 * math.prod(shape)) else own
+    if not meant or not own:
+        return own, False
+    samples = squares.reshape(-1, math.prod(shape[-axes:])).mean(axis=0)
+    # Of few samples, the error is that of normals that are constant in each.
+    error = samples.std() if len(samples) > 15 else math.sqrt(2) * meant**2
+    is_meant = abs(own**2 - meant**2) < 6 * error / math.sqrt(len(samples))
+    return (meant, True) if is_meant else (own, False)
 
 
 def rms_of(initializer: Any, shape: tuple[int, ...]) -> float | None:

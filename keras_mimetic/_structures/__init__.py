@@ -42,6 +42,5 @@ __all__ = [
     "Rules",
     "Structure",
     "StructureName",
-    "StructureSettings",
     "Structures",
 ]

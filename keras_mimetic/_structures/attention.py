@@ -16,9 +16,8 @@ from keras_mimetic._numerics.attention import (
     sample_pair,
     strengths,
 )
-from keras_mimetic._numerics.noise_plus_identity import clear_decompositions, one_blas_thread
+from keras_mimetic._numerics.noise_plus_identity import one_blas_thread
 from keras_mimetic._numerics.random import in_threads
-from keras_mimetic._numerics.stats import median
 from keras_mimetic._patterns.attention import LAYERS, AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._structures.base import (
@@ -29,7 +28,6 @@ from keras_mimetic._structures.base import (
     Kind,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Shapes,
     Skip,
@@ -149,7 +147,7 @@ class Attention(Structure):
                 notes[role] = f"{note} ({why})" if why else note
         return NewWeights(values, notes) if values else Skip(why)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: AttentionSite, weights: Weights, seed: int) -> Weights:
         controls = same_norms(tuple(weights.values()), seed)
         return dict(zip(weights, controls, strict=True))
 
@@ -190,25 +188,6 @@ class Attention(Structure):
 
     def untrained_key(self, site: AttentionSite) -> Hashable:
         return site.known_pairs
-
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Fit each pair to the sites where it works on one stream; `None` if there are none."""
-        settings: dict[str, Any] = {}
-        for pair in PAIRS:
-            own = [reading for reading in readings if reading.site.pairs[pair]]
-            noise, identity = (
-                median(x for reading in own for x in reading.values.get((pair, name), []))
-                for name in ("noise", "identity")
-            )
-            if noise is None or identity is None:
-                settings[pair] = None
-            else:
-                # Keep noise > 0: cross-attention in the other model uses the noise alone.
-                settings[pair] = (max(noise, 1e-3 * abs(identity)), identity)
-        return settings if any(settings.values()) else {}
-
-    def clear_caches(self) -> None:
-        clear_decompositions()
 
 
 def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float, float]]:

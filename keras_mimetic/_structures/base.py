@@ -1,4 +1,4 @@
-"""The interface of a structure to `initialize`, `measure` and `mimic`."""
+"""The interface of a structure to `initialize` and `measure`."""
 
 import abc
 import dataclasses
@@ -94,21 +94,6 @@ class Skip:
     reason: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """A site and its figures, from which settings are fitted.
-
-    Attributes:
-        site: The site.
-        values: Values of figures by (part, name); several for figures by head.
-        untrained: Values over all samples of untrained weights, if they are sampled.
-    """
-
-    site: Any
-    values: Mapping[tuple[str, str], list[float]]
-    untrained: Mapping[tuple[str, str], list[float]]
-
-
 class Structure(abc.ABC):
     """A structure: where it belongs, how to sample it, and how to measure it.
 
@@ -157,16 +142,12 @@ class Structure(abc.ABC):
         """Sample structured weights of a site, as a function of the seed."""
 
     @abc.abstractmethod
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: Any, weights: Weights, seed: int) -> Weights:
         """Return weights without structure, with the norms of those that `sample` returned."""
 
     @abc.abstractmethod
     def measure(self, site: Any, weights: Weights) -> Measured:
         """Return the figures of a site, from the values of all its variables."""
-
-    @abc.abstractmethod
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Fit settings to measured figures; return `{}` if there are none."""
 
     def untrained(self, shapes: Shapes, seed: int) -> Weights:
         """Sample the values of all variables as in an untrained model, at an arbitrary scale."""
@@ -185,9 +166,6 @@ class Structure(abc.ABC):
         Sites with equal keys and shapes share samples. `None` disables sharing.
         """
         return None
-
-    def clear_caches(self) -> None:  # noqa: B027
-        """Free large caches that sites share."""
 
 
 def normal_samples(shapes: Shapes, seed: int) -> Weights:

@@ -7,15 +7,9 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_number, check_positive
+from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
-from keras_mimetic._numerics.depthwise import (
-    clear_forms,
-    empirical_covariance,
-    fit_over_depth,
-    fit_sigma,
-)
-from keras_mimetic._numerics.stats import mean_and_std
+from keras_mimetic._numerics.depthwise import empirical_covariance, fit_sigma
 from keras_mimetic._patterns.depth import depths
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
@@ -24,7 +18,6 @@ from keras_mimetic._structures.base import (
     FigureSpec,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Skip,
     Structure,
@@ -119,7 +112,7 @@ class Depthwise(Structure):
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {
             "gain": check_gain("gain", settings["gain"], more=("keep",)),
-            "sigma_0": check_positive("sigma_0", settings["sigma_0"]),
+            "sigma_0": check_number("sigma_0", settings["sigma_0"], above=0),
             "velocity": check_number("velocity", settings["velocity"]),
             "acceleration": check_number("acceleration", settings["acceleration"]),
         }
@@ -142,17 +135,20 @@ class Depthwise(Structure):
     def sample(self, site: DepthwiseSite, settings: Settings, seed: int) -> NewWeights | Skip:
         kernel = site.weights["kernel"]
         shape = tuple(kernel.shape)
-        rms = _rms(site, settings["gain"])
+        rms, is_expected = _rms(site, settings["gain"])
         if not rms:
             return Skip("its filters are zero: set `gain` to write them")
         sigma = _sigma(site, settings)
         filters = depthwise.depthwise_filters(
             shape[:-2], shape[-2] * shape[-1], sigma=sigma, rms=rms, seed=seed
         )
+        if not is_expected:
+            # The scale of a second call must not depend on the sample.
+            filters *= rms / np.sqrt(np.mean(np.square(filters, dtype=np.float64)))
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
         return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: DepthwiseSite, weights: Weights, seed: int) -> Weights:
         kernel = weights["kernel"]
         return {"kernel": depthwise.same_norm(_filters(kernel), seed).reshape(kernel.shape)}
 
@@ -176,19 +172,6 @@ class Depthwise(Structure):
 
     def untrained_key(self, site: DepthwiseSite) -> Hashable:
         return ()
-
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Fit sigma to the layers that the closed form explains better than untrained ones."""
-        found = [
-            (reading.site.depth, reading.values["kernel", "sigma"][0])
-            for reading in readings
-            if reading.values["kernel", "explained"][0]
-            > _highest(reading.untrained["kernel", "explained"])
-        ]
-        return fit_over_depth(*map(list, zip(*found, strict=True))) if found else {}
-
-    def clear_caches(self) -> None:
-        clear_forms()
 
 
 def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
@@ -216,12 +199,12 @@ def _sigma(site: DepthwiseSite, settings: Settings) -> float:
     return sigma
 
 
-def _rms(site: DepthwiseSite, gain: float | str) -> float:
-    """Return the root mean square entry of new filters."""
+def _rms(site: DepthwiseSite, gain: float | str) -> tuple[float, bool]:
+    """Return the root mean square entry of new filters, and whether it is their expectation."""
     kernel = site.weights["kernel"]
     if gain == "keep":
-        return rms_to_keep(kernel, _initializer(site.layer))
-    return depthwise.rms_of_gain(tuple(kernel.shape), gain)
+        return rms_to_keep(kernel, _initializer(site.layer), axes=2)
+    return depthwise.rms_of_gain(tuple(kernel.shape), gain), True
 
 
 def _initializer(layer: Any) -> Any:
@@ -233,12 +216,6 @@ def _initializer(layer: Any) -> Any:
 def _filters(kernel: np.ndarray) -> np.ndarray:
     """Return the filters along one last axis, for either layout of the kernel."""
     return kernel.reshape(*kernel.shape[:-2], -1)
-
-
-def _highest(untrained: list[float]) -> float:
-    """Return an upper limit for untrained weights, even over many layers."""
-    mean, std = mean_and_std(untrained)
-    return max(mean + 4 * std, *untrained)
 
 
 def _is_causal(call: Call) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import AUTO, check_flag, check_number, is_auto
+from keras_mimetic._checks import AUTO, check_number, is_auto
 from keras_mimetic._numerics.mlp import (
     HIDDEN_BIAS,
     auto_hidden_bias,
@@ -16,10 +16,13 @@ from keras_mimetic._numerics.mlp import (
     effective_bias,
     energy_of_ones,
     expected_of_normals,
+    random_signs,
     shifted_to_mean,
     standardized_mean,
+    with_signs_in_mean,
 )
-from keras_mimetic._numerics.stats import mean_and_std, median
+from keras_mimetic._numerics.random import fold_in
+from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import Part, rounded_to, values_of
 from keras_mimetic._patterns.mlp import MLPSite, find_mlps, mlp_site
 from keras_mimetic._patterns.mlp_match import INNER_NORM, WITH_DEPTHWISE
@@ -30,14 +33,12 @@ from keras_mimetic._structures.base import (
     Kind,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Shapes,
     Skip,
     Structure,
     Weights,
     normal_samples,
-    with_norms_of,
 )
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.operations import is_projection
@@ -48,7 +49,6 @@ class MLPSettings(TypedDict, total=False):
 
     mean: float | Literal["auto"] | None
     hidden_bias: float | Literal["auto"] | None
-    only_after_norm: bool
 
 
 _BEFORE = {
@@ -79,9 +79,6 @@ class MLP(Structure):
             `benchmarks/results/confirm-mlp/table.md`), and `None` elsewhere
             (`shift-0.5_bias-0.5` in `benchmarks/results/plain-mlp/table.md`). A number applies to
             every MLP, as `mean` does; `None` keeps the biases. The hidden bias is our addition.
-        only_after_norm: If `True`, numbers apply directly after a LayerNormalization or
-            BatchNormalization only, and other MLPs get `"auto"`. `measure` gives such settings
-            for models with these normalizations. Default `False`.
 
     A LayerNormalization or BatchNormalization directly before the activation cancels the mean
     and bias of the first projection. Its beta, in units of its gamma, is then the hidden
@@ -94,16 +91,11 @@ class MLP(Structure):
 
     name = "mlp"
     looks_for = "MLPs (a projection, an activation, a projection)"
-    defaults: ClassVar[Settings] = {
-        "mean": AUTO,
-        "hidden_bias": AUTO,
-        "only_after_norm": False,
-    }
+    defaults: ClassVar[Settings] = {"mean": AUTO, "hidden_bias": AUTO}
     legend = (
         "mean of the first and second matrix in standard deviations, and its z; energy of the "
         "first that is shared by all inputs and by all hidden units, in multiples of chance; "
-        "effective hidden bias in pre-activation standard deviations, mean over units; "
-        "fraction of hidden units that are off for all of the data, if data were given"
+        "effective hidden bias in pre-activation standard deviations, mean over units"
     )
     figures = (
         FigureSpec(
@@ -137,19 +129,10 @@ class MLP(Structure):
             error_bars="std",
         ),
         FigureSpec("hidden_bias", "std"),
-        FigureSpec("hidden_units", "dead", "dead units", ".1%", compare_to_untrained=False),
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        checked: dict[str, Any] = {}
-        for name, value in settings.items():
-            if name == "only_after_norm":
-                checked[name] = check_flag(name, value)
-            elif value is None or is_auto(value):
-                checked[name] = value
-            else:
-                checked[name] = check_number(name, value, "'auto', None or a finite number")
-        return checked
+        return {name: check_number(name, x, or_=(AUTO, None)) for name, x in settings.items()}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
@@ -196,13 +179,18 @@ class MLP(Structure):
             notes["bias"] = f"hidden bias {hidden_bias:+.4g} ({before})"
         return NewWeights(values, notes)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
-        controls = {}
-        if "kernel" in weights:
-            controls["kernel"] = shifted_to_mean(weights["kernel"], 0.0)
-        biases = {role: values.shape for role, values in weights.items() if role != "kernel"}
-        controls |= normal_samples(biases, seed)
-        return with_norms_of(weights, controls)
+    def control(self, site: MLPSite, weights: Weights, seed: int) -> Weights:
+        """Give means and biases a random sign for each value."""
+        controls, scale = {}, 1.0
+        for number, (role, values) in enumerate(weights.items()):
+            if role == "kernel":
+                # The same signs for every seed, so that they do not add up.
+                signs = random_signs(values.shape, fold_in(0, *site.layer_path.encode()))
+                controls[role], scale = with_signs_in_mean(values, signs)
+            else:
+                signs = random_signs(values.shape, fold_in(seed, number))
+                controls[role] = np.float32(scale) * signs * values
+        return controls
 
     def measure(self, site: MLPSite, weights: Weights) -> Measured:
         figures = []
@@ -262,15 +250,6 @@ class MLP(Structure):
         is_centered = isinstance(site.norm, keras.layers.LayerNormalization)
         return site.norm is not None, is_centered, site.inner_norm is not None
 
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        after_norms = [reading for reading in readings if _is_after_norm(reading.site)]
-        means = [reading.values["first", "mean"][0] for reading in after_norms or readings]
-        biases = [reading.values.get(("hidden_bias", "mean"), [np.nan])[0] for reading in readings]
-        if median(means) is None:
-            return {}
-        found = {"mean": median(means), "hidden_bias": median(biases)}
-        return {**found, "only_after_norm": True} if after_norms else found
-
 
 def _describe_input(site: MLPSite) -> str:
     """Return what stands before an MLP, for the report."""
@@ -299,16 +278,9 @@ def _inner_bias(weights: Weights) -> np.ndarray:
     return np.divide(beta, gamma, out=np.full_like(beta, np.nan), where=gamma > 0)
 
 
-def _is_after_norm(site: MLPSite) -> bool:
-    """Return whether a normalization, and no activation before it, precedes an MLP directly."""
-    return site.norm is not None and site.before != "normalized_activation"
-
-
 def _strengths(site: MLPSite, settings: Settings) -> tuple[float | None, float | None]:
     """Return mean and hidden bias for a site; `None` for weights that are kept."""
     mean, hidden_bias = settings["mean"], settings["hidden_bias"]
-    if settings["only_after_norm"] and not _is_after_norm(site):
-        mean, hidden_bias = AUTO, AUTO
     if is_auto(mean):
         fan_in = site.weights["kernel"].shape[-2]
         mean = None if site.default_skip else auto_mean(site.before, fan_in)

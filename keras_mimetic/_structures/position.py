@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_positive
+from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.position import explained_by_sinusoids, same_norm, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.scale import rms_to_keep
@@ -18,7 +18,6 @@ from keras_mimetic._structures.base import (
     FigureSpec,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Skip,
     Structure,
@@ -95,11 +94,7 @@ class Position(Structure):
     )
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
-        rms = settings["rms"]
-        keeps = isinstance(rms, str) and rms == "keep"
-        return {
-            "rms": rms if keeps else check_positive("rms", rms, "'keep' or a finite number > 0")
-        }
+        return {"rms": check_number("rms", settings["rms"], above=0, or_=("keep",))}
 
     def find(
         self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
@@ -118,7 +113,7 @@ class Position(Structure):
         if rms == "keep":
             initializer = getattr(site.layer, "embeddings_initializer", None)
             initializer = initializer or getattr(site.layer, "initializer", None)
-            rms = rms_to_keep(variable, initializer)
+            rms, _ = rms_to_keep(variable, initializer, axes=len(variable.shape))
         if not rms:
             return Skip("its table is zero: name an `rms`")
         before = values_of(variable)
@@ -128,7 +123,7 @@ class Position(Structure):
         note = f"sines and cosines of {grid} positions"
         return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: PositionSite, weights: Weights, seed: int) -> Weights:
         return {"table": same_norm(weights["table"], seed)}
 
     def measure(self, site: PositionSite, weights: Weights) -> Measured:
@@ -137,12 +132,6 @@ class Position(Structure):
 
     def untrained_key(self, site: PositionSite) -> Hashable:
         return site.grid, site.prefix
-
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """Keep the scale of the other model, where tables are nearer to sinusoids than noise."""
-        key = "table", "explained"
-        near = [x for x in readings if x.values[key][0] > max(x.untrained[key])]
-        return {"rms": "keep"} if near else {}
 
 
 class _Finder:
@@ -266,7 +255,7 @@ def _rows(table: np.ndarray) -> np.ndarray:
 
 def _counted(tokens: Any) -> int | None:
     """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
-    numbers = np.asarray(keras.ops.convert_to_numpy(tokens))
+    numbers = values_of(tokens)
     n = numbers.shape[-1] if numbers.ndim else 0
     return (
         n

@@ -7,11 +7,10 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 
-from keras_mimetic._checks import check_choice
+from keras_mimetic._checks import check_choice, check_number
 from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.attention import diagonal, expected_diagonal
 from keras_mimetic._numerics.mlp import expected_part
-from keras_mimetic._numerics.stats import median
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
     MAX_IMAGE_CHANNELS,
@@ -20,7 +19,6 @@ from keras_mimetic._structures.base import (
     FigureSpec,
     Measured,
     NewWeights,
-    Reading,
     Settings,
     Shapes,
     Skip,
@@ -30,11 +28,6 @@ from keras_mimetic._structures.base import (
     with_norms_of,
 )
 from keras_mimetic._tracing.graph import Graph, in_call_order
-from keras_mimetic.initializers.state_space import (
-    check_a_log,
-    check_correlation,
-    check_strength,
-)
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
 
@@ -138,9 +131,13 @@ class StateSpace(Structure):
                 f"'state_space' must not be None. Received: {settings}"
             )
         return {
-            "a_log": check_a_log("a_log", settings["a_log"]),
-            "dt": check_strength("dt", settings["dt"], positive=True),
-            "correlation": check_correlation("correlation", settings["correlation"]),
+            "a_log": check_number(
+                "a_log", settings["a_log"], high=state_space.MAX_A_LOG, or_=(None,)
+            ),
+            "dt": check_number("dt", settings["dt"], above=0, or_=(None,)),
+            "correlation": check_number(
+                "correlation", settings["correlation"], low=-1, high=1, or_=(None,)
+            ),
             "convolution": check_choice("convolution", settings["convolution"], ("identity", None)),
         }
 
@@ -185,7 +182,7 @@ class StateSpace(Structure):
             notes |= {"conv_kernel": "identity", "conv_bias": "identity"}
         return NewWeights(values, notes)
 
-    def control(self, weights: Weights, seed: int) -> Weights:
+    def control(self, site: StateSpaceSite, weights: Weights, seed: int) -> Weights:
         """Sample noise of the same norms; for `a_log` and `dt_bias`, Mamba-2's own."""
         shapes = {role: values.shape for role, values in weights.items()}
         controls = with_norms_of(weights, normal_samples(shapes, seed))
@@ -232,28 +229,6 @@ class StateSpace(Structure):
 
     def untrained_key(self, site: StateSpaceSite) -> Hashable:
         return site.bc_dim, site.num_groups
-
-    def fit_settings(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        names = (("decay", "a_log"), ("decay", "dt"), ("state", "correlation"))
-        a_log, dt, correlation = (
-            median(x for reading in readings for x in reading.values[name]) for name in names
-        )
-        if a_log is None or not dt:
-            return {}
-        beyond_half = median(
-            # Half of the way from a uniform filter's share to all of the energy. A single
-            # tap says nothing.
-            present - (1 + 1 / taps) / 2
-            for reading in readings
-            for present in reading.values["convolution", "present"]
-            if (taps := reading.site.weights["conv_kernel"].shape[0]) > 1
-        )
-        return {
-            "a_log": a_log,
-            "dt": dt,
-            "correlation": correlation,
-            "convolution": "identity" if (beyond_half or 0.0) > 0 else None,
-        }
 
 
 def _site(layer: Any, layer_path: str) -> StateSpaceSite:

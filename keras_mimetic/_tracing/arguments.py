@@ -61,6 +61,28 @@ def check_inputs(model: Any, inputs: Any) -> None:
         _check_names(model, args[0])
 
 
+def call_on_zeros(model: Any, inputs: Any) -> None:
+    """Call a model on zeros of the shapes and dtypes of `inputs`.
+
+    Raises:
+        ValueError: if the model fails.
+    """
+
+    def zeros(x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        return keras.ops.zeros(tuple(size or 1 for size in x.shape), x.dtype)
+
+    args, kwargs, _ = _given(model, inputs)
+    try:
+        model(*keras.tree.map_structure(zeros, args), **keras.tree.map_structure(zeros, kwargs))
+    except Exception as error:
+        raise ValueError(
+            "Argument `inputs` must be a valid input of the model. "
+            f"Received: {_shown(inputs)} ({type(error).__name__}: {error})"
+        ) from error
+
+
 def is_functional(layer: Any) -> bool:
     """Return whether a layer is a functional model, which has input tensors."""
     inputs = getattr(layer, "inputs", None) if isinstance(layer, keras.Model) else None

@@ -3,14 +3,15 @@
 No other module of `_tracing`, `_patterns` and `_structures` uses them.
 """
 
-import collections
 import contextlib
 import functools
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.layers import layer as keras_layer
 
@@ -53,6 +54,31 @@ def is_tensor(x: Any) -> bool:
     return bool(keras.src.backend.is_tensor(x))
 
 
+# What follows changes the state of the process, so one thread at a time does it.
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def preserve_global_state() -> Iterator[None]:
+    """Restore Python's and NumPy's random states, and Keras's counters of names and generator."""
+    names = global_state.get_global_attribute("object_name_uids")
+    before = {
+        "object_name_uids": None if names is None else names.copy(),
+        "global_seed_generator": global_state.get_global_attribute("global_seed_generator"),
+    }
+    with _lock:
+        states = random.getstate(), np.random.get_state()
+        # A new one follows Python's random state.
+        global_state.set_global_attribute("global_seed_generator", None)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            for name, value in before.items():
+                global_state.set_global_attribute(name, value)
+
+
 @contextlib.contextmanager
 def preserve_model_state(model: Any) -> Iterator[None]:
     """Restore the state that symbolic calls of a model's layers change.
@@ -79,22 +105,6 @@ def preserve_model_state(model: Any) -> Iterator[None]:
             current.update(before)
         for record, items in records:
             record[:] = items
-
-
-@contextlib.contextmanager
-def preserve_global_state() -> Iterator[None]:
-    """Restore the state from which Keras takes names and seeds of new layers."""
-    state = random.getstate()
-    names = ("object_name_uids", "global_seed_generator")
-    before = {name: global_state.get_global_attribute(name) for name in names}
-    counts = dict(before["object_name_uids"] or {})
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        before["object_name_uids"] = collections.defaultdict(int, counts)
-        for name, value in before.items():
-            global_state.set_global_attribute(name, value)
 
 
 @contextlib.contextmanager

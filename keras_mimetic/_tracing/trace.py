@@ -1,6 +1,5 @@
 """Tracing of a model: one call on symbolic tensors gives its graph."""
 
-import threading
 from typing import Any
 
 import keras
@@ -15,9 +14,6 @@ from keras_mimetic._tracing.keras_internals import (
 )
 from keras_mimetic._tracing.recorder import Recorder, is_composite
 from keras_mimetic._tracing.symbol import Symbol
-
-# Tracing patches Keras's classes and restores attributes, so one thread traces at a time.
-_lock = threading.RLock()
 
 
 def trace(model: Any, inputs: Any = None) -> Graph:
@@ -34,13 +30,7 @@ def trace(model: Any, inputs: Any = None) -> Graph:
     layers = sublayers(model)
     owners = {id(weight): layer for layer in layers for weight in own_variables(layer)}
     recorder = Recorder(graph, owners)
-    with (
-        _lock,
-        preserve_global_state(),
-        preserve_model_state(model),
-        recording_calls(),
-        recorder.on(),
-    ):
+    with preserve_global_state(), preserve_model_state(model), recording_calls(), recorder.on():
         outputs = recorder.model(model, inputs)
         flat = keras.tree.flatten(outputs)
         graph.outputs = [x.value for x in flat if isinstance(x, Symbol)]

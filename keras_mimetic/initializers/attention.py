@@ -1,12 +1,13 @@
 """The initializer of a projection that belongs to a pair."""
 
+import functools
 import math
-import threading
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
+from keras_mimetic._cache import cache_clears
 from keras_mimetic._checks import check_number, is_auto
 from keras_mimetic._numerics.attention import PAIRS, sample_pair
 from keras_mimetic._numerics.noise_plus_identity import LARGEST, SMALLEST, in_range
@@ -27,16 +28,11 @@ class AttentionProjection(NumPyInitializer):
 
     Args:
         role: `"query"`, `"key"`, `"value"` or `"output"`.
-        partner_dim: Channels of the input of the partner. For `"value"` they are those of
-            the output, and for `"output"` those of the input of the values.
-        noise: See `keras_mimetic._numerics.attention.query_key`.
-        identity: See `keras_mimetic._numerics.attention.query_key`.
+        partner_dim: Channels of the input of the partner; for `"value"`, of the output, and for
+            `"output"`, of the input of the values.
+        noise: Weight of the noise in the product, >= 0.
+        identity: Weight of the identity in the product, 0 unless it is square.
         seed: Integer >= 0, the same for both partners.
-
-    Raises:
-        TypeError: for a seed that is not an integer.
-        ValueError: for a negative seed; at the call, for strengths or shapes that the
-            product cannot have.
     """
 
     def __init__(
@@ -60,55 +56,39 @@ class AttentionProjection(NumPyInitializer):
         last = (
             (columns, heads, head_dim) if self.pair == "query_key" else (heads, head_dim, columns)
         )
-        arguments = (self.pair, (rows, heads, head_dim), last, self.noise, self.identity, seed)
-        return _PARTNERS.take(arguments, PAIRS[self.pair].index(self.role)).reshape(shape)
+        first = (rows, heads, head_dim)
+        weights = _sample_pair(self.pair, first, last, self.noise, self.identity, seed)
+        # A copy, since the variable may keep the memory and change it.
+        return weights[PAIRS[self.pair].index(self.role)].reshape(shape).copy()
 
     @property
     def pair(self) -> str:
         """The name of the pair in `PAIRS`."""
         return next(pair for pair, roles in PAIRS.items() if self.role in roles)
 
-    def strengths(self) -> dict[str, Any]:
-        return {self.pair: (self.noise, self.identity)}
-
     def get_config(self) -> dict[str, Any]:
         names = ("role", "partner_dim", "noise", "identity", "seed")
         return {name: getattr(self, name) for name in names}
 
 
-class _Partners:
-    """A cache for the other weight of the last pair.
-
-    A layer samples both weights of a pair in succession, so their product is factored only
-    once.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: tuple[Any, np.ndarray] | None = None
-
-    def take(self, arguments: Any, index: int) -> np.ndarray:
-        """Return one of the two weights of `sample_pair`."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, None
-            if waiting is not None and waiting[0] == (arguments, index):
-                return waiting[1]
-            pair, first, second, noise, identity, seed = arguments
-            weights = sample_pair(pair, first, second, noise=noise, identity=identity, seed=seed)
-            self._waiting = (arguments, 1 - index), weights[1 - index]
-            return weights[index]
+@functools.lru_cache(maxsize=1)
+def _sample_pair(
+    pair: str,
+    first: tuple[int, ...],
+    second: tuple[int, ...],
+    noise: float,
+    identity: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sample both weights; a layer asks for one after the other."""
+    return sample_pair(pair, first, second, noise=noise, identity=identity, seed=seed)
 
 
-_PARTNERS = _Partners()
+cache_clears.append(_sample_pair.cache_clear)
 
 
 def check_strengths(name: str, strengths: Any) -> Strengths:
-    """Return strengths of a pair as `(noise, identity)`, `"auto"` or `None`.
-
-    Raises:
-        TypeError: for strengths of the wrong type.
-        ValueError: for numbers that are not allowed.
-    """
+    """Return the strengths of a pair as `(noise, identity)`, `"auto"` or `None`, or raise."""
     if strengths is None or is_auto(strengths):
         return strengths
     allowed = (
@@ -129,11 +109,7 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
 def drop_identity_if_undefined(
     name: str, strengths: tuple[float, float], has_identity: bool, where: str
 ) -> tuple[float, float]:
-    """Return `strengths`, with an identity of 0 if the identity is undefined.
-
-    Raises:
-        ValueError: if noise and identity would both be 0.
-    """
+    """Return `strengths`, with identity 0 where it is undefined; raise if noise is 0, too."""
     noise, identity = strengths
     if has_identity:
         return noise, identity

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_positive
+from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.depthwise import GAINS, depthwise_filters, rms_of_gain
 from keras_mimetic.initializers.base import NumPyInitializer
 
@@ -15,11 +15,15 @@ from keras_mimetic.initializers.base import NumPyInitializer
 class MimeticDepthwise(NumPyInitializer):
     """Smooth, centered filters for depthwise convolutions, as in trained networks.
 
-    Samples each filter independently from a normal distribution over its pixels, whose
-    covariance has a closed form with one parameter, `sigma` (see
-    `keras_mimetic._numerics.depthwise.covariance`). For `sigma` near 0 a filter is a single
-    pixel, its center; for larger values it is a smooth bump of either sign around the center. In
-    trained networks sigma grows with depth; `sigma_at_depth` gives its value.
+    Samples each filter independently from a normal distribution over its pixels. With
+    `g(i, j) = exp(-|i - j|^2 / (2 sigma))` for pixels i and j, and the center c of the filter, its
+    covariance is proportional to the positive semi-definite matrix nearest to
+
+        (K + K^T) / 2,    K_ij = g(i, c) (g(i, j) - g(j, c) / 2)
+
+    For `sigma` near 0 a filter is a single pixel, its center; for larger values it is a smooth
+    bump of either sign around the center. In trained networks sigma grows with depth;
+    `sigma_at_depth` gives its value.
 
     Accepts kernels of `DepthwiseConv*D` and `SeparableConv*D`, of shape
     `(*kernel_size, channels, multiplier)`, and of grouped `Conv*D`, of shape
@@ -71,7 +75,7 @@ class MimeticDepthwise(NumPyInitializer):
     def __init__(
         self, sigma: float, gain: float | Literal["keras", "fan_in"] = "keras", seed: Any = None
     ) -> None:
-        self.sigma = check_positive("sigma", sigma)
+        self.sigma = check_number("sigma", sigma, above=0)
         self.gain = check_gain("gain", gain)
         super().__init__(seed)
 
@@ -90,9 +94,6 @@ class MimeticDepthwise(NumPyInitializer):
         )
         return filters.reshape(shape)
 
-    def strengths(self) -> dict[str, Any]:
-        return {"sigma": self.sigma, "gain": self.gain}
-
     def get_config(self) -> dict[str, Any]:
         return {
             "sigma": self.sigma,
@@ -104,9 +105,9 @@ class MimeticDepthwise(NumPyInitializer):
 def check_gain(name: str, gain: Any, more: tuple[str, ...] = ()) -> float | str:
     """Return `gain` if it is in `GAINS` or `more`, or a finite number > 0; otherwise raise."""
     choices = (*more, *GAINS)
-    allowed = f"{', '.join(map(repr, choices))} or a finite number > 0"
-    if isinstance(gain, str):
-        if gain not in choices:
-            raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={gain!r}")
-        return gain
-    return check_positive(name, gain, allowed)
+    if isinstance(gain, str) and gain not in choices:
+        raise ValueError(
+            f"Argument `{name}` must be {', '.join(map(repr, choices))} or a finite number > 0. "
+            f"Received: {name}={gain!r}"
+        )
+    return check_number(name, gain, above=0, or_=choices)

@@ -6,17 +6,10 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._checks import (
-    AUTO,
-    check_choice,
-    check_integer,
-    check_number,
-    check_positive,
-    is_auto,
-)
-from keras_mimetic._numerics.fans import MODES, fans, scaled_std
+from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number
+from keras_mimetic._numerics.fans import MODES, fans
 from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
-from keras_mimetic._numerics.random import DISTRIBUTIONS, FARTHEST
+from keras_mimetic._numerics.random import DISTRIBUTIONS
 from keras_mimetic.initializers.base import NumPyInitializer
 
 
@@ -124,10 +117,8 @@ class MimeticMean(NumPyInitializer):
         input_axes: Sequence[int] | None = None,
         output_axes: Sequence[int] | None = None,
     ) -> None:
-        self.mean = (
-            AUTO if is_auto(mean) else check_number("mean", mean, "'auto' or a finite number")
-        )
-        self.scale = check_positive("scale", scale)
+        self.mean = check_number("mean", mean, or_=(AUTO,))
+        self.scale = check_number("scale", scale, above=0)
         self.mode = check_choice("mode", mode, MODES)
         self.distribution = _check_distribution(distribution)
         if (input_axes is None) != (output_axes is None):
@@ -150,14 +141,6 @@ class MimeticMean(NumPyInitializer):
             input_axes=self.input_axes,
             output_axes=self.output_axes,
         )
-
-    def strengths(self) -> dict[str, Any]:
-        return {"mean": self.mean, "scale": self.scale}
-
-    def bound(self, shape: tuple[int, ...]) -> float:
-        both_fans = fans(shape, self.input_axes, self.output_axes)
-        std = scaled_std(*both_fans, scale=self.scale, mode=self.mode)
-        return (abs(self._mean(shape)) + FARTHEST[self.distribution]) * std
 
     def _mean(self, shape: tuple[int, ...]) -> float:
         """Return the mean in standard deviations, with `"auto"` resolved."""

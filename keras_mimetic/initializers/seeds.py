@@ -4,7 +4,6 @@ import random
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_mimetic._numerics.random import check_seed, fold_in
 
@@ -13,21 +12,10 @@ ALLOWED = "None, an integer >= 0 or a `keras.random.SeedGenerator`"
 
 
 def resolve_seed(seed: Any) -> Any:
-    """Return the `seed` argument of an initializer as an integer or `SeedGenerator`.
+    """Return the `seed` argument of an initializer as an `int` or `SeedGenerator`, or raise.
 
     As in Keras's own initializers, `None` takes an integer from Python's `random`, which
-    `keras.utils.set_random_seed` sets.
-
-    Args:
-        seed: `None`, an integer >= 0, or a `keras.random.SeedGenerator` or its serialized
-            form.
-
-    Returns:
-        A Python `int` or a `SeedGenerator`, for `read_seed`.
-
-    Raises:
-        TypeError: for a seed of the wrong type.
-        ValueError: for a negative integer.
+    `keras.utils.set_random_seed` sets. A `SeedGenerator` may be in its serialized form.
     """
     if seed is None:
         return random.randint(1, 10**9)
@@ -47,16 +35,12 @@ def resolve_seed(seed: Any) -> Any:
 def read_seed(seed: Any) -> int:
     """Return the integer seed of the next sample; a generator gives a new one each time.
 
-    Args:
-        seed: An `int` or a `SeedGenerator`, from `resolve_seed`.
-
-    Raises:
-        ValueError: for a `SeedGenerator` inside a trace (`jax.jit`,
-            `tf.function`), where its state cannot be read.
+    The state of a generator cannot be read inside a trace (`jax.jit`, `tf.function`): it raises a
+    `ValueError`.
     """
     if not isinstance(seed, keras.random.SeedGenerator):
         return seed
-    if _is_tracing():
+    if is_tracing():
         raise ValueError(
             "A weight cannot be sampled with a `SeedGenerator` while a function is being traced "
             "(as by `jax.jit`, `tf.function`, or Keras's jitted initialization of large sharded "
@@ -64,15 +48,19 @@ def read_seed(seed: Any) -> int:
             f"seed. Received: seed={seed!r}"
         )
     # Some backends store the unsigned words in a signed type.
-    state = np.asarray(keras.ops.convert_to_numpy(seed.next())).astype(np.int64) & 0xFFFFFFFF
-    return fold_in(int(state[0]), int(state[1]))
+    first, second = (int(word) & 0xFFFFFFFF for word in seed.next())
+    return fold_in(first, second)
 
 
-def _is_tracing() -> bool:
+def is_tracing() -> bool:
     """Return whether operations currently return symbols instead of values."""
-    try:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # type: ignore[import-untyped, unused-ignore]
+
+        return not tf.executing_eagerly()
+    if keras.backend.backend() == "jax":
+        import jax
+
         # Use an operation: constants have values even inside a trace.
-        keras.ops.convert_to_numpy(keras.ops.add(keras.ops.zeros(()), 1.0))
-    except Exception:  # each backend raises its own error
-        return True
+        return isinstance(keras.ops.add(keras.ops.zeros(()), 1.0), jax.core.Tracer)
     return False

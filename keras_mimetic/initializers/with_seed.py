@@ -9,24 +9,12 @@ from keras_mimetic.initializers.mean import MimeticMean
 
 
 def with_seed(name: str, identifier: Any, seed: int) -> Any:
-    """Return `keras.initializers.get(identifier)`, with this seed if it has none.
+    """Return `keras.initializers.get(identifier)`, with this seed if it has none, or raise.
 
-    Initializers without a seed (`"glorot_uniform"`, `HeNormal`, `HeNormal()`) get this one.
     Variance-scaling initializers of Keras (Glorot, He, LeCun) then sample from this
     package's random numbers, which are equal on every backend. Other random initializers
     (`"orthogonal"`, `"random_normal"`, ...) sample from Keras's generator, whose numbers
-    differ between backends.
-
-    Args:
-        name: Name of the argument, for the error.
-        identifier: A `kernel_initializer` argument of Keras layers, except `None`.
-        seed: Integer >= 0.
-
-    Returns:
-        A `keras.initializers.Initializer`, or `identifier` if it is another callable.
-
-    Raises:
-        ValueError: if `identifier` is `None` or not an initializer.
+    differ between backends. Callables that are no `Initializer` stay as they are.
     """
     try:
         initializer = None if identifier is None else keras.initializers.get(identifier)

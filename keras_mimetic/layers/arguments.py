@@ -13,11 +13,7 @@ def serialize_initializer(initializer: Any) -> Any:
 
 
 def get(name: str, identifier: Any) -> Any:
-    """Return an activation, regularizer or constraint.
-
-    Raises:
-        ValueError: if there is no such object. The error names the argument.
-    """
+    """Return an activation, regularizer or constraint; errors name the argument."""
     kind = name.rpartition("_")[2]
     find = {
         "activation": keras.activations.get,

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._checks import AUTO, check_flag, check_fraction, check_integer, is_auto
+from keras_mimetic._checks import AUTO, check_flag, check_integer, check_number, is_auto
 from keras_mimetic._numerics.attention import PAIRS, ROLES, auto_strengths
 from keras_mimetic._numerics.random import check_seed, split_seed
 from keras_mimetic.initializers.attention import (
@@ -62,8 +62,9 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             (`query_key` in `benchmarks/results/confirm-attention/over-default.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
-            (0.4, -0.4), from the same accounts; it accounts for all of the gain in our image models
-            (`value_output` in the same table). Requires an `output_shape` of one axis.
+            (0.4, -0.4), from the same accounts. In our ViT it has the gain of attention, half of it
+            by its scale (`value_output` and `control` in the same table). Requires an
+            `output_shape` of one axis.
         causal: Whether the layer will be called with a causal mask, as in a language model. It
             only affects the initial weights: with `True`, `"auto"` leaves query and key
             to `kernel_initializer`, because their structure raised the loss of our causal
@@ -120,7 +121,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         key_dim = check_integer("key_dim", key_dim, minimum=1)
         if value_dim is not None:
             value_dim = check_integer("value_dim", value_dim, minimum=1)
-        dropout = check_fraction("dropout", dropout)
+        dropout = check_number("dropout", dropout, low=0, below=1)
         use_bias = check_flag("use_bias", use_bias)
         output_shape = _check_axes("output_shape", output_shape, minimum=1)
         attention_axes = _check_axes("attention_axes", attention_axes, minimum=-64)

@@ -6,17 +6,11 @@ from keras import ops
 
 
 def causal_conv(inputs: Any, kernel: Any) -> Any:
-    """Convolve every channel with its own filter.
+    """Convolve channels of (batch, taps - 1 + length, channels) with filters (taps, channels).
 
-    The filters are short, so they are applied tap by tap: grouped convolutions are slower on
-    CPUs, several times so on JAX.
-
-    Args:
-        inputs: Of shape (batch, taps - 1 + length, channels), the previous inputs first.
-        kernel: (taps, channels), the last tap that of the current position.
-
-    Returns:
-        Outputs (batch, length, channels).
+    The first inputs are those before the sequence, and the last tap is for the current position.
+    Filters are short, so they are applied tap by tap: grouped convolutions are slower on CPUs,
+    several times so on JAX.
     """
     taps = kernel.shape[0]
 
@@ -32,15 +26,9 @@ def causal_conv(inputs: Any, kernel: Any) -> Any:
 
 
 def conv_state_after(inputs: Any, taps: int, mask: Any = None) -> Any:
-    """Return the inputs that the next position needs.
+    """Return the last inputs of each sequence, (batch, taps - 1, channels), for its next position.
 
-    Args:
-        inputs: Those of `causal_conv`.
-        taps: Of its kernel.
-        mask: Booleans (batch, length); a sequence ends at its last position that is True.
-
-    Returns:
-        The last inputs of each sequence, (batch, taps - 1, channels).
+    A sequence ends at its last position where `mask`, (batch, length), is `True`.
     """
     if taps == 1:
         return inputs[:, :0]

@@ -9,15 +9,13 @@ from keras_mimetic._checks import (
     AUTO,
     check_choice,
     check_flag,
-    check_fraction,
     check_integer,
     check_number,
-    is_auto,
 )
 from keras_mimetic._numerics.fans import scaled_std
 from keras_mimetic._numerics.mlp import HIDDEN_BIAS, MEAN_AFTER_LAYER_NORM, bias_start, safe_mean
 from keras_mimetic._numerics.random import check_seed, split_seed
-from keras_mimetic.initializers.base import check_fits, described
+from keras_mimetic.initializers.base import check_fits
 from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
@@ -133,11 +131,11 @@ class MimeticMLPBlock(keras.layers.Layer):
             None if output_dim is None else check_integer("output_dim", output_dim, minimum=1)
         )
         self.activation = get("activation", activation)
-        self.mean = _check_strength("mean", mean)
-        self.hidden_bias = _check_strength("hidden_bias", hidden_bias)
+        self.mean = check_number("mean", mean, or_=(AUTO,))
+        self.hidden_bias = check_number("hidden_bias", hidden_bias, or_=(AUTO,))
         self._norm_name = check_choice("norm", norm, (None, "layer_norm", "before"))
         self.residual = check_flag("residual", residual)
-        self.dropout = check_fraction("dropout", dropout)
+        self.dropout = check_number("dropout", dropout, low=0, below=1)
         self.use_bias = check_flag("use_bias", use_bias)
         self.fc2_initializer = fc2_initializer
         self.bias_initializer = bias_initializer
@@ -202,8 +200,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             dtype=self._changes.policies.get("fc1", self.dtype_policy),
             **shared,
         )
-        self.fc1.build(input_shape)
-        self._changes.restore_lora("fc1", self.fc1)
+        self._changes.build("fc1", self.fc1, input_shape)
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
@@ -212,8 +209,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             dtype=self._changes.policies.get("fc2", self.dtype_policy),
             **shared,
         )
-        self.fc2.build(hidden_shape)
-        self._changes.restore_lora("fc2", self.fc2)
+        self._changes.build("fc2", self.fc2, hidden_shape)
         if self.dropout:
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(
@@ -298,7 +294,7 @@ class MimeticMLPBlock(keras.layers.Layer):
         effective_mean = 0.0 if self._is_normalized() else mean
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
         start = bias_start(hidden_bias, std, input_dim, effective_mean)
-        check_fits(start, self.variable_dtype, described(hidden_bias=hidden_bias, mean=mean))
+        check_fits(start, self.variable_dtype, f"hidden_bias={hidden_bias}, mean={mean}")
         return keras.initializers.Constant(start)
 
     def _dims(self, input_shape: Any) -> tuple[int, int]:
@@ -322,9 +318,3 @@ class MimeticMLPBlock(keras.layers.Layer):
                 f"is True. Received: output_dim={output_dim}, input_shape={shape}"
             )
         return input_dim, output_dim
-
-
-def _check_strength(name: str, value: Any) -> float | str:
-    if is_auto(value):
-        return AUTO
-    return check_number(name, value, "'auto' or a finite number")

@@ -19,32 +19,27 @@ from keras import ops
 
 # exp of it is 0 in float32 and float64. Sums of larger numbers would no longer be exact.
 _LOG_ZERO = -1000.0
-# Chunks that are passed through one after the other: more in halves.
+# Up to this many chunks are processed one by one; more are halved first.
 _MAX_SEQUENTIAL = 8
-# In TensorFlow's graphs the number of chunks may be unknown, and cannot be halved down to that.
-# After so many halvings few are left, for up to some 100,000 positions.
+# In a TensorFlow graph the number of chunks may be unknown, so stop after a fixed number of
+# halvings: few chunks are left of up to some 100,000 positions.
 _HALVINGS = 4
 
 
 def chunk_scan(
     x: Any, dt: Any, a: Any, b: Any, c: Any, state: Any, chunk_size: int
 ) -> tuple[Any, Any]:
-    """Compute all positions at once, in time and memory linear in the length.
+    """Compute y of all positions, and the last state, in time and memory linear in the length.
 
-    Within a chunk it is a product with a matrix (chunk_size, chunk_size), as in attention;
-    from chunk to chunk the state is passed on.
+    Within a chunk of `chunk_size` positions this is a product with a matrix
+    (chunk_size, chunk_size), as in attention; from chunk to chunk the state is passed on.
 
     Args:
-        x: Of shape (batch, length, num_heads, head_dim).
-        dt: (batch, length, num_heads), >= 0; where it is 0, the state stays as it is.
-        a: (num_heads,), < 0.
-        b: (batch, length, num_groups, state_dim).
-        c: The same.
-        state: H before the first position, (batch, num_heads, head_dim, state_dim).
-        chunk_size: Positions in a chunk.
-
-    Returns:
-        y, of the shape of x, and H after the last position.
+        x: Shape (batch, length, num_heads, head_dim), like y.
+        dt: Shape (batch, length, num_heads), >= 0. Positions of dt = 0 do not change the state.
+        a: Shape (num_heads,), < 0.
+        b, c: Shape (batch, length, num_groups, state_dim).
+        state: H before the first position, shape (batch, num_heads, head_dim, state_dim).
     """
     batch, length, num_heads, head_dim = ops.shape(x)
     num_groups, state_dim = b.shape[-2:]
@@ -100,15 +95,15 @@ def chunk_scan(
 def _state_passing(states: Any, log_decay: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
     """Return the state before each chunk, and after the last.
 
-    Many chunks are halved, pairs of them taken as one. Keras's scans are no help: on torch the
-    gradient of `scan` takes time quadratic in the number of chunks, and on TensorFlow XLA does
-    not compile all of either.
+    Pairs of chunks are merged while there are many. Keras's scans do not help: on torch the
+    gradient of `scan` takes time quadratic in the number of chunks, and on TensorFlow, XLA
+    does not compile all of either.
 
     Args:
         states: What each chunk adds, (batch, num_chunks, num_heads, head_dim, state_dim).
-        log_decay: Logarithm of what it keeps of the state, (batch, num_chunks, num_heads, 1, 1).
-        state: Before the first chunk.
-        halvings: Done so far.
+        log_decay: Log decay of each chunk, (batch, num_chunks, num_heads, 1, 1).
+        state: The state before the first chunk.
+        halvings: Number of halvings so far.
     """
     batch, num_chunks = ops.shape(states)[:2]
     shape = states.shape[2:]
@@ -118,7 +113,7 @@ def _state_passing(states: Any, log_decay: Any, state: Any, halvings: int = 0) -
     elif halvings == _HALVINGS:
         return _state_passing_matrix(states, log_decay, state)
     half = (num_chunks + 1) // 2
-    # One more, if their number is odd, that keeps all and adds nothing.
+    # An odd number of chunks gets one more, which changes no state.
     (added1, added2), (log1, log2) = (
         ops.unstack(
             reshape(_pad_end(z, 2 * half - num_chunks), (batch * half, 2, *z.shape[2:])), 2, axis=1
@@ -134,7 +129,7 @@ def _state_passing(states: Any, log_decay: Any, state: Any, halvings: int = 0) -
 
 
 def _state_passing_sequential(states: Any, log_decay: Any, state: Any) -> tuple[Any, Any]:
-    """Do the same chunk by chunk."""
+    """Do as `_state_passing`, chunk by chunk."""
     num_chunks = states.shape[1]
     before = []
     for added, decay in zip(
@@ -148,7 +143,7 @@ def _state_passing_sequential(states: Any, log_decay: Any, state: Any) -> tuple[
 
 
 def _state_passing_matrix(states: Any, log_decay: Any, state: Any) -> tuple[Any, Any]:
-    """Do the same by a matrix (num_chunks + 1, num_chunks + 1)."""
+    """Do as `_state_passing`, by a matrix (num_chunks + 1, num_chunks + 1)."""
     # The initial state is the contribution of an extra leading chunk.
     states = ops.concatenate((ops.expand_dims(state, 1), states), axis=1)
     log_decay = ops.pad(ops.transpose(log_decay[..., 0, 0], (0, 2, 1)), [[0, 0], [0, 0], [1, 0]])
@@ -156,19 +151,15 @@ def _state_passing_matrix(states: Any, log_decay: Any, state: Any) -> tuple[Any,
     shape = (*ops.shape(states)[:3], states.shape[3] * states.shape[4])
     flat = ops.matmul(decays, ops.transpose(reshape(states, shape), (0, 2, 1, 3)))
     states = reshape(ops.transpose(flat, (0, 2, 1, 3)), ops.shape(states))
-    # From the end: JAX takes no symbolic size as an index.
+    # Count from the end: JAX accepts no symbolic size as an index.
     return states[:, :-1], states[:, -1]
 
 
 def _segsum_decays(log_decay: Any) -> tuple[Any, Any]:
     """Return the decays over all segments: exp(segsum(log_decay)) in Mamba-2's terms.
 
-    Args:
-        log_decay: Of each position, (..., length), <= 0.
-
-    Returns:
-        The sum over all positions up to l, (..., length); and exp of the sum over those after s
-        up to l, (..., length, length), 0 for s > l.
+    For `log_decay` (..., length) <= 0, return its sum over positions up to l, (..., length),
+    and exp of its sum over positions after s up to l, (..., length, length), 0 for s > l.
     """
     log_decay = ops.maximum(log_decay, _LOG_ZERO)
     # Differences of running sums would lose the digits of small terms after large ones.
@@ -178,7 +169,7 @@ def _segsum_decays(log_decay: Any) -> tuple[Any, Any]:
     integers = ops.cumsum(integers, axis=-1)
     position = ops.arange(0, ops.shape(log_decay)[-1], dtype=log_decay.dtype)
     distance = _differences(position)
-    # Sums for s > l are only kept from overflow, and their exp multiplied by 0: exp(-inf) takes
+    # Sums for s > l need only not overflow, since their exp is multiplied by 0: exp(-inf) takes
     # three times as long. Remainders are at most 1/2.
     segments = ops.minimum(_differences(integers), 0.5 * ops.minimum(distance, 0.0))
     segments = segments + _differences(remainders)
@@ -203,7 +194,7 @@ def reshape(values: Any, shape: Any) -> Any:
 
 
 def _pad_end(values: Any, size: Any) -> Any:
-    """Add so many zeros to the end of the second axis."""
+    """Append `size` zeros to the second axis."""
     if isinstance(size, int) and not size:
         return values
     return ops.pad(values, [[0, size if axis == 1 else 0] for axis in range(len(values.shape))])

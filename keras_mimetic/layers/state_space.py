@@ -5,16 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_mimetic._checks import check_choice, check_flag, check_integer
+from keras_mimetic._checks import check_choice, check_flag, check_integer, check_number
 from keras_mimetic._numerics.random import check_seed
-from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, DT
+from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, DT, MAX_A_LOG
 from keras_mimetic.initializers.seeds import resolve_seed
-from keras_mimetic.initializers.state_space import (
-    StateSpaceWeight,
-    check_a_log,
-    check_correlation,
-    check_strength,
-)
+from keras_mimetic.initializers.state_space import StateSpaceWeight
 from keras_mimetic.layers.causal_conv import causal_conv, conv_state_after
 from keras_mimetic.layers.recurrent_inputs import check_mask, check_state, shapes_agree
 from keras_mimetic.layers.selective_scan import chunk_scan, reshape, selective_state_update
@@ -159,9 +154,9 @@ class MimeticStateSpace(keras.layers.Layer):
                 f"Argument `conv_width` must be an integer from 1 to {_MAX_CONV_WIDTH}. "
                 f"Received: conv_width={conv_width}"
             )
-        self.initial_a_log = check_a_log("a_log", a_log)
-        self.initial_dt = check_strength("dt", dt, positive=True)
-        self.correlation = check_correlation("correlation", correlation)
+        self.initial_a_log = check_number("a_log", a_log, high=MAX_A_LOG, or_=(None,))
+        self.initial_dt = check_number("dt", dt, above=0, or_=(None,))
+        self.correlation = check_number("correlation", correlation, low=-1, high=1, or_=(None,))
         self.convolution = check_choice("convolution", convolution, ("identity", None))
         self.use_bias = check_flag("use_bias", use_bias)
         self.chunk_size = check_integer("chunk_size", chunk_size, minimum=1)
@@ -214,8 +209,7 @@ class MimeticStateSpace(keras.layers.Layer):
             dtype=self._changes.policies.get(role, self.dtype_policy),
             name=role,
         )
-        layer.build(input_shape)
-        self._changes.restore_lora(role, layer)
+        self._changes.build(role, layer, input_shape)
         return layer
 
     def _weight(self, role: str, shape: Any, **settings: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-_QUANTIZED, _LORA = "quantized", "lora"
+_QUANTIZED, _QUANTIZERS, _LORA = "quantized", "quantizers", "lora"
 
 
 def check_float_policy(layer: Any) -> None:
@@ -26,8 +26,8 @@ def check_float_policy(layer: Any) -> None:
 class Changes:
     """Changes to the sublayers of a layer that are not arguments of the layer.
 
-    A quantized sublayer has its own dtype policy, and a sublayer with LoRA has a rank. A
-    layer that is created from a config must restore them.
+    A quantized sublayer has its own dtype policy and quantizers, and a sublayer with LoRA has a
+    rank. A layer that is created from a config must restore them.
 
     Args:
         names: Names of the attributes that hold the sublayers.
@@ -39,19 +39,29 @@ class Changes:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.policies: dict[str, Any] = {}
+        self._quantizers: dict[str, Any] = {}
         self._lora: dict[str, dict[str, Any]] = {}
 
     @staticmethod
     def split(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Split a config into the arguments of the layer and the entries that `config` added."""
-        changes = {key: config[key] for key in (_QUANTIZED, _LORA) if key in config}
+        changes = {key: config[key] for key in (_QUANTIZED, _QUANTIZERS, _LORA) if key in config}
         return {key: value for key, value in config.items() if key not in changes}, changes
 
     def update(self, changes: dict[str, Any]) -> None:
         """Store the changes that `split` returned."""
         for name, policy in changes.get(_QUANTIZED, {}).items():
             self.policies[name] = keras.dtype_policies.get(policy)
+        self._quantizers.update(changes.get(_QUANTIZERS, {}))
         self._lora.update(changes.get(_LORA, {}))
+
+    def build(self, name: str, sublayer: Any, input_shape: Any) -> None:
+        """Build a sublayer, with the quantizers and LoRA of the config."""
+        if name in self._quantizers:
+            known = keras.saving.deserialize_keras_object(self._quantizers[name])
+            sublayer.quantization_config = known
+        sublayer.build(input_shape)
+        self.restore_lora(name, sublayer)
 
     def restore_lora(self, name: str, sublayer: Any) -> None:
         """Enable LoRA on a sublayer that has just been built, if the config says so."""
@@ -64,12 +74,18 @@ class Changes:
 
         Args:
             layer: The layer that holds the sublayers.
-            quantized: Whether to include the policies of quantized sublayers.
+            quantized: Whether to include the policies and quantizers of quantized sublayers.
         """
-        policies, lora = self.policies, self._lora
+        policies, quantizers, lora = self.policies, self._quantizers, self._lora
         if layer.built:
             sublayers = {name: getattr(layer, name) for name in self.names}
             policies = {name: sublayer.dtype_policy for name, sublayer in sublayers.items()}
+            quantizers = {
+                name: keras.saving.serialize_keras_object(sublayer.quantization_config)
+                for name, sublayer in sublayers.items()
+                # Absent in older versions of Keras.
+                if getattr(sublayer, "quantization_config", None) is not None
+            }
             lora = {
                 name: _lora_arguments(sublayer)
                 for name, sublayer in sublayers.items()
@@ -80,7 +96,9 @@ class Changes:
             for name, policy in policies.items()
             if policy.quantization_mode is not None
         }
-        changes = {_QUANTIZED: serialized if quantized else {}, _LORA: lora}
+        changes = {_LORA: lora}
+        if quantized:
+            changes |= {_QUANTIZED: serialized, _QUANTIZERS: quantizers}
         return {key: value for key, value in changes.items() if value}
 
 

@@ -10,15 +10,14 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 
-import by_epoch
-import compare
 import scripts
-import verdict
-from build_variant import MODELS, SharedBiasBlock, applies, build_variant
-from lsuv import unit_variance
-from variants import VARIANTS
 
+import compare
+import verdict
 from common import data, environment, folders, training
+from lib import by_epoch, one_run, variants
+from lib.build_variant import MODELS, SharedBiasBlock, applies, build_variant
+from lib.lsuv import unit_variance
 
 
 def random_images(count, seed):
@@ -84,11 +83,26 @@ def test_a_comparison_and_its_resumption(tmp_path):
     assert "| 0.001 |" in third.stdout or "3 runs, 3 done before, 0 to do" in third.stdout
 
 
+def test_names_of_models_and_variants():
+    assert {*variants.MODELS} == {*MODELS}
+    for name in (name for group in variants.GROUPS.values() for name in group):
+        variants.parse(name)
+    alone, added = variants.parse("mlp_mean-4"), variants.parse("mean-4")
+    assert alone.mlp == added.mlp == {"mean": -4.0, "hidden_bias": None}
+    assert alone.attention is None
+    assert added.attention == added.depthwise == {}
+    both = variants.parse("pos0.5_value_output_mlp")
+    assert (both.position, both.attention) == (0.5, {"query_key": None})
+    for name in ("mean-", "mean-1x", "spatial_", "", "vo_0.4"):
+        with pytest.raises(ValueError, match="no variant is called"):
+            variants.parse(name)
+
+
 # But for the one of published size, which takes long.
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "vit_ti"])
 def test_rows_start_from_equal_weights_but_for_what_they_change(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal", "mlp", "all")
-    models = {name: build_variant(model, VARIANTS[name], 3, IMAGES) for name in names}
+    models = {name: build_variant(model, variants.parse(name), 3, IMAGES) for name in names}
 
     def changed(name, base):
         pairs = zip(models[name].weights, models[base].weights, strict=True)
@@ -98,7 +112,8 @@ def test_rows_start_from_equal_weights_but_for_what_they_change(model):
     blocks = 8 if model == "mixer" else 2 if is_plain else 4
     assert len(changed("per_input0.4", "spatial")) == blocks
     assert len(changed("bias-0.5", "spatial")) == blocks
-    spatial = {"vit": 16, "mixer": 0, "mixer_tokens": 0}.get(model, 0 if is_plain else 4)
+    is_vit = model.startswith("vit")
+    spatial = 16 if is_vit else 0 if is_plain or model.startswith("mixer") else 4
     assert len(changed("spatial", "default")) == spatial
     kernels = [n for n, w in enumerate(models["default"].weights) if w.path.endswith("kernel")]
     assert changed("he_normal", "default") == kernels
@@ -110,7 +125,7 @@ def test_rows_start_from_equal_weights_but_for_what_they_change(model):
 
 @pytest.mark.parametrize("model", ["vit", "convmixer"])
 def test_lsuv_gives_every_layer_outputs_of_unit_variance(model):
-    model = build_variant(model, VARIANTS["lsuv"], 0, IMAGES, width=32)
+    model = build_variant(model, variants.parse("lsuv"), 0, IMAGES, width=32)
     batch = IMAGES.train[0][:256]
     np.testing.assert_allclose(array(model(batch)).std(), 1, rtol=1e-4)
     before = [array(weight) for weight in model.weights]
@@ -128,27 +143,29 @@ def test_the_vit_of_published_size():
 def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     arguments = ("--dataset", "x.npz", "--epochs", "2", "--batch-size", "50", "--width", "32")
     args = compare.parse([*arguments, "--augment", "on", "--validate", "last"])
-    monkeypatch.setattr(compare, "_STATE", {"args": args, "images": IMAGES, "compiled": {}})
+    monkeypatch.setattr(one_run, "_compiled", {})
+    monkeypatch.setattr(data, "from_options", lambda args: IMAGES)
 
     def run(row, seed):
         key = {"model": "convmixer", "init": row, "learning_rate": 4e-3, "seed": seed}
-        results = compare._run(key)
+        results = one_run.run(args, key)
         return results["validation_accuracy"], results["test_accuracy"]
 
     first = run("spatial", 0)
     run("default", 1)
-    assert len(compare._STATE["compiled"]) == 1
+    assert len(one_run._compiled) == 1
     assert run("spatial", 0) == first
     # The same as compiled for it alone, with the weights of its seed.
-    model = build_variant("convmixer", VARIANTS["spatial"], 0, IMAGES, width=32)
+    model = build_variant("convmixer", variants.parse("spatial"), 0, IMAGES, width=32)
     args.verbose = 0
-    history = training.fit(model, IMAGES, args, rate=4e-3, seed=0)
+    training.compile_model(model, IMAGES, args, rate=4e-3)
+    history = training.train(model, IMAGES, args, seed=0)
     assert history["val_accuracy"][-1] == first[0]
 
 
 def test_means_per_input_are_shared_by_the_hidden_units():
     plain, moved = (
-        build_variant("convnext", VARIANTS[n], 0, IMAGES) for n in ("spatial", "per_input0.4")
+        build_variant("convnext", variants.parse(n), 0, IMAGES) for n in ("spatial", "per_input0.4")
     )
     for before, after in zip(plain.layers, moved.layers, strict=True):
         if hasattr(before, "fc1"):
@@ -160,7 +177,8 @@ def test_means_per_input_are_shared_by_the_hidden_units():
 
 def test_hidden_biases_behind_kernels_of_any_scale():
     names = ("mlp_bias-0.5", "orthogonal_bias-0.5")
-    ours, orthogonal = (build_variant("convnext", VARIANTS[name], 0, IMAGES) for name in names)
+    models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in names]
+    ours, orthogonal = models
     blocks = zip(ours.layers, orthogonal.layers, strict=True)
     for one, other in [pair for pair in blocks if hasattr(pair[0], "fc1")]:
         ratio = array(other.fc1.bias) / array(one.fc1.bias)
@@ -170,7 +188,7 @@ def test_hidden_biases_behind_kernels_of_any_scale():
 
 def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_would():
     rows = ("spatial", "mean-1", "shared_bias-1")
-    models = [build_variant("convnext", VARIANTS[name], 0, IMAGES) for name in rows]
+    models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in rows]
     plain, mean, shared = (next(x for x in m.layers if hasattr(x, "fc1")) for m in models)
     assert isinstance(shared, SharedBiasBlock)
     for layer in (mean, shared):
@@ -192,12 +210,12 @@ def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_woul
 
 
 def test_rows_that_do_not_apply():
-    assert not applies("convmixer", VARIANTS["shared_bias-1"])
-    assert not applies("mixer", VARIANTS["spatial"])
-    assert applies("mixer", VARIANTS["mean-1"])
-    assert not applies("convnext", VARIANTS["query_key"])
-    assert applies("vit", VARIANTS["query_key"])
-    assert applies("vit_ti", VARIANTS["spatial"])
+    assert not applies("convmixer", variants.parse("shared_bias-1"))
+    assert not applies("mixer", variants.parse("spatial"))
+    assert applies("mixer", variants.parse("mean-1"))
+    assert not applies("convnext", variants.parse("query_key"))
+    assert applies("vit", variants.parse("query_key"))
+    assert applies("vit_ti", variants.parse("spatial"))
 
 
 def runs_of(tmp_path, accuracies):

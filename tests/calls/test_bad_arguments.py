@@ -151,7 +151,6 @@ SETTINGS = {
     "mlp": {
         "mean": NO_NUMBER[2:],
         "hidden_bias": [True, [1], {}, NAN, INF],
-        "only_after_norm": NO_FLAG,
     },
     "attention": {"query_key": NO_PAIR, "value_output": [(1,), "a"]},
     "depthwise": {
@@ -173,12 +172,7 @@ INPUTS = [
     *(keras.KerasTensor(shape) for shape in [(None, 5, 8), (None, 6), (None, 6, 9)]),
     {"nothing": keras.KerasTensor((None, 6, 8))},
 ]
-DATA = [
-    *("x", True, 3, [], {}, object()),
-    *(np.zeros(shape, "float32") for shape in [(2, 6, 9), (2, 6), (0, 6, 8)]),
-    np.full((2, 6, 8), NAN, "float32"),
-]
-# Of `initialize`, and of the functions that hand theirs on to it.
+# Of `initialize`.
 GIVEN = {
     "structures": STRUCTURES,
     "rules": RULES,
@@ -187,7 +181,6 @@ GIVEN = {
     "dry_run": NO_FLAG,
     "force": NO_FLAG,
     "inputs": INPUTS,
-    "data": DATA,
 }
 FUNCTIONS = [
     *(("initialize", name, value) for name, values in GIVEN.items() for value in values),
@@ -198,14 +191,8 @@ FUNCTIONS = [
         for value in values
     ),
     *(
-        ("mimic", name, value)
-        for name, values in GIVEN.items()
-        for value in values
-        if name not in ("structures", "data")
-    ),
-    *(
         ("measure", name, value)
-        for name in ("structures", "rules", "inputs", "data")
+        for name in ("structures", "rules", "inputs")
         for value in GIVEN[name]
     ),
     *(("reset", "seed", value) for value in SEED),
@@ -214,7 +201,6 @@ FUNCTIONS = [
         for name in ("initialize", "measure", "reset")
         for value in WRONG_MODEL
     ),
-    *(("mimic", name, value) for name in ("model", "trained") for value in WRONG_MODEL),
 ]
 
 
@@ -247,7 +233,7 @@ def test_every_argument_has_cases(name):
 
 def _covered(make):
     _, arguments = LAYERS[make]
-    return {*arguments, *(("rules", "inputs", "data") if make is StructureLogger else ())}
+    return {*arguments, *(("rules", "inputs") if make is StructureLogger else ())}
 
 
 def test_every_setting_has_cases():
@@ -283,11 +269,9 @@ def model():
 
 
 @pytest.mark.parametrize(("function", "name", "value"), FUNCTIONS)
-def test_arguments_of_functions(function, name, value, model, trained):
+def test_arguments_of_functions(function, name, value, model):
     before = model.get_weights()
     arguments = {"model": model}
-    if function == "mimic":
-        arguments["trained"] = trained
     is_setting = function == "initialize" and name not in GIVEN and name != "model"
     arguments["structures" if is_setting else name] = value
     with pytest.raises((TypeError, ValueError)) as caught:
@@ -324,13 +308,14 @@ def test_arguments_of_measurements(method, name, value, trained):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(name, value) for name in ("rules", "inputs", "data") for value in GIVEN[name]],
+    [(name, value) for name in ("rules", "inputs") for value in GIVEN[name]],
 )
 def test_arguments_of_a_logger_before_training(name, value, model):
     logger = StructureLogger(**{name: value})
     logger.set_model(model)
+    logger.on_train_begin()
     with pytest.raises((TypeError, ValueError)) as caught:
-        logger.on_train_begin()
+        logger.on_epoch_begin(0)
     assert_clear(caught.value, "Rule" if "Rule " in str(caught.value) else name)
 
 

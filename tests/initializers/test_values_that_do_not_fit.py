@@ -24,23 +24,27 @@ def build_attention(**arguments):
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (lambda: MimeticMean(scale=1e300, seed=0)((3, 3)), ["scale=1e+300"]),
-        (lambda: MimeticMean(scale=1e-300, mean=0, seed=0)((3, 3)), ["scale=1e-300", "become 0"]),
+        (lambda: MimeticMean(scale=1e300, seed=0)((3, 3)), ["MimeticMean(", "scale=1e+300"]),
         (lambda: MimeticMean(mean=1e300, seed=0)((3, 3)), ["mean=1e+300", "float32"]),
         (lambda: MimeticMean(mean=1e6, seed=0)((3, 3), "float16"), ["mean=1000000", "float16"]),
         (lambda: MimeticMean(mean=1e39, seed=0)((3, 3), "bfloat16"), ["mean=1e+39"]),
-        (lambda: MimeticDepthwise(1, gain=1e300, seed=0)((3, 3, 2, 1)), ["gain=1e+300"]),
-        (lambda: MimeticDepthwise(1, gain=1e-300, seed=0)((3, 3, 2, 1)), ["gain=1e-300"]),
+        (
+            lambda: MimeticDepthwise(1, gain=1e300, seed=0)((3, 3, 2, 1)),
+            ["MimeticDepthwise(sigma=1.0, gain=1e+300)"],
+        ),
         (lambda: MimeticDepthwise(1, gain=1e6, seed=0)((3, 3, 2, 1), "float16"), ["gain=1000000"]),
         (lambda: sigma_at_depth(1.0, 1e308, 1e308, 1e308), ["`sigma_0`", "sigma=inf at x=1.0"]),
         (lambda: build(MimeticMLPBlock(4, norm="layer_norm", hidden_bias=1e39)), ["hidden_bias="]),
         (lambda: build(MimeticMLPBlock(4, mean=1e6, dtype="float16")), ["mean=1000000", "16"]),
-        (lambda: build(MimeticStateSpace(4, 4, dt=1e300)), ["dt=1e+300"]),
+        (lambda: build(MimeticStateSpace(4, 4, dt=1e300)), ["role='dt_bias', dt=1e+300"]),
         (lambda: build(MimeticStateSpace(4, 4, dt=1e5, dtype="float16")), ["dt=100000"]),
         (lambda: MimeticStateSpace(4, 4, a_log=81), ["`a_log`", "<= 80"]),
         (lambda: build_attention(query_key=(1e300, 0)), ["query_key=(1e+300"]),
         (lambda: build_attention(value_output=(1e-300, 1e-300)), ["value_output=(1e-300"]),
-        (lambda: build_attention(query_key=(1e12, 0), dtype="float16"), ["query_key=", "float16"]),
+        (
+            lambda: build_attention(query_key=(1e12, 0), dtype="float16"),
+            ["'query'", "=10000000000"],
+        ),
     ],
 )
 def test_values_that_do_not_fit_raise_an_error_with_the_arguments(make, names):
@@ -66,7 +70,7 @@ def test_products_of_any_scale_are_scaled_products_of_scale_one(draw, strength, 
     np.testing.assert_allclose(products[1], products[0], rtol=0, atol=1e-5 * largest)
 
 
-def test_initialize_and_mimic_accept_or_reject_large_strengths():
+def test_initialize_accepts_or_rejects_large_strengths():
     x = keras.Input((5, 8))
     model = keras.Model(x, keras.layers.MultiHeadAttention(2, 4)(x, x))
     keras_mimetic.initialize(model, {"attention": {"value_output": (1e25, -1e25)}}, seed=0)
@@ -87,6 +91,6 @@ def test_initialize_and_mimic_accept_or_reject_large_strengths():
     large = keras.models.clone_model(model)
     for weight in large.weights:
         weight.assign(1e15 * ops.convert_to_tensor(weight))
-    keras_mimetic.mimic(large, keras.models.clone_model(model), seed=0)
+    assert all(np.isfinite(row.value) for row in keras_mimetic.measure(large).rows)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -106,6 +106,20 @@ def test_equal_seeds_and_the_structure_functions():
     np.testing.assert_array_equal(pair[1], kernels(first)["output"])
 
 
+def test_layers_of_one_seed_share_no_memory():
+    # One pair, which is the last that was sampled.
+    arguments = {"query_key": None, "seed": 0}
+    first, second = (MimeticMultiHeadAttention(2, 4, **arguments) for _ in range(2))
+    first.build((None, 5, 8), (None, 5, 8))
+    start = {role: kernel.copy() for role, kernel in kernels(first).items()}
+    for role in ROLES:
+        kernel = getattr(first, f"{role}_dense").kernel
+        kernel.assign(keras.ops.zeros_like(kernel))
+    second.build((None, 5, 8), (None, 5, 8))
+    for role, kernel in kernels(second).items():
+        np.testing.assert_array_equal(kernel, start[role])
+
+
 def test_unseeded_layers_differ_and_follow_the_global_seed():
     def query():
         layer = MimeticMultiHeadAttention(2, 4)

@@ -114,9 +114,9 @@ def test_sigma_at_depth():
     assert sigma_at_depth(1) == pytest.approx(0.08 + 0.37 + 1.45)
     assert sigma_at_depth(0.5, sigma_0=1, velocity=2, acceleration=4) == pytest.approx(2.5)
     for x in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match=r"`x` must be a number in \[0, 1\]. Received: x="):
+        with pytest.raises(ValueError, match="`x` must be .* >= 0 and <= 1. Received: x="):
             sigma_at_depth(x)
-    with pytest.raises(TypeError, match="`x` must be a number in .*x='deep'"):
+    with pytest.raises(TypeError, match="`x` must be a finite number .*x='deep'"):
         sigma_at_depth("deep")
     with pytest.raises(TypeError, match="velocity=None"):
         sigma_at_depth(0.5, velocity=None)

@@ -1,21 +1,16 @@
 import math
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from keras_mimetic._numerics.attention import diagonal, query_key, strengths, value_output
 from keras_mimetic._numerics.depthwise import (
     covariance,
     depthwise_filters,
     empirical_covariance,
-    fit_over_depth,
     fit_sigma,
-    sigma_at_depth,
 )
 from keras_mimetic._numerics.mlp import effective_bias, energy_of_ones, standardized_mean
-from keras_mimetic._numerics.stats import median
 
 
 def normals(*shape, seed=0):
@@ -195,36 +190,3 @@ def test_covariance_is_about_the_mean_filter():
     np.testing.assert_allclose(
         empirical_covariance(filters + 5), empirical_covariance(filters), atol=1e-12
     )
-
-
-def test_a_curve_over_depth_is_recovered():
-    depths = [0, 0.2, 0.6, 1]
-    found = fit_over_depth(depths, [sigma_at_depth(x) for x in depths])
-    assert found == pytest.approx({"sigma_0": 0.08, "velocity": 0.37, "acceleration": 2.9})
-    assert fit_over_depth([0, 1], [1, 3]) == pytest.approx(
-        {"sigma_0": 1, "velocity": 2, "acceleration": 0}
-    )
-    assert fit_over_depth([0.5], [2]) == {"sigma_0": 2, "velocity": 0, "acceleration": 0}
-
-
-@hypothesis.given(st.lists(st.floats(0.01, 50), min_size=1, max_size=12))
-def test_a_curve_over_depth_stays_near_the_measurements(sigmas):
-    depths = np.linspace(0, 1, len(sigmas)) if len(sigmas) > 1 else [0.0]
-    found = fit_over_depth(list(depths), sigmas)
-    curve = [sigma_at_depth(x, **found) for x in np.linspace(0, 1, 1001)]
-    assert min(sigmas) / 2.01 < min(curve)
-    assert max(curve) < 2.01 * max(sigmas)
-
-
-@pytest.mark.parametrize(
-    ("depths", "sigmas"),
-    [([0, 0.1, 0.2], [0.3, 0.5, 1.2]), ([0.8, 0.9, 1], [1.2, 0.5, 0.3]), ([0, 0.1], [0.3, 1.2])],
-)
-def test_a_curve_over_depth_is_bounded_between_measurements(depths, sigmas):
-    found = fit_over_depth(depths, sigmas)
-    assert max(sigma_at_depth(x, **found) for x in np.linspace(0, 1, 101)) <= 2.4 + 1e-6
-
-
-def test_median():
-    assert median([3, math.nan, 1, 2]) == 2
-    assert median([math.nan]) is None

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import beta, ks_2samp, kstest
 
-from keras_mimetic._cache import BoundedCache
 from keras_mimetic._numerics import noise_plus_identity, random
 from keras_mimetic._numerics.attention import query_key, value_output
 from keras_mimetic._numerics.noise_plus_identity import factors, framed, shared_core
@@ -176,44 +175,13 @@ def test_weights_do_not_depend_on_threads_or_the_cache(monkeypatch):
     some = []
     for threads in (1, 4):
         monkeypatch.setattr(random, "processors", lambda threads=threads: threads)
-        noise_plus_identity.clear_decompositions(larger_than=0)
-        assert not len(noise_plus_identity._kept)
+        noise_plus_identity._decomposed.cache_clear()
         some += [weights(), weights()]
-        assert len(noise_plus_identity._kept) == 2
+        # One decomposition for all heads, and one for values and outputs.
+        assert noise_plus_identity._decomposed.cache_info().misses == 2
     for others in some[1:]:
         for a, b in zip(some[0], others, strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-def test_large_decompositions_are_freed():
-    kept = noise_plus_identity._kept
-    noise_plus_identity.clear_decompositions(larger_than=0)
-    small, large = (shared_core(256, 256, rank, 0.7, 0.7) for rank in (8, 256))
-    assert len(kept) == 2
-    noise_plus_identity.clear_decompositions(larger_than=large.bytes - 1)
-    assert len(kept) == 1
-    assert shared_core(256, 256, 8, 0.7, 0.7) is small
-
-
-def test_the_cache_is_bounded():
-    kept = BoundedCache(limit=3)
-    made = []
-
-    def make(key):
-        made.append(key)
-        return key
-
-    for key in (1, 2, 3, 1, 4, 1, 2):
-        assert kept.get(key, functools.partial(make, key)) == key
-    # When 4 came, 2 was the one used longest ago.
-    assert made == [1, 2, 3, 4, 2]
-    sized = BoundedCache(limit=10, size=len)
-    for key in ("a" * 11, "a" * 11, "b" * 6, "c" * 4, "b" * 6, "d" * 2, "b" * 6):
-        sized.get(key, functools.partial(make, key))
-    # The first is too large; d replaces c.
-    assert [key[0] for key in made[5:]] == ["a", "a", "b", "c", "d"]
-    sized.clear(larger_than=2)
-    assert len(sized) == 1
 
 
 def test_random_frames():

@@ -794,7 +794,7 @@ def test_rules_reach_layers_without_a_traced_call():
     by_structure = {site.structure: site for site in sites}
     assert not any(site.skip_reason for site in sites)
     mlp = by_structure["mlp"]
-    assert (mlp.before, mlp.norm, mlp.second, mlp.activated_in) == ("other", None, None, "")
+    assert (mlp.before, mlp.norm, mlp.second) == ("other", None, None)
     assert by_structure["attention"].self_attention
 
 

@@ -51,10 +51,8 @@ def test_beta_is_in_units_of_gamma():
     settings = {"mlp": {"hidden_bias": -1}}
     keras_mimetic.initialize(model, settings, seed=0, force=True)
     np.testing.assert_allclose(array(norm.beta), -np.abs(gamma))
-    measured = keras_mimetic.measure(model)
-    (mean,) = measured.select(part="hidden_bias", figure="mean")
+    (mean,) = keras_mimetic.measure(model).select(part="hidden_bias", figure="mean")
     assert mean.value == pytest.approx(-1)
-    assert measured.settings()["mlp"]["hidden_bias"] == pytest.approx(-1)
 
 
 def test_what_is_written_is_no_training():
@@ -78,8 +76,7 @@ def test_control_has_the_norm_of_beta():
     model = make(norm)
     keras_mimetic.initialize(model, seed=0, control=True)
     beta = array(norm.beta)
-    assert np.ptp(beta) > 1
-    np.testing.assert_allclose(np.linalg.norm(beta), 0.5 * 8, rtol=1e-5)
+    assert set(beta) == {-0.5, 0.5}
 
 
 def test_what_is_skipped():
