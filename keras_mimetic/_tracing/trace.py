@@ -30,12 +30,7 @@ def trace(model: Any, inputs: Any = None) -> Graph:
     layers = sublayers(model)
     owners = {id(weight): layer for layer in layers for weight in own_variables(layer)}
     recorder = Recorder(graph, owners)
-    with (
-        preserve_global_state(),
-        preserve_model_state(model),
-        recording_calls(),
-        recorder.on(),
-    ):
+    with preserve_global_state(), preserve_model_state(model), recording_calls(), recorder.on():
         outputs = recorder.model(model, inputs)
         flat = keras.tree.flatten(outputs)
         graph.outputs = [x.value for x in flat if isinstance(x, Symbol)]
