@@ -102,7 +102,7 @@ def test_weights_that_become_nan(figures):
     class Diverge(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
-                kernel = [x for x in self.model.layers if isinstance(x, layers.Dense)][0].kernel
+                kernel = next(x for x in self.model.layers if isinstance(x, layers.Dense)).kernel
                 kernel.assign(np.full(kernel.shape, np.nan))
 
     logger = StructureLogger(figures=figures)
