@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_mimetic._patterns.kernels import Part, values_of
+from keras_mimetic._tracing.keras_internals import lock
 
 
 def assign_all(new: Iterable[tuple[Any, Any]]) -> None:
@@ -14,19 +15,20 @@ def assign_all(new: Iterable[tuple[Any, Any]]) -> None:
     A value may be a variable, which then has the old value.
     """
     old: list[tuple[Any, Any]] = []
-    try:
-        for variable, values in _whole(new):
-            old.append((variable, keras.ops.copy(variable.value)))
-            variable.assign(values)
-            if isinstance(values, keras.Variable):
-                # To keep the value there takes no more memory.
-                values.assign(old[-1][1])
-                old[-1] = variable, values
-    except BaseException:
-        # The last first: two variables may share their memory.
-        for variable, values in reversed(old):
-            variable.assign(values)
-        raise
+    with lock:
+        try:
+            for variable, values in _whole(new):
+                old.append((variable, keras.ops.copy(variable.value)))
+                variable.assign(values)
+                if isinstance(values, keras.Variable):
+                    # To keep the value there takes no more memory.
+                    values.assign(old[-1][1])
+                    old[-1] = variable, values
+        except BaseException:
+            # The last first: two variables may share their memory.
+            for variable, values in reversed(old):
+                variable.assign(values)
+            raise
 
 
 def _whole(new: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
@@ -35,8 +37,11 @@ def _whole(new: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     for variable, values in new:
         if isinstance(variable, Part):
             base = variable.variable
-            before = whole[id(base)][1] if id(base) in whole else values_of(base)
-            whole[id(base)] = base, variable.put(before, values)
+            if id(base) not in whole:
+                # What is kept stays as it is.
+                dtype = "float64" if base.dtype == "float64" else "float32"
+                whole[id(base)] = base, values_of(base, dtype)
+            whole[id(base)] = base, variable.put(whole[id(base)][1], values)
         else:
             whole[id(variable)] = variable, values
     return list(whole.values())

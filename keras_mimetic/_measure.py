@@ -64,6 +64,7 @@ def measure(
     `"depthwise"`, part `"kernel"`, the covariance of a layer's filters about their mean:
 
     - `sigma`: Width of the nearest closed form (see `MimeticDepthwise`), in squared pixels.
+      Filters of more than 625 pixels are not measured: the time grows with their cube.
     - `explained`: Fraction of the squared norm of the covariance that this form explains.
       Where it does not exceed that of untrained weights, `sigma` is not meaningful; filters of
       3x3 pixels reach 0.6 by chance.
@@ -161,7 +162,7 @@ def measure_site(site: Site) -> tuple[Measured, str]:
         return nothing, f"holds values that are not finite ({', '.join(broken)})"
     measured = STRUCTURES[site.structure].measure(site, weights)
     if not measured.figures:
-        return nothing, site.skip_reason or "its shapes allow none of the figures"
+        return nothing, site.skip_reason or measured.reason
     return measured, ""
 
 

@@ -20,15 +20,12 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Any:
     figure = new_figure(figsize=(10, 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     epochs = [row["epoch"] for row in history]
+    values = {name: [row.get(name, math.nan) for row in history] for name in names}
     for axis, panel in zip(axes, panels, strict=False):
         for name in layers:
             if name.startswith(f"{panel}/"):
-                axis.plot(
-                    epochs, [row.get(name, math.nan) for row in history], color="0.7", linewidth=0.8
-                )
-        axis.plot(
-            epochs, [row.get(panel, math.nan) for row in history], "o-", color="C3", markersize=3
-        )
+                axis.plot(epochs, values[name], color="0.7", linewidth=0.8)
+        axis.plot(epochs, values[panel], "o-", color="C3", markersize=3)
         axis.set_title(panel, fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
         axis.tick_params(labelsize=8)

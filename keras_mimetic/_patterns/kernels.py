@@ -131,11 +131,11 @@ def overlap(a: Any, b: Any) -> bool:
     return a.variable is b.variable and bool(np.isin(a.index, b.index).any())
 
 
-def values_of(variable: Any) -> np.ndarray:
-    """Return the values of a variable, a `Part` or a tensor as a float32 array."""
+def values_of(variable: Any, dtype: str = "float32") -> np.ndarray:
+    """Return the values of a variable, a `Part` or a tensor as an array, float32 by default."""
     if isinstance(variable, Part):
-        return variable.take(values_of(variable.variable))
-    x = keras.ops.cast(variable, "float32")
+        return variable.take(values_of(variable.variable, dtype))
+    x = keras.ops.cast(variable, dtype)
     # Not by NumPy's `__array__`, for which torch gives a DeprecationWarning.
     return x.detach().cpu().numpy().copy() if hasattr(x, "detach") else np.array(x)
 

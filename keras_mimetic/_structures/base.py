@@ -78,6 +78,8 @@ class Measured:
 
     figures: tuple[Figure, ...] = ()
     images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    # Why there are no figures.
+    reason: str = "its shapes allow none of the figures"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The structure of depthwise convolutions: a covariance of filters that widens with depth."""
 
 import dataclasses
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -27,6 +28,8 @@ from keras_mimetic._tracing.graph import Call, Graph, in_call_order
 from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
 from keras_mimetic.initializers.depthwise import check_gain
 
+# Of the largest filters to measure, whose closed forms take seconds.
+_MOST_PIXELS = 625
 CAUSAL = "a causal convolution: the structure is for filters centered on their position"
 
 
@@ -152,6 +155,8 @@ class Depthwise(Structure):
         filters = _filters(weights["kernel"])
         if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:
             return Measured()
+        if math.prod(filters.shape[:-1]) > _MOST_PIXELS:
+            return Measured(reason=f"filters of more than {_MOST_PIXELS} pixels take too long")
         measured = empirical_covariance(filters)
         size = filters.shape[:-1]
         sigma, explained = fit_sigma(measured, size)

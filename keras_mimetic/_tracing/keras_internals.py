@@ -6,6 +6,7 @@ No other module of `_tracing`, `_patterns` and `_structures` uses them.
 import contextlib
 import functools
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from keras.src.backend.common import global_state
 from keras.src.layers import layer as keras_layer
 
 from keras_mimetic._tracing import control_flow
-from keras_mimetic._tracing.symbol import Symbol, is_tracing, recorder
+from keras_mimetic._tracing.symbol import Symbol, is_tracing, listening, recorder
 
 
 def sublayers(layer: Any) -> list[Any]:
@@ -54,8 +55,8 @@ def is_tensor(x: Any) -> bool:
     return bool(keras.src.backend.is_tensor(x))
 
 
-# What follows changes the state of the process, so one thread at a time does it.
-_lock = threading.RLock()
+# One thread at a time changes the state of the process, or writes a model.
+lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -66,13 +67,17 @@ def preserve_global_state() -> Iterator[None]:
         "object_name_uids": None if names is None else names.copy(),
         "global_seed_generator": global_state.get_global_attribute("global_seed_generator"),
     }
-    with _lock:
+    with lock:
         states = random.getstate(), np.random.get_state()
+        limit = sys.getrecursionlimit()
+        # A recorded call takes twice the frames of the call.
+        sys.setrecursionlimit(2 * limit)
         # A new one follows Python's random state.
         global_state.set_global_attribute("global_seed_generator", None)
         try:
             yield
         finally:
+            sys.setrecursionlimit(limit)
             random.setstate(states[0])
             np.random.set_state(states[1])
             for name, value in before.items():
@@ -83,26 +88,25 @@ def preserve_global_state() -> Iterator[None]:
 def preserve_model_state(model: Any) -> Iterator[None]:
     """Restore the state that symbolic calls of a model's layers change.
 
-    It includes losses, values of variables, and attributes that `call` sets. Changes inside
-    an object that an attribute holds are not undone.
+    It includes values of variables, and attributes that `call` sets. Changes inside an object
+    that an attribute holds are not undone, nor what other threads do meanwhile.
     """
     layers = sublayers(model)
     records = [
         (record, list(record))
         for layer in layers
-        for record in (layer._inbound_nodes, layer._outbound_nodes, layer._losses)
+        for record in (layer._inbound_nodes, layer._outbound_nodes)
     ]
-    attributes = [(vars(layer), dict(vars(layer))) for layer in layers]
+    listening.layers, listening.changes = set(map(id, layers)), []
     try:
         # The scope discards assignments to variables.
         with keras.StatelessScope():
             yield
     finally:
-        for current, before in attributes:
+        for attributes, name, before in reversed(listening.changes):
             # Bypass `__setattr__`, which tracks attributes.
-            for name in [name for name in current if name not in before]:
-                del current[name]
-            current.update(before)
+            attributes.pop(name, None)
+            attributes.update(before)
         for record, items in records:
             record[:] = items
 
@@ -119,8 +123,10 @@ def recording_calls() -> Iterator[None]:
         (operation, "symbolic_call", _symbolic_call),
         (layer, "symbolic_call", _symbolic_call),
         (layer, "__call__", _layer_call),
+        (layer, "__setattr__", _set_attribute),
         (layer, "_maybe_build", _build_alone),
         (layer, "add_loss", _unless_listening),
+        (layer, "_clear_losses", _unless_listening),
         (layer, "add_weight", _refuse_weights),
         (variable, "assign", _unless_symbolic),
         (keras_layer, "Node", _unless_symbolic),
@@ -183,8 +189,8 @@ _OPERATORS = tuple(
 def _wrapped(wrapper: Any, original: Any) -> Any:
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
-        # Weights are refused while the recorder is paused, too.
-        if recorder() is None and not (wrapper is _refuse_weights and is_tracing()):
+        # Also while the recorder is paused, weights are refused and attributes restored.
+        if recorder() is None and not (wrapper in _ALWAYS and is_tracing()):
             return original(*args, **kwargs)
         return wrapper(original, *args, **kwargs)
 
@@ -217,6 +223,17 @@ def _unless_listening(original: Any, *args: Any, **kwargs: Any) -> None:
 
 def _refuse_weights(original: Any, layer: Any, *args: Any, **kwargs: Any) -> None:
     raise ValueError(f"its layer {layer.name!r} is not built")
+
+
+def _set_attribute(original: Any, layer: Any, name: str, value: Any) -> None:
+    if id(layer) in listening.layers:
+        attributes = vars(layer)
+        before = {name: attributes[name]} if name in attributes else {}
+        listening.changes.append((attributes, name, before))
+    original(layer, name, value)
+
+
+_ALWAYS = (_refuse_weights, _set_attribute)
 
 
 def _any_symbol(structure: Any) -> bool:

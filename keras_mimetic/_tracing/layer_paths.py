@@ -67,11 +67,15 @@ def _attributes(layer: Any) -> list[tuple[str, Any]]:
     skipped = {*_names_of_every_layer(), "_self_unconditional_dependency_names"}
     first = []
     if isinstance(layer, keras.Model):
-        skipped |= {"layers", "operations", "_operations", "_functional"}
+        skipped |= {"layers", "operations", "_operations", "_functional", "jit_compile"}
         if isinstance(layer, keras.Sequential) or hasattr(layer, "operations"):
             # Layers in the order of the graph. Those of a subclassed model are attributes.
             first = [("layers", layer.layers)]
-    names = [name for name in dir(layer) if name not in skipped and not name.startswith("__")]
+    names = [
+        name
+        for name in dir(layer)
+        if name not in skipped and not name.startswith("__") and not _is_own_property(layer, name)
+    ]
     attributes = []
     for name in sorted(names, key=lambda name: "~" + name if name.startswith("_") else name):
         try:
@@ -79,6 +83,15 @@ def _attributes(layer: Any) -> list[tuple[str, Any]]:
         except Exception:  # a property that does not apply
             continue
     return first + attributes
+
+
+def _is_own_property(layer: Any, name: str) -> bool:
+    """Return whether an attribute would run code of a user."""
+    owner = next((cls for cls in type(layer).__mro__ if name in vars(cls)), None)
+    is_property = owner is not None and isinstance(
+        vars(owner)[name], (property, functools.cached_property)
+    )
+    return is_property and not owner.__module__.startswith("keras")
 
 
 @functools.cache

@@ -123,7 +123,7 @@ class Recorder:
             if best is None or rank < best[0]:
                 best = rank, self._since(mark), outputs, assumed
             self._reset(mark)
-            if rank[0] == 0:
+            if rank[0] == 0 or why.startswith("RecursionError"):
                 break
         if best is not None:
             self._restore(best[1])
@@ -224,7 +224,8 @@ class Recorder:
             try:
                 outputs = layer.call(*given[0], **given[1])
                 return keras.tree.map_structure(self._symbol, outputs)
-            except LongLoopError:
+            except (LongLoopError, RecursionError):
+                # A second attempt at each level would take exponential time.
                 raise
             except Exception as error:
                 came = len(self.graph.calls) - mark[0]
