@@ -1,16 +1,15 @@
-"""What mimetic weights cost, beside Keras's own and beside the obvious way: one table.
+"""Measure what mimetic weights cost, beside Keras's own and beside the obvious way.
 
     KERAS_BACKEND=jax python benchmarks/speed.py
     KERAS_BACKEND=jax python benchmarks/speed.py --part draws import --repeats 6
 
-Prints a Markdown table for this backend. Times are medians, of the processor's time summed over
-threads where a row does not say "wall clock"; `ratio` is the median of ours / beside over rounds
-that alternate between the two. What a large allocation costs varies much from one round to the
-next, so `fastest rounds` compares the fastest of each. The wall clock means little on a busy
-machine: the table's head has its load.
+Prints a Markdown table for this backend. Times are medians of processor time, summed over threads,
+unless a row says "wall clock". `ratio` is the median of ours / beside over rounds that alternate
+between the two. What a large allocation costs varies much between rounds, so `fastest rounds`
+compares the fastest of each. The wall clock means little on a busy machine: the head of the table
+has its load.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import functools
@@ -21,44 +20,55 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import script
+from common import options, script
+
+# The names of `PARTS`, whose functions come with Keras.
+NAMES = ("draws", "attention", "decoder", "initialize", "block", "import")
+
+
+def parse(argv=None):
+    parser, add = options.parser(__doc__)
+    whole = {"type": options.positive(int)}
+    parts = f"{', '.join(NAMES)} [all]"
+    add("--part", nargs="+", choices=NAMES, default=list(NAMES), help=parts)
+    add("--repeats", **whole, help="rounds of every row [each part's own number]")
+    shape = "of the weight drawn %(default)s"
+    add("--shape", **whole, nargs="+", default=[4096, 16384], help=shape)
+    for name, default in (("width", 768), ("heads", 12), ("depth", 12)):
+        text = "of the ViT and its attention [%(default)s]"
+        add(f"--{name}", **whole, default=default, help=text)
+    widths = [256, 512, 1024, 2048, 4096]
+    add("--widths", **whole, nargs="+", default=widths, help="of growing layers %(default)s")
+    decoder = "layers, width, heads %(default)s"
+    add("--decoder", **whole, nargs=3, default=[32, 4096, 32], help=decoder)
+    busy = "busy processes beside the second half of draws [%(default)s]"
+    add("--busy", type=options.positive(int, zero=True), default=1, help=busy)
+    sizes = "width, depth, tokens and batch of the MLP blocks %(default)s"
+    add("--block", **whole, nargs=4, default=[256, 4, 64, 32], help=sizes)
+    return parser.parse_args(argv)
+
 
 if __name__ == "__main__":
-    script.catch_signals("the same command starts again")
+    script.start(parse, "The same command starts again")
 
 import keras
 import numpy as np
 from keras import layers
 from threadpoolctl import threadpool_limits
-from timing import Row, header, rounds, seconds, table_head
 
 import keras_mimetic
 from keras_mimetic._numerics.attention import query_key, value_output
 from keras_mimetic._numerics.random import DISTRIBUTIONS, fold_in, sample
 from keras_mimetic.initializers import MimeticMean
 from keras_mimetic.layers import MimeticMLPBlock
+from lib.timing import Row, header, rounds, seconds, table_head, wait
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = functools.partial(parser.add_argument, type=int)
-    add("--part", type=str, nargs="+", choices=PARTS, default=list(PARTS), help="[all]")
-    add("--repeats", help="rounds of every row [each part's own number]")
-    add("--shape", nargs="+", default=[4096, 16384], help="of the weight drawn %(default)s")
-    for name, default in (("width", 768), ("heads", 12), ("depth", 12)):
-        add(f"--{name}", default=default, help="of the ViT and its attention [%(default)s]")
-    widths = [256, 512, 1024, 2048, 4096]
-    add("--widths", nargs="+", default=widths, help="of growing layers %(default)s")
-    add("--decoder", nargs=3, default=[32, 4096, 32], help="layers, width, heads %(default)s")
-    add("--busy", default=1, help="busy processes beside the second half of draws [%(default)s]")
-    sizes = "width, depth, tokens and batch of the MLP blocks %(default)s"
-    add("--block", nargs=4, default=[256, 4, 64, 32], help=sizes)
-    args = parser.parse_args()
-
+def main(argv=None):
+    args = parse(argv)
     print(header("Speed"))
     print(table_head())
     for part in args.part:
@@ -90,13 +100,13 @@ def draws(args, repeats):
 
 
 def clocks():
-    """Seconds of processor time and of the wall clock."""
+    """Return seconds of processor time and of the wall clock."""
     return np.array([time.process_time(), time.perf_counter()])
 
 
 @contextlib.contextmanager
 def busy_processes(count):
-    """Let so many other processes compute meanwhile."""
+    """Let so many other processes compute in this context."""
     # They end with this process, however it ends.
     script = (
         "import numpy as np, os, sys\nx = np.ones((512, 512))\n"
@@ -151,7 +161,7 @@ def one_layer(*shape, seed=0):
 
 
 def growth(name, shapes, rest, repeats, aim=None):
-    """What the attention weights of the last layer take, and how that grows with a size."""
+    """Return a row of the time for the attention weights of a layer, and how it grows."""
     medians = []
     for shape in shapes.values():
         times = []
@@ -159,7 +169,7 @@ def growth(name, shapes, rest, repeats, aim=None):
             start = time.process_time()
             one_layer(*shape, seed=seed)
             times.append(time.process_time() - start)
-        # The first has the decomposition that all share.
+        # The first includes the decomposition that all share.
         medians.append(np.median(times[1:]))
     smallest, *_, largest = shapes
     what = (
@@ -177,7 +187,7 @@ def exponent(sizes, medians):
 def decoder(args, repeats):
     """Draw all attention weights of a large decoder, one layer at a time."""
     depth, width, heads = args.decoder
-    # A fresh process, whose peak of memory no other part has set.
+    # In a fresh process no other part has set the peak of memory.
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
         processor, wall, besides = pool.submit(draw_decoder, *args.decoder).result()
@@ -197,7 +207,7 @@ def draw_decoder(depth, width, heads):
 
 
 def peak_memory():
-    """Return the most bytes that this process has had in memory."""
+    """Return the peak of this process's memory in bytes."""
     import resource
 
     # Linux counts kibibytes, macOS bytes.
@@ -227,7 +237,7 @@ def initialize(args, repeats):
             start = time.process_time()
             keras_mimetic.measure(*built)
             times.append(time.process_time() - start)
-        # The first keeps what it drew for the next.
+        # The first call caches samples for the next.
         what = f"`measure`, {name}; first call {seconds(times[0])}"
         yield Row(what, times[1:], aim=aim[1])
     depths = sorted({max(1, args.depth // part) for part in (4, 2, 1)})
@@ -280,7 +290,7 @@ def imports(args, repeats):
         "print(time.process_time() - start)"
     )
 
-    # As an installed package is imported: from bytecode, which the first time writes.
+    # An installed package is imported from bytecode, which the first time writes.
     env = {key: os.environ[key] for key in os.environ if key != "PYTHONDONTWRITEBYTECODE"}
 
     def once():
@@ -293,7 +303,7 @@ def imports(args, repeats):
     yield Row(what, [once() for _ in range(repeats)], aim=0.03)
 
 
-# What gives a part's rows, and how many rounds it needs.
+# A function that yields the rows of a part, and how many rounds it needs.
 PARTS = {
     "draws": (draws, 15),
     "attention": (attention, 7),
@@ -309,17 +319,8 @@ def row(what, beside, times, **bounds):
     return Row(what, ours, beside, theirs, **bounds)
 
 
-def wait(tensor):
-    """Until the values are there: JAX and GPUs return before they are."""
-    getattr(tensor, "block_until_ready", lambda: None)()
-    if keras.backend.backend() == "torch" and tensor.is_cuda:
-        import torch
-
-        torch.cuda.synchronize()
-
-
 def full_decompositions(width, heads):
-    """The recipe as it is usually written: `numpy.linalg.svd`, float32."""
+    """Compute the recipe as it is usually written: `numpy.linalg.svd`, float32."""
     identity = np.eye(width, dtype=np.float32)
     for head in range(heads + 1):  # one for value and output
         z = sample("untruncated_normal", (width, width), fold_in(0, head))
@@ -330,7 +331,7 @@ def full_decompositions(width, heads):
 
 
 def vit(args, depth=None):
-    """A ViT with patches of 16 pixels, of Keras's own layers; by default ViT-B/16."""
+    """Return a ViT built from Keras layers with 16-pixel patches; ViT-B/16 by default."""
     width = args.width
     inputs = keras.Input((224, 224, 3))
     x = layers.Conv2D(width, 16, strides=16)(inputs)
@@ -345,4 +346,4 @@ def vit(args, depth=None):
 
 
 if __name__ == "__main__":
-    script.run(main)
+    main()

@@ -1,20 +1,20 @@
-"""What a selective state space costs, against the length of the sequence: time and memory.
+"""Measure a selective state space by the length of the sequence: time and memory.
 
     KERAS_BACKEND=torch python benchmarks/state_space.py --output lengths.csv --picture lengths.png
     KERAS_BACKEND=jax python benchmarks/state_space.py --part time --lengths 256 1024 4096
 
-Of `MimeticStateSpace`, forward and a training step: the gradients of the mean square of the
-outputs. It stands beside the recurrence as it is written, `layer.step` step by step,
-and on torch beside `Mamba2Mixer` of Hugging Face's transformers (its PyTorch code, unless its
-kernels for GPUs are installed) in each of the chunk sizes asked for, of which tables and
-picture have the better. All have the same weights, and outputs that are equal to 1e-4, which
-is checked first. JAX and TensorFlow compile.
+Measures the forward pass of `MimeticStateSpace` and a training step: the gradients of the mean
+square of its outputs. It is compared with the recurrence as it is written, `layer.step` step by
+step, and on torch with `Mamba2Mixer` of Hugging Face's transformers (its PyTorch code, unless its
+kernels for GPUs are installed) in each of the given chunk sizes, of which tables and picture have
+the better. All have the same weights, and outputs that are equal to 1e-4, which is checked first.
+JAX and TensorFlow compile.
 
-Prints a Markdown table a part for this backend. Times are medians of the wall clock (or, with
-`--clock processor`, of the processor time, which other processes disturb less), ratios
-the median of ours / beside over rounds that alternate between the two, with its 95 % interval.
-Memory is what the first call adds to the peak of a fresh process; on JAX and TensorFlow
-this call compiles too, and what a GPU has is not in it. Let nothing else use the machine.
+Prints a Markdown table per part for this backend. Times are medians of the wall clock (or, with
+`--clock processor`, of the processor time, which other processes disturb less), ratios the median
+of ours / beside over rounds that alternate between the two, with its 95 % interval. Memory is what
+the first call adds to the peak of a fresh process, without that of a GPU. On JAX and TensorFlow
+this call compiles too. Let nothing else use the machine.
 """
 
 import argparse
@@ -29,22 +29,64 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import textwrap
 import time
 import warnings
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import script
+from common import options, script
+
+PARTS = TIME, MEMORY = ("time", "memory")
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+OTHERS = ("transformers", "naive")
+# Below this length, what does not grow with it hides what does.
+SHORTEST_FITTED = 1024
+
+
+def parse(argv=None):
+    parser, add = options.parser(__doc__)
+    whole = {"type": options.positive(int)}
+    add("--part", nargs="+", choices=PARTS, default=PARTS, help="time, memory [both]")
+    clock = "clock of times: wall or processor [wall]"
+    add("--clock", choices=CLOCKS, default="wall", help=clock)
+    beside = "compare with transformers, naive [both]"
+    add("--beside", nargs="*", choices=OTHERS, default=OTHERS, help=beside)
+    lengths = [2**power for power in range(8, 14)]
+    add("--lengths", **whole, nargs="+", default=lengths, help="of the sequence %(default)s")
+    for name, default, what in (
+        ("width", 256, "channels of the input"),
+        ("state-dim", 64, "channels of b and c"),
+        ("head-dim", 64, "channels of x in each head"),
+        ("batch", 1, "sequences"),
+        ("repeats", 11, "rounds of each comparison"),
+    ):
+        add(f"--{name}", **whole, default=default, help=f"{what} [%(default)s]")
+    chunks = "of transformers %(default)s"
+    add("--their-chunks", **whole, nargs="+", default=[64, 256], help=chunks)
+    add("--output", type=options.folder, metavar="FILE.csv", help="file for every figure [none]")
+    add("--picture", type=options.folder, metavar="FILE.png", help="file for a picture [none]")
+    # For a fresh process: measure the memory of this layer, kind and length.
+    add("--memory", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    for name in ("output", "picture"):
+        path = getattr(args, name)
+        # Now, because measuring takes long.
+        if path and not path.resolve().parent.is_dir():
+            parser.error(f"argument --{name}: there is no folder {path.parent}")
+    return args
+
 
 if __name__ == "__main__":
-    script.catch_signals("the same command starts again")
+    script.start(parse, "The same command starts again")
 
 import keras
 import numpy as np
 from keras import ops
-from speed import wait
-from state_space_layers import (
+
+from common import environment, pictures
+from common.folders import write_rows
+from lib.state_space_layers import (
     FORWARD,
     GROUPS,
     KINDS,
@@ -54,50 +96,7 @@ from state_space_layers import (
     is_run,
     layers,
 )
-from timing import header, median_interval, rounds, seconds
-
-from common import environment
-from common.folders import write_rows
-from common.options import positive
-
-PARTS = TIME, MEMORY = ("time", "memory")
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-# Below, what does not grow with the length hides what does.
-SHORTEST_FITTED = 1024
-
-
-def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = functools.partial(parser.add_argument, type=positive(int))
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="[both]")
-    clock = "what times are: wall or processor time [wall]"
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help=clock)
-    others = GROUPS[1:]
-    parser.add_argument("--beside", nargs="*", choices=others, default=others, help="[both]")
-    lengths = [2**power for power in range(8, 14)]
-    add("--lengths", nargs="+", default=lengths, help="of the sequence %(default)s")
-    for name, default, what in (
-        ("width", 256, "channels of the input"),
-        ("state-dim", 64, "channels of b and c"),
-        ("head-dim", 64, "channels of x in each head"),
-        ("batch", 1, "sequences"),
-        ("repeats", 11, "rounds of each comparison"),
-    ):
-        add(f"--{name}", default=default, help=f"{what} [%(default)s]")
-    add("--their-chunks", nargs="+", default=[64, 256], help="of transformers %(default)s")
-    add("--output", type=pathlib.Path, help="FILE.csv for every figure")
-    add("--picture", type=pathlib.Path, help="FILE.png")
-    # What a fresh process is asked for: the memory of this layer, kind and length.
-    add("--memory", type=str, nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    for name in ("output", "picture"):
-        path = getattr(args, name)
-        # Before anything is measured, which takes long.
-        if path and not path.resolve().parent.is_dir():
-            parser.error(f"argument --{name}: there is no folder {path.parent}")
-    return args
+from lib.timing import header, median_interval, rounds, seconds, wait
 
 
 def main(argv=None):
@@ -131,7 +130,7 @@ def main(argv=None):
 
 @dataclasses.dataclass
 class Result:
-    """Of one layer, kind and length: seconds of each round, of ours in the same rounds, MiB."""
+    """One layer, kind and length: seconds by round, ours in the same rounds, memory in MiB."""
 
     layer: str
     kind: str
@@ -149,7 +148,7 @@ class Result:
         return [a / b for a, b in zip(self.ours, self.seconds, strict=True)]
 
     def row(self):
-        """For the CSV file."""
+        """Return the row of the CSV file."""
         row = dict.fromkeys(("layer", "kind", "length", "seconds", "ratio", "low", "high", "mib"))
         row.update(layer=self.layer, kind=self.kind, length=self.length, mib=self.mib)
         if self.seconds:
@@ -172,7 +171,7 @@ def inputs(length, args):
 
 
 def add_times(results, args):
-    """Adds the times of results of one length."""
+    """Measure the times of results of one length."""
     x = inputs(results[0].length, args)
     made = {result.layer: functions(result.layer, args) for result in results}
     check_equal(made, x)
@@ -195,7 +194,7 @@ def to_the_end(function, x):
 
 
 def check_equal(made, x):
-    """Whether all outputs are those of ours."""
+    """Raise `AssertionError` unless all outputs are equal to ours."""
 
     def outputs(name):
         values = made[name][FORWARD](x)
@@ -214,9 +213,9 @@ KEEPS_PEAK = "This system does not forget the peak of the imports: small figures
 
 
 def add_memory(results, args):
-    """Adds the memory of each result, two processes at a time."""
-    # glibc gives back at once what is larger. By default it keeps much, and other blocks in each
-    # run: the naive training step took twice as much in some runs as in others.
+    """Measure each result's memory, running two processes at a time."""
+    # glibc returns larger blocks at once. By default it keeps many, and others in each run: the
+    # naive training step took twice as much in some runs as in others.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
 
     def in_fresh_process(result):
@@ -237,9 +236,9 @@ def add_memory(results, args):
 
 
 def memory_here(name, kind, length, args):
-    """MiB that a call adds to the peak of this process."""
+    """Return the MiB that a call adds to the peak of this process."""
     function = functions(name, args)[kind]
-    # What is loaded and allocated once, whatever the length.
+    # Load and allocate what does not depend on the length.
     to_the_end(function, inputs(8, args))
     x = inputs(int(length), args)
     gc.collect()
@@ -254,19 +253,18 @@ PROCESS = pathlib.Path("/proc/self")
 
 
 def forget_peak():
-    """Lets the peak be what is resident now; whether this system can, as Linux mostly does."""
+    """Reset the peak to what is resident now, and return whether this system can, as Linux does."""
     with contextlib.suppress(OSError):
-        (PROCESS / "clear_refs").write_text("5")
-        # Whether that was not only written, but done.
+        (PROCESS / "clear_refs").write_text("5", encoding="utf-8")
+        # Some systems accept the write and do nothing.
         return status("VmHWM") - status("VmRSS") < 32
     return False
 
 
 def peak():
-    """The largest resident set of this process so far, in MiB.
+    """Return the largest resident set of this process so far, in MiB.
 
-    On Linux not `ru_maxrss`, which begins with the peak of the process that started this one,
-    here often larger, and cannot be forgotten.
+    On Linux `ru_maxrss` is no use: it starts at the peak of the parent process and cannot be reset.
     """
     with contextlib.suppress(OSError):
         return status("VmHWM")
@@ -277,8 +275,8 @@ def peak():
 
 
 def status(entry):
-    """Of this process on Linux, in MiB."""
-    for line in (PROCESS / "status").read_text().splitlines():
+    """Return an entry of this process's status on Linux, in MiB."""
+    for line in (PROCESS / "status").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
         if name == entry:
             return int(value.split()[0]) / 2**10
@@ -331,7 +329,7 @@ def memory_cells(results, length, args):
 
 
 def best(results, group, kind, length, part):
-    """The result of a group, of its better chunk size if it has several; `None` if none was run."""
+    """Return the result of a group, of its better chunk size; `None` if none was run."""
     found = [
         result
         for result in results
@@ -341,12 +339,12 @@ def best(results, group, kind, length, part):
         return min(found, key=lambda result: result.mib, default=None)
     if group == OURS:
         return found[0]
-    # By the ratio, since each was timed in other rounds.
+    # By the ratio, because each was timed in other rounds.
     return max(found, key=lambda result: statistics.median(result.ratios), default=None)
 
 
 def curve(results, group, kind, part):
-    """Lengths, and medians of seconds or MiB."""
+    """Return lengths, and medians of seconds or MiB."""
     lengths = sorted({result.length for result in results})
     found = [best(results, group, kind, length, part) for length in lengths]
     found = [result for result in found if result is not None]
@@ -355,7 +353,7 @@ def curve(results, group, kind, part):
 
 
 def growth(results, part):
-    """A line that says with which power of the length ours grows."""
+    """Return a line with the power of the length by which ours grows."""
     powers = []
     for kind in KINDS:
         lengths, value = exponent(*curve(results, OURS, kind, part))
@@ -366,7 +364,7 @@ def growth(results, part):
 
 
 def exponent(lengths, values):
-    """The lengths that are fitted, all if not two are long, and their least-squares slope."""
+    """Return the fitted lengths, all unless two are long, and their least-squares slope."""
     pairs = list(zip(lengths, values, strict=True))
     long = [pair for pair in pairs if pair[0] >= SHORTEST_FITTED]
     fitted, values = zip(*(long if len(long) > 1 else pairs), strict=True)
@@ -379,15 +377,9 @@ def exponent(lengths, values):
 
 
 def draw(path, results, parts, title):
-    """Time and memory against the length, a line a layer and kind."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    size = (5 * len(parts), 4.6)
-    figure, axes = plt.subplots(1, len(parts), figsize=size, squeeze=False, layout="constrained")
-    for axis, part in zip(axes[0], parts, strict=True):
+    """Draw time and memory by length, one line per layer and kind."""
+    figure, axes = pictures.panels(len(parts), 5, 4.6)
+    for axis, part in zip(axes, parts, strict=True):
         for color, group in enumerate(GROUPS):
             for kind, line in zip(KINDS, ("o--", "o-"), strict=True):
                 lengths, values = curve(results, group, kind, part)
@@ -405,12 +397,10 @@ def draw(path, results, parts, title):
         axis.set(xlabel="length", ylabel=label, xticks=ticks)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.grid(alpha=0.3)
-    names = axes[0, 0].get_legend_handles_labels()
+    names = axes[0].get_legend_handles_labels()
     figure.legend(*names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(textwrap.fill(title, 80 * len(parts)), fontsize=6, color="0.4")
-    figure.savefig(path, dpi=200)
-    plt.close(figure)
+    pictures.save(figure, path, title)
 
 
 if __name__ == "__main__":
-    script.run(main)
+    main()

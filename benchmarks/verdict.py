@@ -3,33 +3,25 @@
     python benchmarks/verdict.py benchmarks/results/screen-mlp --base spatial default
     python benchmarks/verdict.py benchmarks/results/claim --epochs 1 2 5 --metric loss accuracy
 
-They cover all runs in the folder, whichever calls of compare.py made them. The learning rate of
-a variant is the best one on the validation images, over the seeds that tried all of its rates.
-`--epochs` compares at these epochs, by accuracy or loss, and says how many epochs are saved on
-the way to the final value of the base. `--plan POINTS` prints how many new seeds it takes to
-confirm that difference, from the paired spread seen here.
+They cover all runs in the folder. The learning rate of a variant is the best one on the validation
+images, over the seeds that tried all of its rates. `--epochs` compares accuracy or loss at these
+epochs, and reports how many epochs earlier the base's final value is reached. `--plan POINTS`
+prints how many new seeds would confirm that difference, from the paired spread of these runs.
 """
 
-import argparse
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import script
-
-if __name__ == "__main__":
-    script.catch_signals("the same command starts again")
-
-import by_epoch
-from by_epoch import METRICS
-
-from common import environment, folders, options, pictures
-from common.paired import Difference, difference
+from common import environment, folders, options, pictures, script
+from common.report import Difference, difference, mean_and_spread
+from lib import by_epoch
+from lib.by_epoch import METRICS
 
 
 @dataclasses.dataclass
@@ -41,9 +33,9 @@ class Line:
         row: Name of the variant.
         rate: Its best learning rate.
         accuracies: Test accuracy in percent, by seed.
-        base: The variant that it is compared with; `None` if it is that variant.
-        differences: To the base, in points, for the seeds that both have.
-        seen: Their mean, its interval and its p value; `None` without differences.
+        base: The variant that it is compared with. `None` if it is that variant.
+        differences: Points over the base, for the seeds that both have.
+        seen: Their mean, its interval and its p value. `None` without differences.
         p_holm: The p value corrected by Holm's method for all variants of the table.
     """
 
@@ -63,47 +55,47 @@ class Line:
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=pathlib.Path, help="with runs.csv and args.json")
+    parser, add = options.parser(__doc__)
+    add("folder", type=pathlib.Path, help="with runs.csv and args.json")
     bases = "the variant to compare with; of several the first that a model has"
-    parser.add_argument("--base", nargs="+", default=["default"], help=bases)
+    add("--base", nargs="+", default=["default"], metavar="NAME", help=bases)
     only = "print the table of these variants and the base alone, and write nothing"
-    parser.add_argument("--variant", nargs="+", default=[], help=only)
+    add("--variant", nargs="+", default=[], metavar="NAME", help=only)
     names = "also draw the curves of these variants, for the models that have them"
-    parser.add_argument("--curves", nargs="+", default=[], metavar="VARIANT", help=names)
-    whole = options.positive(int)
+    add("--curves", nargs="+", default=[], metavar="NAME", help=names)
     at = "also compare at these epochs, in epochs.md, and draw differences by epoch"
-    parser.add_argument("--epochs", nargs="+", type=whole, default=[], metavar="N", help=at)
+    add("--epochs", nargs="+", type=options.positive(int), default=[], help=at)
     metrics = f"what to compare at epochs: {', '.join(METRICS)} [%(default)s]"
-    parser.add_argument("--metric", nargs="+", choices=METRICS, default=["accuracy"], help=metrics)
+    add("--metric", nargs="+", choices=METRICS, default=["accuracy"], help=metrics)
     pairs = "pairs VARIANT/BASE to compare at epochs [each variant with its base]"
-    parser.add_argument("--pairs", nargs="+", default=[], metavar="PAIR", help=pairs)
-    parser.add_argument("--plan", type=options.positive(float), metavar="POINTS")
+    add("--pairs", nargs="+", default=[], metavar="PAIR", help=pairs)
+    seeds = "print the number of seeds that would confirm a difference of so many points"
+    add("--plan", type=options.positive(float), metavar="POINTS", help=seeds)
     first = "leave out the seeds below, which chose the rates"
-    parser.add_argument("--first-seed", type=options.seed, default=0, metavar="N", help=first)
+    add("--first-seed", type=options.seed, default=0, help=first)
     args = parser.parse_args(argv)
     if not (args.folder / "runs.csv").is_file():
         parser.error(f"There is no {args.folder / 'runs.csv'}.")
     if wrong := [pair for pair in args.pairs if pair.count("/") != 1]:
         parser.error(f"argument --pairs: must be VARIANT/BASE. Received: {wrong[0]}")
-    return parser, args
+    return args
 
 
 def main(argv=None):
-    parser, args = parse(argv)
+    args = parse(argv)
     runs = folders.Runs(args.folder)
     lines = judge(runs, args.base, args.variant, args.first_seed)
     if not any(line.base for line in lines):
-        parser.error(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
+        raise script.Stop(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
     print(table(runs, lines))
     if args.epochs:
         pairs = _pairs(lines, args.pairs)
         if not pairs:
-            parser.error(f"argument --pairs: {args.folder} has none of {', '.join(args.pairs)}.")
+            raise script.Stop(f"--pairs: {args.folder} has none of {', '.join(args.pairs)}.")
         text = by_epoch.table(runs, pairs, args.epochs, args.metric)
         print(text)
+    if args.plan:
+        print(plan(lines, args.plan))
     if args.variant:
         return
     folders.write(runs.folder / "table.md", table(runs, lines))
@@ -114,13 +106,10 @@ def main(argv=None):
         print(f"By epoch: {runs.folder / 'epochs.md'}, {drawn}")
     if args.curves:
         chosen = {}
-        for name in args.curves:
-            for line in lines:
-                if line.row == name:
-                    chosen.setdefault(line.model, {})[name] = (line.rate, line.accuracies)
+        for line in lines:
+            if line.row in args.curves:
+                chosen.setdefault(line.model, {})[line.row] = (line.rate, line.accuracies)
         print(f"Curves: {pictures.curves(runs, chosen, headline(runs))}")
-    if args.plan:
-        print(plan(lines, args.plan))
 
 
 def _pairs(lines, named):
@@ -139,7 +128,7 @@ def _pairs(lines, named):
 
 
 def judge(runs, bases, only=(), first_seed=0):
-    """Return a `Line` for each variant in the folder, model by model, in order of first runs.
+    """Return a `Line` for each variant in the folder, by model, in order of first runs.
 
     Args:
         runs: A `folders.Runs`.
@@ -170,7 +159,7 @@ def judge(runs, bases, only=(), first_seed=0):
 
 
 def best_rate(runs, model, row):
-    """The rate of the best validation accuracy, over the seeds that tried every rate of the row."""
+    """Return the rate with the best validation accuracy, over the seeds that tried every rate."""
     by_rate = {}
     for run in runs.find(model=model, init=row):
         by_rate.setdefault(run["learning_rate"], {})[run["seed"]] = run["validation_accuracy"]
@@ -194,11 +183,11 @@ def _compare(line, base):
     line.base = base.row
     line.differences = [line.accuracies[seed] - base.accuracies[seed] for seed in common]
     if common:
-        line.seen = difference(line.differences, [0.0] * len(common))
+        line.seen = difference(line.differences)
 
 
 def holm(p_values):
-    """Holm's step-down correction for their number, in the same order."""
+    """Return p values after Holm's step-down correction, in the same order."""
     count = len(p_values)
     corrected = [0.0] * count
     highest = 0.0
@@ -209,7 +198,7 @@ def holm(p_values):
 
 
 def table(runs, lines):
-    """Markdown."""
+    """Return the table in Markdown."""
     text = [
         headline(runs),
         "",
@@ -219,8 +208,7 @@ def table(runs, lines):
     ]
     for line in lines:
         values = list(line.accuracies.values())
-        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        cells = [line.model, line.row, f"{line.rate:g}", f"{statistics.fmean(values):.2f}{spread}"]
+        cells = [line.model, line.row, f"{line.rate:g}", mean_and_spread(values)]
         if line.differences:
             p_values = [f"{p:.2g}" if line.tested else "" for p in (line.seen.p, line.p_holm)]
             cells += [line.base, line.seen.text(), *p_values]
@@ -231,18 +219,21 @@ def table(runs, lines):
 
 
 def headline(runs):
-    """What was trained, on what, at what commits of the code."""
-    settings = json.loads((runs.folder / "args.json").read_text())["settings"]
+    """Return what was trained, on what, at what commits of the code."""
+    settings = folders.read_settings(runs.folder)
     commits = ", ".join(dict.fromkeys(run["commit"] for run in runs.rows if run.get("commit")))
-    return (
-        f"{pathlib.Path(settings['dataset']).stem}: {settings['train_size']} training images, "
-        f"{options.schedule(settings)}, width {settings['width'] or 'of each model'}; "
-        f"{environment.summary(runs.rows)}; commit {commits or 'not known'}"
-    )
+    if "dataset" in settings:
+        trained = (
+            f"{pathlib.Path(settings['dataset']).stem}: {settings['train_size']} training images, "
+            f"{options.schedule(settings)}, width {settings['width'] or 'of each model'}"
+        )
+    else:
+        trained = ", ".join(f"{name} {value}" for name, value in settings.items())
+    return f"{trained}; {environment.summary(runs.rows)}; commit {commits or 'not known'}"
 
 
 def picture(runs, lines):
-    """Draw differences with their intervals, a panel a model; a dot a seed."""
+    """Draw differences with their intervals, one panel per model and one dot per seed."""
     by_model = {}
     for line in lines:
         if line.differences:
@@ -251,8 +242,7 @@ def picture(runs, lines):
     height = 1.4 + 0.26 * max(map(len, by_model.values()))
     figure, axes = pictures.panels(len(by_model), 4.6, height)
     for axis, (model, found) in zip(axes, by_model.items(), strict=True):
-        pictures.draw_differences(axis, found)
-        above, below = pictures.above_and_below(found)
+        above, below = pictures.draw_differences(axis, found)
         title = f"{model}: {above} of {len(found)} above {bases[model]}, {below} below"
         axis.set_title(title, fontsize=8)
         axis.set_xlabel(f"points over {bases[model]}, 95 % t interval", fontsize=8)
@@ -260,12 +250,12 @@ def picture(runs, lines):
 
 
 def plan(lines, points):
-    """The seeds that would show a difference of so many points, by model."""
+    """Return how many seeds would show a difference of so many points, by model."""
     text = []
     for model in dict.fromkeys(line.model for line in lines):
         tested = [line for line in lines if line.model == model and line.tested]
         if tested:
-            # Of few seeds each, the mean variance misleads less than the median deviation.
+            # With few seeds each, the mean variance misleads less than the median deviation.
             variance = statistics.fmean(statistics.variance(line.differences) for line in tested)
             text.append(
                 f"{model}: paired standard deviation {variance**0.5:.2f} points ({len(tested)} "
@@ -276,7 +266,7 @@ def plan(lines, points):
 
 
 def seeds_needed(deviation, difference, level=0.05, power=0.8):
-    """The smallest number of pairs with which a paired t test finds a difference."""
+    """Return the smallest number of pairs with which a paired t test finds a difference."""
     from scipy import stats
 
     count = 2
@@ -290,4 +280,5 @@ def seeds_needed(deviation, difference, level=0.05, power=0.8):
 
 
 if __name__ == "__main__":
-    script.run(main)
+    script.start(parse, needs_keras=False)
+    main()

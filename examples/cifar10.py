@@ -1,31 +1,27 @@
 """Train small image models from different initial weights and compare them.
 
-    python examples/cifar10.py                          # embedded digits, CPU, a minute
-    python examples/cifar10.py --dataset cifar10 --model convnext --init default control all
+    KERAS_BACKEND=jax python examples/cifar10.py        # scikit-learn's digits, CPU, a minute
+    KERAS_BACKEND=jax python examples/cifar10.py --dataset cifar10 --init default control all
     KERAS_BACKEND=torch python examples/cifar10.py --dataset cifar10 --mixed-precision bfloat16
 
-The same file runs on every backend that KERAS_BACKEND names. Comparisons are paired: for one
-seed, all initializations share the order of the images, their augmentation, and every weight
-that they do not replace. "control" has the norms of the structured weights, but no structure.
+The same file runs on every backend. Comparisons are paired: for one seed, all initial weights share
+the order of the images, their augmentation, and every weight that they do not replace. "control"
+has the norms of the structured weights without the structure.
 """
 
-from common import script
-
-if __name__ == "__main__":
-    script.catch_signals("the same command goes on with what is missing")
-
-import argparse
+import functools
+import pathlib
+import sys
 import time
 
-from common import options
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+from common import options, script
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = options.adder(parser)
-    options.add_data(add, parser)
+    parser, add = options.parser(__doc__)
+    options.add_data(add)
     names = f"{', '.join(options.MODELS)} [vit]"
     add("--model", nargs="+", choices=options.MODELS, default=["vit"], help=names)
     inits = f"{options.INITS_HELP} [default all]"
@@ -34,35 +30,28 @@ def parse(argv=None):
     rates = "peak rates; of several the best on the validation images is reported [0.002]"
     add("--learning-rate", nargs="+", type=options.positive(float), default=[2e-3], help=rates)
     options.add_training(add, epochs=6)
-    add("--output", type=options.text, help="folder for the results [results/DATASET-BACKEND]")
-    args = parser.parse_args(argv)
-    for name in ("model", "init", "learning_rate"):
-        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    options.add_output(add, "results/DATASET-BACKEND")
+    args = options.parse(parser, argv, lists=("model", "init", "learning_rate"))
     options.resolve(args)
     return args
 
 
 if __name__ == "__main__":
-    # Before the import of Keras, which takes seconds: --help and errors come at once.
-    parse()
+    script.start(parse)
 
 import keras
 
 import keras_mimetic
-from common import comparison, data, environment, folders, models, report
+from common import data, environment, folders, models, pictures, report, training
 from common.blocks import SinCosPositions
-from common.training import INITS, adamw, evaluate, warn_if_diverged
 from keras_mimetic._numerics.random import fold_in
-
-# Pairs that the table compares, besides each initialization with the first.
-CONTRASTS = [("spatial", "control"), ("all", "spatial"), ("mlp", "bias")]
 
 
 def vit(image_shape, classes, *, patch=4, width=64, depth=4, heads=2, seed=0):
     """Return a Vision Transformer with fixed sin-cos positions and average pooling.
 
-    The layers are Keras's, from helpers that give each weight a random stream of its own:
-    models with equal seeds differ only where `initialize` changes them.
+    The layers are Keras's, from helpers that give each weight a random stream of its own: models
+    with equal seeds differ only where `initialize` changes them.
     """
     seeds = models.sub_streams(seed)
     inputs, x = models.stem(image_shape, patch, width, models.glorot(seed=next(seeds)))
@@ -85,19 +74,21 @@ def vit(image_shape, classes, *, patch=4, width=64, depth=4, heads=2, seed=0):
 MODELS = {**models.MODELS, "vit": vit}
 
 
-def train(model_name, init, rate, seed, images, args):
+def train(args, images, key):
     """Return the results of one run, by column of runs.csv."""
+    seed, init = key["seed"], key["init"]
     keras.utils.set_random_seed(seed)
-    patch = 4 if min(images.shape[:2]) >= 32 else 2
-    model = MODELS[model_name](images.shape, images.classes, patch=patch, seed=fold_in(seed, 0))
+    make, patch = MODELS[key["model"]], 4 if min(images.shape[:2]) >= 32 else 2
+    model = make(images.shape, images.classes, patch=patch, seed=fold_in(seed, 0))
     if init != "default":
-        keras_mimetic.initialize(model, seed=fold_in(seed, 1), **INITS[init])
+        keras_mimetic.initialize(model, seed=fold_in(seed, 1), **training.INITS[init])
 
     augment = args.augment == "on"
     batches = data.Batches(*images.train, batch_size=args.batch_size, seed=seed, augment=augment)
     steps = args.epochs * len(batches)
+    warmup = max(1, steps // 10)
     model.compile(
-        optimizer=adamw(rate, args.weight_decay, steps, warmup=max(1, steps // 10)),
+        optimizer=training.adamw(key["learning_rate"], args.weight_decay, steps, warmup=warmup),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=options.JIT[args.jit],
@@ -112,14 +103,13 @@ def train(model_name, init, rate, seed, images, args):
         verbose=args.verbose,
     ).history
     seconds = time.perf_counter() - start
-    warn_if_diverged(history)
-    accuracy = evaluate(model, images)
+    accuracy = training.evaluate(model, images)
     keras.backend.clear_session()
     return {
         "validation_accuracy": history["val_accuracy"][-1],
         "test_accuracy": accuracy,
         "seconds": round(seconds, 2),
-        "curve": comparison.curve(history["val_accuracy"]),
+        "curve": folders.curve(history["val_accuracy"]),
     }
 
 
@@ -132,16 +122,27 @@ def main(argv=None):
     runs = folders.Runs(output, options.settings(args, images))
     options.set_precision(args)
 
-    for label, key in runs.missing(args.model, args.init, args.learning_rate, args.seeds):
-        print(label)
-        results = train(*key.values(), images, args)
-        runs.add({**key, **results, **environment.current()})
+    seeds = range(args.seeds)
+    keys = [
+        (model, init, rate, seed)
+        for model in args.model
+        for seed in seeds
+        for rate in args.learning_rate
+        for init in args.init
+    ]
+    run = functools.partial(train, args, images)
+    runs.run_missing(keys, run, lambda results: f"{100 * results['test_accuracy']:.2f} %")
 
     title = options.headline(args, images, environment.summary(runs.rows))
-    shown = (runs, args.model, args.init, args.learning_rate, range(args.seeds), title)
-    print("\n" + report.table(*shown, contrasts=CONTRASTS))
-    print(f"Runs, table and settings: {runs.folder}/\nPicture: {report.picture(*shown)}")
+    pairs = [(model, init) for model in args.model for init in args.init]
+    best = report.best_rates(runs, pairs, args.learning_rate, seeds)
+    contrasts = [("spatial", "control"), ("all", "spatial"), ("mlp", "bias")]
+    shown = {"test accuracy %": "test_accuracy"}
+    print("\n" + report.table(runs, best, seeds, shown, title, contrasts))
+    chosen = {m: {init: (best[m, init], seeds) for init in args.init} for m in args.model}
+    print(f"Runs, table and settings: {runs.folder}/")
+    print(f"Picture: {pictures.curves(runs, chosen, title)}")
 
 
 if __name__ == "__main__":
-    script.run(main)
+    main()

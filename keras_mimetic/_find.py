@@ -12,6 +12,7 @@ from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import COMPOUND_LAYERS, DEFAULT, STRUCTURES
 from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
 from keras_mimetic._tracing.graph import Graph
+from keras_mimetic._tracing.held_weights import HeldProjection
 from keras_mimetic._tracing.keras_internals import own_variables, sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
@@ -61,6 +62,7 @@ def find_sites(
         graph = Graph(opaque=[(model, reason(error))])
     structures = tuple(structures)
     layer_paths = find_layer_paths(model)
+    layer_paths |= _paths_of_held_weights(graph, layer_paths)
     layers = sublayers(model)
     named = _named_by_rules(layers, rules, layer_paths)
     sites = []
@@ -72,7 +74,8 @@ def find_sites(
             graph.opaque.append((model, f"{reason(error)} (in the search for {structure!r})"))
         seen = {site.layer for site in found if not site.skip_reason}
         for site in found:
-            rules_of = (named.get(layer) for layer in (site.layer, *site.other_layers))
+            owners = (getattr(x, "owner", x) for x in (site.layer, *site.other_layers))
+            rules_of = (named.get(layer) for layer in owners)
             rule = next((rule for rule in rules_of if rule is not None), None)
             if rule is None:
                 sites.append(site)
@@ -111,6 +114,16 @@ def find_sites(
     return Found(sites, opaque, notes)
 
 
+def _paths_of_held_weights(graph: Graph, layer_paths: dict[Any, str]) -> dict[Any, str]:
+    """Return the paths of projections that are weights of a layer, as in weight files."""
+    held = {x.operation for x in graph.calls if isinstance(x.operation, HeldProjection)}
+    paths = {}
+    for one in held:
+        index = next(n for n, x in enumerate(own_variables(one.owner)) if x is one.kernel)
+        paths[one] = f"{layer_paths[one.owner]}/vars/{index}".lstrip("/")
+    return paths
+
+
 def _each_weight_once(sites: list[Site]) -> list[Site]:
     """Skip sites whose weights another site has; the one with more weights has them."""
     claimed: dict[int, list[tuple[Any, Site]]] = {}
@@ -134,14 +147,16 @@ def _each_weight_once(sites: list[Site]) -> list[Site]:
 
 def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
     """Return a note on the matrices without a row."""
-    told: set[Any] = set()
+    told: set[int] = set()
     for site in sites:
-        told.update(site.covered_layers, sublayers(site.layer))
-    others = [layer for layer in layers if layer.built and layer not in told]
-    in_projections = sum(is_projection(layer) for layer in others)
+        for layer in site.covered_layers:
+            held = isinstance(layer, HeldProjection)
+            told.update(id(x) for x in ([layer.kernel] if held else layer.weights))
+    others = [layer for layer in layers if layer.built]
+    in_projections = sum(is_projection(layer) and id(layer.kernel) not in told for layer in others)
     # Experts, latent arrays: a user's layer that holds matrices itself.
     own = sum(
-        len(variable.shape) >= 2
+        sum(size > 1 for size in variable.shape) >= 2 and id(variable) not in told
         for layer in others
         if is_composite(layer)
         for variable in own_variables(layer)

@@ -95,9 +95,8 @@ def initialize(
         model: A Keras model or layer, built unless `inputs` are given.
         structures: Names of structures, or a dict from names to their settings, such as
             `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
-            are on by default, or for the default settings of one. The classes `MLP`,
-            `Attention`, `Depthwise`, `StateSpace` and `Position` in
-            `keras_mimetic._structures` document the settings.
+            are on by default, or for the default settings of one. The documentation has a page
+            of all settings, and so have the classes in `keras_mimetic._structures`.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
         rules: Dict from regular expressions to the name of a structure or `None`, to correct
@@ -134,7 +133,8 @@ def initialize(
     Warns:
         UserWarning: If no weight is written.
 
-    Reference: those of the structures.
+    Reference: the papers of the structures, arXiv:2602.07156 (`"mlp"`), arXiv:2305.09828
+    (`"attention"`), arXiv:2210.03651 (`"depthwise"`) and arXiv:2410.11135 (`"state_space"`).
     """
     settings = _check_structures(structures)
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):

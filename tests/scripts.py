@@ -15,7 +15,6 @@ import warnings
 
 import keras
 
-from common import lock
 from common import script as runner
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -36,11 +35,12 @@ def run(script, *arguments, in_process=True):
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
 
 
 def _module(script):
-    """Return the module with the script's `main`; that of a folder is its `train`."""
+    """Return the name of the module with the script's `main`. For a folder it is `train`."""
     path = ROOT / script
     return f"{path.name}.train" if path.is_dir() else path.stem
 
@@ -60,18 +60,15 @@ def _here(script, arguments):
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            # As its last lines do, but for the handling of signals, which is a process's.
-            runner.run(importlib.import_module(_module(script)).main)
+            importlib.import_module(_module(script)).main()
     except SystemExit as stop:
         code = stop.code or 0
-        if isinstance(code, str):
-            err.write(f"{code}\n")
-            code = 1
-    except Exception:
-        err.write(traceback.format_exc())
+    except Exception as error:
+        text = runner.sentence(error)
+        name = pathlib.Path(script).name
+        err.write(traceback.format_exc() if text is None else f"\n{name}: {text}\n")
         code = 1
     finally:
-        lock.release()
         sys.argv, sys.path[:] = argv, path
         keras.config.set_dtype_policy(policy)
     return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), err.getvalue())

@@ -5,7 +5,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import scripts
-import timing
+
+from lib import timing
 
 SMALL = (
     *("--shape", 64, 64, "--width", 32, "--heads", 2, "--depth", 1),

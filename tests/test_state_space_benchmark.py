@@ -11,8 +11,8 @@ import scripts
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
 import state_space
+from lib.state_space_layers import FORWARD, NAIVE, OURS, TRAINING
 from state_space import Result
-from state_space_layers import FORWARD, NAIVE, OURS, TRAINING
 
 SIZES = (
     *("--lengths", "16", "32", "--width", "32", "--state-dim", "8", "--head-dim", "16"),

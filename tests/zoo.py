@@ -270,6 +270,207 @@ def spatial_reduction():
     return keras.Model(inputs, x)
 
 
+class InCall(layers.Layer):
+    """Attention written in `call`, with four projections and a bias from positions."""
+
+    def __init__(self, attend):
+        super().__init__()
+        self.attend = attend
+        self.q, self.k, self.v, self.out = (layers.Dense(16) for _ in range(4))
+        self.places = keras.Sequential([layers.Dense(8, "relu"), layers.Dense(2)])
+
+    def build(self, shape):
+        for dense in (self.q, self.k, self.v, self.out):
+            dense.build(shape)
+        self.places.build((None, 2))
+
+    def call(self, x):
+        q, k, v = (heads(dense(x)) for dense in (self.q, self.k, self.v))
+        y = ops.transpose(self.attend(self, q, k, v), (0, 2, 1, 3))
+        return self.out(ops.reshape(y, (-1, 6, 16)))
+
+
+def attend_with(bias):
+    def attend(layer, q, k, v):
+        scores = ops.einsum("...qd,...kd->...qk", q, k) / 8**0.5 + bias(layer, q)
+        return ops.einsum("...qk,...kd->...qd", ops.softmax(scores), v)
+
+    return transformer(lambda y: InCall(attend)(y))
+
+
+@model(2, 2)
+def bare_keys():
+    """Einsum with an ellipsis, a bias with bare keys (`x[None]`)."""
+    return attend_with(lambda layer, q: ops.mean(q[:, 0], -1)[..., None][None][0][:, None])
+
+
+@model(2, 4)
+def bias_of_a_network():
+    """Relative positions of a small network (SwinV2)."""
+
+    def bias(layer, q):
+        places = layer.places(ops.ones((36, 2)))
+        return ops.transpose(ops.reshape(places, (6, 6, 2)), (2, 0, 1))
+
+    return attend_with(bias)
+
+
+@model(2, 2)
+def bias_of_queries():
+    """Relative positions that depend on queries (SAM, BotNet)."""
+    table = np.ones((6, 6, 8), "float32")
+    return attend_with(lambda layer, q: ops.einsum("bhqd,qkd->bhqk", q, table))
+
+
+@model(2, 2)
+def sliding_window():
+    """Causal attention in a sliding window."""
+    ago = np.arange(6)[:, None] - np.arange(6)
+    mask = np.where((ago >= 0) & (ago < 3), 0, -1e9).astype("float32")
+    return attend_with(lambda layer, q: mask)
+
+
+@model(2, 2)
+def other_weights_of_scores():
+    """A softmax in operations, and sigmoid attention."""
+
+    def softmax(scores):
+        weights = ops.exp(scores - ops.max(scores, -1, keepdims=True))
+        return weights / ops.sum(weights, -1, keepdims=True)
+
+    x = inputs = keras.Input((6, 16))
+    for weigh in (softmax, ops.sigmoid):
+
+        def attend(layer, q, k, v, weigh=weigh):
+            return ops.matmul(weigh(ops.matmul(q, ops.swapaxes(k, -1, -2)) / 8**0.5), v)
+
+        x = block(x, InCall(attend))
+    return keras.Model(inputs, x)
+
+
+@model(2, 2)
+def added_positions():
+    """Positions of batch size 1 in `layers.Add`."""
+
+    class Attend(InCall):
+        def call(self, x):
+            q, k, v = (
+                ops.reshape(dense(x), (ops.shape(x)[0], -1, 2, 8))
+                for dense in (self.q, self.k, self.v)
+            )
+            weights = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k))
+            y = ops.einsum("bhqk,bkhd->bqhd", weights, v)
+            return self.out(ops.reshape(y, (ops.shape(x)[0], -1, 16)))
+
+    inputs = keras.Input((6, 16))
+    places = layers.Lambda(lambda x: ops.mean(x, axis=0, keepdims=True))(inputs)
+    x = layers.Add()([inputs, places])
+    for _ in range(2):
+        x = block(x, Attend(None))
+    return keras.Model(inputs, x)
+
+
+class Held(layers.Layer):
+    """Attention and an MLP whose projections are weights of the layer."""
+
+    def build(self, shape):
+        self.q, self.k, self.v, self.out = (self.add_weight(shape=(16, 16)) for _ in range(4))
+        self.up, self.down = self.add_weight(shape=(16, 32)), self.add_weight(shape=(32, 16))
+
+    def call(self, x):
+        q, k, v = (heads(ops.matmul(x, weight)) for weight in (self.q, self.k, self.v))
+        y = ops.matmul(ops.softmax(ops.matmul(q, ops.swapaxes(k, -1, -2)) / 8**0.5), v)
+        x = x + ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, 6, 16)) @ self.out
+        return x + ops.gelu(x @ self.up) @ self.down
+
+
+@model(1, 1)
+def weights_of_a_layer():
+    """Projections that are weights of a layer (`matmul(x, self.weight)`)."""
+    inputs = keras.Input((6, 16))
+    return keras.Model(inputs, Held()(inputs))
+
+
+@model(1, 1)
+def modern_decoder():
+    """Grouped queries with rotary positions, SwiGLU, RMSNorm (Llama by hand)."""
+
+    def rotate(t):
+        angles = np.arange(6)[:, None] / 10 ** np.tile(np.arange(4) / 4, 2)
+        cos, sin = (f(angles)[:, None].astype("float32") for f in (np.cos, np.sin))
+        first, second = ops.split(t, 2, axis=-1)
+        return t * cos + ops.concatenate([-second, first], axis=-1) * sin
+
+    x = inputs = keras.Input((6, 16))
+    y = layers.RMSNormalization()(x)
+    q = rotate(ops.reshape(layers.Dense(32)(y), (-1, 6, 4, 8)))
+    k, v = (ops.reshape(layers.Dense(16)(y), (-1, 6, 2, 8)) for _ in range(2))
+    k, v = (ops.repeat(t, 2, axis=2) for t in (rotate(k), v))
+    weights = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k) / 8**0.5)
+    y = ops.reshape(ops.einsum("bhqk,bkhd->bqhd", weights, v), (-1, 6, 32))
+    x = x + layers.Dense(16)(y)
+    y = layers.RMSNormalization()(x)
+    y = layers.Dense(16)(layers.Dense(32, "silu")(y) * layers.Dense(32)(y))
+    return keras.Model(inputs, x + y)
+
+
+@model(1)
+def separable():
+    """Separable attention (MobileViTV2)."""
+    inputs = keras.Input((4, 9, 16))
+    y = layers.Conv2D(33, 1)(layers.GroupNormalization(1)(inputs))
+    query, key, value = y[..., :1], y[..., 1:17], y[..., 17:]
+    context = ops.sum(key * ops.softmax(query, axis=2), axis=2, keepdims=True)
+    return keras.Model(inputs, inputs + layers.Conv2D(16, 1)(ops.relu(value) * context))
+
+
+@model(1)
+def cross_of_own_token():
+    """Keys of the own token and of another branch (CrossViT)."""
+    inputs = keras.Input((6, 16)), keras.Input((4, 16))
+    own, other = (layers.Dense(16)(x) for x in inputs)
+    keys = layers.Concatenate(axis=1)([own[:, :1], other])
+    return keras.Model(inputs, layers.MultiHeadAttention(2, 8)(own[:, :1], keys))
+
+
+@model(0, 1, 1)
+def local_feed_forward():
+    """A residual around the depthwise convolution of an MLP (CMT)."""
+    inputs = keras.Input((6, 6, 8))
+    h = ops.gelu(layers.BatchNormalization()(layers.Conv2D(32, 1)(inputs)))
+    d = layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same")(h))
+    return keras.Model(inputs, inputs + layers.Conv2D(8, 1)(h + ops.gelu(d)))
+
+
+@model()
+def not_mlps():
+    """Channel gates, channels split for convolutions (C2f of YOLO)."""
+    x = inputs = keras.Input((8, 8, 16))
+    for sigmoid in (layers.Activation("sigmoid"), layers.Activation("hard_sigmoid")):
+        y = layers.GlobalAveragePooling2D(keepdims=True)(x)
+        x = x * sigmoid(layers.Conv2D(16, 1)(layers.Conv2D(4, 1, activation="relu")(y)))
+    first, second = ops.split(ops.silu(layers.Conv2D(16, 1)(x)), 2, axis=-1)
+    third = layers.Conv2D(8, 3, padding="same", activation="silu")(second)
+    x = layers.Conv2D(16, 1)(layers.Concatenate()([first, second, second + third]))
+    return keras.Model(inputs, x)
+
+
+@model(1, 1)
+def pooler():
+    """A tanh pooler before the classes (BERT)."""
+    inputs = keras.Input((6, 16))
+    x = layers.LayerNormalization()(inputs + layers.MultiHeadAttention(2, 8)(inputs, inputs))
+    return keras.Model(inputs, layers.Dense(3)(layers.Dense(16, "tanh")(x[:, 0])))
+
+
+@model(mlp=1)
+def classifier_head():
+    """Convolutions, and an MLP that gives the output (VGG)."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(inputs))
+    return keras.Model(inputs, layers.Dense(10)(layers.Dense(256, "relu")(x)))
+
+
 class Loop(layers.Layer):
     """A block that `keras.ops.scan` calls for each frame."""
 

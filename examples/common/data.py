@@ -1,11 +1,11 @@
-"""Images for the examples: what is chosen is loaded, and nothing else imported.
+"""Images for the examples.
 
-Order and augmentation of the training images are functions of
-(seed, epoch, batch), so that runs with equal seeds see equal data on every
-backend.
+Order and augmentation of the training images are functions of (seed, epoch, batch), so that runs
+with equal seeds see equal data on every backend.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 
@@ -16,7 +16,7 @@ from common import script
 
 # The part of the training images that is kept for choosing, never for training.
 VALIDATION_PART = 0.1
-# The same split for every seed.
+# The split is the same for every seed.
 _SPLIT_SEED = 0
 
 
@@ -36,7 +36,7 @@ class Images:
 
     @property
     def sha256(self):
-        """Digest of all images and labels, which tells data sets of one name apart."""
+        """Digest of all images and labels, which identifies the data."""
         digest = hashlib.sha256()
         for array in (*self.train, *self.validation, *self.test):
             digest.update(np.ascontiguousarray(array))
@@ -50,7 +50,7 @@ class Images:
 
 
 class DatasetError(script.Stop):
-    """The data set is not there, or is not what it should be; says what to do."""
+    """The data set is missing or malformed; says what to do."""
 
 
 def from_options(args):
@@ -60,22 +60,24 @@ def from_options(args):
     )
 
 
+# A process that runs several models loads its images once.
+@functools.lru_cache(maxsize=1)
 def load(name, *, data_dir=None, download=False, train_size=None):
-    """Loads a data set and splits off the validation images.
+    """Load a data set and split off the validation images.
 
     Args:
         name: "digits", "cifar10" or the path of an .npz file.
-        data_dir: Where TFDS keeps "cifar10"; by default its own place.
-        download: Whether TFDS may fetch what is not there.
-        train_size: How many training images to use, of those left when the
-            validation images are taken; all by default.
+        data_dir: Where TFDS keeps "cifar10"; by default its own folder.
+        download: Whether TFDS may fetch what is missing.
+        train_size: Training images to use, of those left when the validation images are taken;
+            all by default.
     """
     if name == "digits":
         train, test = _digits()
     elif name == "cifar10":
         train, test = _tfds(name, data_dir, download)
     elif str(name).endswith(".npz"):
-        train, test = _npz(pathlib.Path(name))
+        train, test = _npz(pathlib.Path(name).expanduser())
     else:
         raise DatasetError(
             f"Unknown data set {name!r}: choose 'digits', 'cifar10' or the path of an .npz file."
@@ -99,7 +101,7 @@ def load(name, *, data_dir=None, download=False, train_size=None):
 
 
 class Batches(keras.utils.PyDataset):
-    """Shuffled training batches, cropped and flipped at random if `augment`."""
+    """Shuffled training batches, cropped and flipped at random with `augment`."""
 
     def __init__(self, images, labels, *, batch_size, seed, augment, **kwargs):
         super().__init__(**kwargs)
@@ -110,8 +112,8 @@ class Batches(keras.utils.PyDataset):
         self._shuffle()
 
     def __len__(self):
-        # A last, smaller batch would be a second program to compile; its
-        # images come up in other epochs.
+        # A last, smaller batch would be a second program to compile. Its images come up in other
+        # epochs.
         return len(self.images) // self.batch_size
 
     def __getitem__(self, index):
@@ -133,7 +135,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def crop_and_flip(images, random, padding=4):
-    """Shifts each image by up to `padding` pixels (zeros come in) and flips half of them."""
+    """Shift each image by up to `padding` pixels, filled with zeros, and flip half of them."""
     count, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
@@ -152,7 +154,7 @@ def _digits():
             "pip install scikit-learn"
         ) from error
     digits = load_digits()
-    # 17 grey levels, 0 to 16.
+    # Their 17 gray levels are 0 to 16.
     images = np.round(digits.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int32)
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
@@ -170,7 +172,7 @@ def _tfds(name, data_dir, download):
             f"{error.name} is not installed: in a clone of this package, pip install '.[tfds]'"
         ) from error
     if keras.backend.backend() != "tensorflow":
-        # TensorFlow only decodes here; the accelerator is for the backend.
+        # TensorFlow only decodes here. The accelerator is for the backend.
         tf.config.set_visible_devices([], "GPU")
     try:
         splits = tfds.load(
@@ -188,78 +190,43 @@ def _tfds(name, data_dir, download):
 
 
 def _npz(path):
-    if not path.is_file():
-        raise DatasetError(f"There is no file {path}.")
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
-        # No pickled objects, which could run code.
-        with path.open("rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array, no archive")
-            missing = sorted({*names} - {*file.files})
-            arrays = {} if missing else {name: file[name] for name in names}
-        if wrong := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{', '.join(wrong)} is no array")
-    except (Exception, MemoryError) as error:
+        # Pickled objects could run code.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = [file[name] for name in names]
+    except FileNotFoundError as error:
+        raise DatasetError(f"There is no file {path}.") from error
+    except Exception as error:
         raise DatasetError(
-            f"{path} cannot be read as an .npz file of arrays. ({type(error).__name__}: {error})"
+            f"{path} must be an .npz file with the arrays {', '.join(names)}, as Keras's data sets "
+            f"are. ({type(error).__name__}: {error})"
         ) from error
-    if missing:
-        raise DatasetError(
-            f"{path} must hold the arrays x_train, y_train, x_test and y_test, as Keras's "
-            f"own data sets do. Missing: {', '.join(missing)}."
-        )
-    pairs = [(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test")]
-    train, test = (_checked(path, images, labels) for images, labels in pairs)
+    train, test = (_checked(path, *arrays[start : start + 2]) for start in (0, 2))
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DatasetError(
-            f"{path} must hold training and test images of one shape. Found "
-            f"{train[0].shape[1:]} and {test[0].shape[1:]}."
+            f"{path} must hold training and test images of one shape. Received: "
+            f"{train[0].shape[1:]} and {test[0].shape[1:]}"
         )
-    _check_sizes(path, train, test)
-    return tuple((images, labels.astype(np.int32)) for images, labels in (train, test))
-
-
-# The smallest image that all models of models.py take.
-_SMALLEST = 4
-
-
-def _check_sizes(path, train, test):
-    count, (height, width, channels) = len(train[0]), train[0].shape[1:]
-    if count < 2 or not len(test[0]):
-        raise DatasetError(
-            f"{path} must hold two training images or more, of which one is kept for validation, "
-            f"and a test image. Found {count} and {len(test[0])}."
-        )
-    if min(height, width) < _SMALLEST or not channels:
-        raise DatasetError(
-            f"{path} must hold images of {_SMALLEST} x {_SMALLEST} pixels or more, with a channel "
-            f"or more. Found {(height, width, channels)}."
-        )
-    largest = max(int(labels.max()) for _, labels in (train, test))
-    if largest >= count + len(test[0]):
-        raise DatasetError(
-            f"{path} must hold labels that count the classes from 0. Found the label {largest}, "
-            f"with {count + len(test[0])} images."
-        )
+    return train, test
 
 
 def _checked(path, images, labels):
     if images.ndim == 3:
         images = images[..., None]
-    labels = labels.reshape(len(labels), -1 if labels.size else 1) if labels.ndim else labels
-    whole = np.issubdtype(labels.dtype, np.integer) and (labels >= 0).all()
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    is_whole = np.issubdtype(labels.dtype, np.integer) and labels.size and labels.min() >= 0
+    # Classes are counted from 0: a label of millions is not one.
     if (
-        images.ndim != 4
-        or images.dtype != np.uint8
-        or labels.shape != (len(images), 1)
-        or not whole
+        (images.ndim, images.dtype) != (4, np.uint8)
+        or min(images.shape[1:3]) < 4
+        or labels.shape != images.shape[:1]
+        or not (is_whole and labels.max() < 2**16)
     ):
         raise DatasetError(
-            f"{path} must hold uint8 images of shape (n, height, width[, channels]) and n integer "
-            f"labels >= 0. Found images {images.shape} {images.dtype} and labels {labels.shape} "
-            f"{labels.dtype}."
+            f"{path} must hold uint8 images (n, height, width[, channels]) of 4 x 4 pixels or more "
+            f"and n integer labels from 0 on. Received: images {images.shape} {images.dtype}, "
+            f"labels {labels.shape} {labels.dtype}"
         )
-    # Not yet int32, in which large ones would be others.
-    return images, labels[:, 0]
+    return images, labels.astype(np.int32)

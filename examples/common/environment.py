@@ -1,6 +1,6 @@
 """Backend, hardware and versions, as every output names them."""
 
-import importlib.metadata
+import importlib
 import os
 import pathlib
 import platform
@@ -8,21 +8,13 @@ import platform
 
 def current():
     """Return backend, hardware and versions, as a dict of texts."""
-    # Here, since who only reads results needs no Keras.
+    # Here, because reading results needs no Keras.
     import keras
 
-    import keras_mimetic
-
     backend = keras.backend.backend()
-    package = {"tensorflow": ("tensorflow", "tensorflow-cpu")}.get(backend, (backend,))
-    versions = {"keras": keras.__version__, "python": platform.python_version()}
-    for name in package:
-        try:
-            versions[backend] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    # Its own, which is there without an installation, too.
-    versions["keras_mimetic"] = keras_mimetic.__version__
+    modules = {name: importlib.import_module(name) for name in ("keras", "keras_mimetic", backend)}
+    versions = {name: module.__version__ for name, module in modules.items()}
+    versions["python"] = platform.python_version()
     return {
         "backend": backend,
         "hardware": _hardware(backend),
@@ -55,7 +47,7 @@ def _hardware(backend):
 
 def _processor():
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -63,7 +55,7 @@ def _processor():
 
 
 def summary(rows):
-    """Hardware and versions of some rows: more than one where they were mixed."""
+    """Return hardware and versions of some rows, as text."""
     distinct = dict.fromkeys(
         f"{row['backend']}, {row['hardware']} ({row['versions']})" for row in rows
     )

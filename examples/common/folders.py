@@ -1,73 +1,93 @@
 """The output folder of a comparison: args.json, and runs.csv with one row per run."""
 
+import contextlib
 import csv
 import io
-import itertools
 import json
-import math
-import os
 import pathlib
 
-from common import environment, lock, script
+from common import environment, script
 
-# What makes a run the run that it is; the other columns are its results.
+# These identify a run. The other columns are its results.
 KEY = ("model", "init", "learning_rate", "seed")
 RESULTS = ("validation_accuracy", "test_accuracy")
 _ABOUT = ("seconds", "curve", "backend", "hardware", "versions")
 COLUMNS = (*KEY, *RESULTS, *_ABOUT)
+_locks = []
 
 
 class SettingsError(script.Stop):
-    """The output folder holds what does not fit to the runs asked for, or cannot be read."""
+    """The output folder does not fit the runs asked for, or cannot be read."""
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a path to write to. The file replaces `path` when it is complete."""
+    path = pathlib.Path(path)
+    part = path.with_name(f"part-{path.name}")
+    part.unlink(missing_ok=True)  # A link there must not be followed.
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write(path, text):
+    """Write a text file in UTF-8, complete or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
+
+
+def write_rows(path, rows, columns=None):
+    """Write dicts as a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns or rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue())
 
 
 def keep_settings(folder, settings):
-    """Makes a folder for results with these settings, unless it has some with others.
+    """Make a folder for results with these settings and lock it for this process.
 
-    It is locked for this process.
+    Raises:
+        SettingsError: If it has results with other settings, or another process writes into it.
     """
+    import filelock
+
     folder = pathlib.Path(folder)
-    lock.take(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise SettingsError(
+            f"{folder} is in use by another process: wait, or choose another --output."
+        ) from error
+    _locks.append(lock)  # It ends with the process.
     path = folder / "args.json"
-    if has_file(path):
-        before = _settings_in(path)
-        if listed := different_settings(before, settings):
+    if path.exists():
+        different = different_settings(read_settings(folder), settings)
+        if different:
             raise SettingsError(
-                f"{folder} holds runs with other settings ({listed}). "
+                f"{folder} holds runs with other settings ({different}). "
                 "Choose another --output, or remove that folder."
             )
     write(path, json.dumps({"settings": settings, **environment.current()}, indent=2) + "\n")
 
 
-def has_file(path):
-    """Return whether a file is there.
-
-    Raises:
-        SettingsError: If it is not a regular file: a read from a pipe would never end.
-    """
-    if path.exists() and not path.is_file():
-        raise SettingsError(
-            f"{path} is not a regular file. Choose another --output, or remove that folder."
-        )
-    return path.exists()
-
-
-def _settings_in(path):
-    """The settings of an args.json."""
+def read_settings(folder):
+    """Return the settings in the args.json of a folder."""
+    path = pathlib.Path(folder, "args.json")
     try:
-        settings = json.loads(path.read_text())["settings"]
-        if not isinstance(settings, dict):
-            raise TypeError("its settings are not")
+        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
     except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(
-            f"{path} is not as it was written ({type(error).__name__}: {error}). Choose another "
-            "--output, or remove that folder."
-        ) from error
-    return settings
+        raise SettingsError(f"{path} cannot be read ({error}). {_FIX}") from error
 
 
 def different_settings(before, settings):
-    """What differs between the settings of a folder or file and those of now, as text."""
+    """Return the differences between the settings of a folder and of this call, as text."""
     different = [name for name in settings if before.get(name) != settings[name]]
     return "; ".join(
         f"{name}: {before.get(name)!r} there, {settings[name]!r} now" for name in different
@@ -75,139 +95,92 @@ def different_settings(before, settings):
 
 
 class Runs:
-    """The runs of one folder: read when opened, a row added as each run ends.
+    """The runs of one folder.
 
-    A row is on the disk before the next run begins, and a row that was cut off
-    in the middle is dropped when the folder is opened again, so that an
-    interrupted comparison goes on where it was. `columns` are further ones,
-    `results` those that are numbers.
-    Without `settings` the folder is only read.
+    Args:
+        folder: Where runs.csv is.
+        settings: What all runs have in common. Without them the folder is only read.
+        columns: Further columns of text.
+        results: Columns with numbers.
     """
 
     def __init__(self, folder, settings=None, columns=(), results=RESULTS):
         self.folder = pathlib.Path(folder)
+        self.path = self.folder / "runs.csv"
+        self.columns = (*KEY, *results, *_ABOUT, *columns)
         self.results = results
-        self.required = (*KEY, *results, *_ABOUT)
-        self.columns = (*self.required, *columns)
         if settings is not None:
             keep_settings(self.folder, settings)
-        self.path = self.folder / "runs.csv"
-        # Only to be read, it may have any columns besides.
-        self.rows = self._read(exactly=settings is not None)
+        self.rows = self._read(exactly=settings is not None) if self.path.exists() else []
 
     def _read(self, exactly):
-        if not has_file(self.path):
-            return []
-        try:
-            text = self.path.read_text()
-        except UnicodeDecodeError as error:
-            raise SettingsError(f"{self.path} is no text ({error}). {_FIX}") from error
-        complete = text[: text.rfind("\n") + 1]
-        reader = csv.DictReader(complete.splitlines(), strict=True)
-        rows = []
-        try:
-            header = tuple(reader.fieldnames or ())
-            if complete and (
-                header != self.columns if exactly else not {*self.required} <= {*header}
-            ):
-                raise ValueError(f"the columns must be {', '.join(self.columns)}")
-            for row in reader:
-                rows.append(_checked(row, self.required, self.results))
-        except (ValueError, csv.Error) as error:
-            line = max(1, reader.line_num)
-            raise SettingsError(f"{self.path}, line {line}: {error}. {_FIX}") from error
-        # Another process may add to a folder that is only read.
-        if complete != text and exactly:
-            write(self.path, complete)
-        return rows
+        needed = self.columns if exactly else (*KEY, *self.results, "curve")
+        with self.path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            try:
+                header = reader.fieldnames or ()
+                if {*needed} - {*header} or (exactly and len(header) != len(needed)):
+                    raise ValueError(f"the columns must be {', '.join(needed)}")
+                return [self._with_numbers(row) for row in reader]
+            except (ValueError, csv.Error) as error:
+                line = max(1, reader.line_num)
+                raise SettingsError(f"{self.path}, line {line}: {error}. {_FIX}") from error
+
+    def _with_numbers(self, row):
+        if None in row or None in row.values():
+            raise ValueError("the number of fields is not that of the columns")
+        for name in row:
+            if name in ("learning_rate", "seconds", *self.results) or name.endswith("_accuracy"):
+                row[name] = float(row[name])
+        row["seed"] = int(row["seed"])
+        return row
 
     def find(self, **key):
-        """The rows with these values, in the order in which they were run."""
+        """Return the rows with these values, in the order of the runs."""
         return [row for row in self.rows if all(row[k] == v for k, v in key.items())]
 
-    def missing(self, models, inits, rates, seeds):
-        """A label and the key of each run that is not there yet; prints which are."""
-        todo = list(itertools.product(models, range(seeds), rates, inits))
-        for number, (model, seed, rate, init) in enumerate(todo, start=1):
-            key = dict(zip(KEY, (model, init, rate, seed), strict=True))
-            label = f"[{number}/{len(todo)}] {model}, init {init}, rate {rate:g}, seed {seed}"
-            if self.find(**key):
-                print(f"{label}: done before")
-            else:
-                yield label, key
-
     def add(self, row):
-        """Appends a row, on the disk when this returns."""
-        new = not self.path.exists() or not self.path.stat().st_size
-        try:
-            with self.path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            error.filename = error.filename or str(self.path)
-            raise
+        """Add a row and write the file anew."""
         self.rows.append(row)
+        write_rows(self.path, self.rows, self.columns)
+
+    def run_missing(self, keys, run, score, processes=1, **constant):
+        """Run what the folder lacks, and add each row when its run ends.
+
+        Args:
+            keys: For each run a tuple with a value for each name in `KEY`.
+            run: `run(key)` returns the results of a run, given its key as a dict.
+            score: `score(results)` returns the text that is printed when a run ends.
+            processes: Runs at once. Each gets its part of the processor's threads.
+            constant: Further columns, equal for all rows.
+        """
+        import joblib
+
+        keys = [dict(zip(KEY, key, strict=True)) for key in keys]
+        missing = [key for key in keys if not self.find(**key)]
+        if keys:
+            print(f"{len(keys)} runs, {len(keys) - len(missing)} done before, {len(missing)} to do")
+        parallel = joblib.Parallel(processes, return_as="generator_unordered")
+        threads = max(1, joblib.cpu_count() // processes) if processes > 1 else None
+        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+            finished = parallel(joblib.delayed(_run_key)(run, key) for key in missing)
+            for done, (key, results) in enumerate(finished, start=1):
+                self.add({**key, **results, **environment.current(), **constant})
+                print(
+                    f"[{done}/{len(missing)}] {key['model']}, init {key['init']}, rate "
+                    f"{key['learning_rate']:g}, seed {key['seed']}: {score(results)}, "
+                    f"{results['seconds']:.0f} s",
+                    flush=True,
+                )
 
 
 _FIX = "Fix it, choose another --output, or remove that folder"
 
 
-def _checked(row, required, results):
-    """A row of runs.csv with its numbers, or `ValueError`."""
-    if None in row or None in row.values():
-        raise ValueError("there are more or fewer fields than columns")
-    for name in required:
-        if not row[name]:
-            raise ValueError(f"{name} is empty")
-    accuracies = {name for name in row if name.endswith("_accuracy")}
-    for name in {"learning_rate", "seconds", *results, *accuracies}:
-        row[name] = float(row[name])
-        # A loss is whatever it came to, also after training that diverged.
-        if name in results and name not in accuracies:
-            continue
-        most = 1.0 if name in accuracies else math.inf
-        if not 0 <= row[name] <= most or math.isinf(row[name]):
-            raise ValueError(f"{name} is {row[name]}")
-    row["seed"] = int(row["seed"])
-    if row["seed"] < 0:
-        raise ValueError(f"seed is {row['seed']}")
-    curve = [float(value) for value in row["curve"].split()]
-    if accuracies and not all(map(math.isfinite, curve)):
-        raise ValueError("the curve has values that are not finite")
-    return row
+def _run_key(run, key):
+    return key, run(key)
 
 
-def write(path, text):
-    """Writes a file as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        # Python does not say where the disk is full.
-        error.filename = error.filename or str(path)
-        raise
-
-
-def save_model(model, path):
-    """Save a Keras model as a whole or not at all."""
-    part = path.with_suffix(".part.keras")
-    try:
-        model.save(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_rows(path, rows):
-    """Writes dicts with the same keys as a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write(path, text.getvalue())
+def curve(values):
+    """Return values by epoch as text for a column of runs.csv."""
+    return " ".join(f"{value:.4f}" for value in values)

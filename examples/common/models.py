@@ -1,17 +1,16 @@
 """The small image models of the examples: ViT, MLP-Mixer, ConvMixer and a ConvNeXt-like net.
 
-Every model takes
+Arguments of all models:
 
-- its size (`width`, `depth`, `patch`, ...);
-- `kernel_initializer`, which makes an initializer from a seed (a class with a
-  `seed` argument does) for every kernel but the first of an MLP, which
-  `MimeticMLPBlock` draws;
-- `block`, the class of its MLPs (but for the ConvMixer, which has none);
-- `seed`: each weight draws from a sub-stream of its own, so that two models
-  with equal seeds differ only where their initializers do.
+- their size (`width`, `depth`, `patch`, ...);
+- `kernel_initializer`, which returns an initializer for a seed (a class with a `seed` argument
+  does) for every kernel but the first of an MLP, which `MimeticMLPBlock` samples;
+- `block`, the class of their MLPs (the ConvMixer has none);
+- `seed`: each weight has a random stream of its own, so that two models with equal seeds differ
+  only where their initializers do.
 
-They take images of integers in [0, 255] and give logits. None of them has
-mimetic structure: `keras_mimetic.initialize` gives it to them.
+They take images of integers in [0, 255] and return logits. None of them has mimetic structure:
+`keras_mimetic.initialize` writes it.
 """
 
 import functools
@@ -44,12 +43,12 @@ def vit(
     block=MimeticMLPBlock,
     seed=0,
 ):
-    """A Vision Transformer.
+    """Return a Vision Transformer.
 
-    `positions` are `"sin_cos"` (fixed) or the name of a Keras initializer of a learned table;
-    `pool` is `"average"`, `"class_token"` or `"flatten"`. `stem_norm` puts a LayerNorm after the
-    stem, where embeddings of patches are small beside sines and cosines. `drop_path` is the
-    last layer's probability of stochastic depth; it rises from 0.
+    `positions` is `"sin_cos"` (fixed) or the name of a Keras initializer of a learned table, `pool`
+    is `"average"`, `"class_token"` or `"flatten"`. `stem_norm` adds a LayerNorm after the stem,
+    where patch embeddings are small beside sines and cosines. `drop_path` is the last layer's
+    probability of stochastic depth, which rises from 0.
     """
     seeds = sub_streams(seed)
     inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
@@ -96,7 +95,7 @@ def mixer(
     block=MimeticMLPBlock,
     seed=0,
 ):
-    """An MLP-Mixer: an MLP over the patches, then one over the channels."""
+    """Return an MLP-Mixer: an MLP over the patches, then one over the channels."""
     seeds = sub_streams(seed)
     inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = keras.layers.Reshape((-1, width))(x)
@@ -125,7 +124,7 @@ def convmixer(
     kernel_initializer=glorot,
     seed=0,
 ):
-    """A ConvMixer. It has no MLP."""
+    """Return a ConvMixer."""
     seeds = sub_streams(seed)
     inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
     x = _activate_and_normalize(x)
@@ -156,10 +155,10 @@ def convnext(
     block=MimeticMLPBlock,
     seed=0,
 ):
-    """A ConvNeXt of one stage: depthwise convolution, norm, MLP, residual.
+    """Return a ConvNeXt of one stage: depthwise convolution, norm, MLP, residual.
 
-    `norm` is `"layer_norm"`, as in the original, `"batch_norm"` or `None`; `layer_scale` is the
-    start of a trainable factor per channel of each branch, 1e-6 in the original.
+    `norm` is `"layer_norm"`, as in the original, `"batch_norm"` or `None`. `layer_scale` is the
+    initial value of a trainable factor per channel of each branch, 1e-6 in the original.
     """
     seeds = sub_streams(seed)
     inputs, x = stem(image_shape, patch, width, kernel_initializer(seed=next(seeds)))
@@ -183,7 +182,7 @@ MODELS = {"convnext": convnext, "vit": vit, "convmixer": convmixer, "mixer": mix
 
 
 def attention(heads, key_dim, kernel_initializer=glorot, *, seed):
-    """Return Keras's attention layer, with a random stream for each projection."""
+    """Return Keras's attention layer with a random stream for each projection."""
     return MimeticMultiHeadAttention(
         heads,
         key_dim,
@@ -197,7 +196,7 @@ def attention(heads, key_dim, kernel_initializer=glorot, *, seed):
 def mlp(
     x, hidden, kernel_initializer, seeds, block=MimeticMLPBlock, *, norm="layer_norm", name=None
 ):
-    """Apply a norm and an MLP without structure, as wide as its input."""
+    """Apply a norm and an MLP without structure, whose output is as wide as its input."""
     layer = block(
         hidden,
         mean=0,
@@ -211,7 +210,7 @@ def mlp(
 
 
 def depthwise(x, kernel_size, kernel_initializer, seeds):
-    """A depthwise convolution that keeps the size of the image."""
+    """Apply a depthwise convolution that keeps the size of the image."""
     initializer = kernel_initializer(seed=next(seeds))
     convolution = keras.layers.DepthwiseConv2D(
         kernel_size, padding="same", depthwise_initializer=initializer
@@ -220,11 +219,12 @@ def depthwise(x, kernel_size, kernel_initializer, seeds):
 
 
 def sub_streams(seed):
+    """Yield independent seeds."""
     return (fold_in(seed, number) for number in itertools.count())
 
 
 def stem(image_shape, patch, width, initializer):
-    """Images to a grid of patch embeddings."""
+    """Return the input of a model and its grid of patch embeddings."""
     inputs = keras.Input(image_shape, dtype="uint8")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     x = keras.layers.Conv2D(width, patch, strides=patch, kernel_initializer=initializer)(x)
@@ -236,8 +236,8 @@ def _activate_and_normalize(x):
 
 
 def _batch_norm(x):
-    # ConvMixer's own constants; Keras's defaults (0.99, 1e-3) follow too slowly
-    # in short training and damp the small outputs of fresh convolutions.
+    # ConvMixer's own constants. Keras's defaults (0.99, 1e-3) follow too slowly in short training
+    # and damp the small outputs of untrained convolutions.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
 
 

@@ -3,17 +3,16 @@
 import statistics
 import textwrap
 
-from common.paired import difference
-
-DPI = 200
+from common.folders import replacing
+from common.report import difference
 
 
 def panels(count, width, height):
     """Return a figure and its `count` axes side by side, without a display.
 
     Args:
-        width: Of a panel, in inches.
-        height: Of the figure, in inches.
+        width: Width of a panel in inches.
+        height: Height of the figure in inches.
     """
     import matplotlib
 
@@ -26,29 +25,24 @@ def panels(count, width, height):
 
 
 def save(figure, path, settings=None):
-    """Write a figure as a PNG file, whole or not at all.
-
-    Args:
-        settings: What its runs have in common, for small print above it.
-    """
+    """Write a figure as a PNG file. `settings` go above it in small print."""
     from matplotlib import pyplot as plt
 
     if settings:
         # Names of files may have dollar signs, which would begin a formula.
         text = textwrap.fill(settings, int(20 * figure.get_figwidth()))
         figure.suptitle(text, fontsize=6, color="0.4", parse_math=False)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, dpi=DPI, format="png")
+    with replacing(path) as part:
+        figure.savefig(part, dpi=200, format="png")
     plt.close(figure)
-    part.replace(path)
     return path
 
 
 def curves(runs, chosen, settings):
-    """Draw validation accuracy by epoch, a panel a model: thin for a seed, thick for the mean.
+    """Draw validation accuracy by epoch, one panel per model: thin for a seed, thick for the mean.
 
     Args:
-        chosen: By model and init the rate and the seeds whose runs are drawn.
+        chosen: For each model and init the rate and the seeds to draw.
     """
     figure, axes = panels(len(chosen), 4.5, 4.4)
     for axis, (model, inits) in zip(axes, chosen.items(), strict=True):
@@ -82,7 +76,7 @@ def draw_curves(axis, by_seed, *, color, label, x=None):
 
 
 def _finding(model, ends):
-    """Return a title that says which init ends highest, over the seeds that it shares."""
+    """Return a title with the init that ends highest, over the seeds that it shares."""
     first, *others = ends
     gains = {}
     for init in others:
@@ -97,34 +91,32 @@ def _finding(model, ends):
 
 
 def draw_differences(axis, values, colors=None):
-    """Draw paired differences, one line per name: a dot a seed, the mean and its 95 % interval.
+    """Draw paired differences, one line per name: a dot per seed, the mean, its 95 % interval.
 
-    A mean without an interval, as of one seed, is hollow.
+    A mean without an interval is hollow.
 
     Args:
-        values: By name the differences, seed by seed.
-        colors: By name; all in one color if `None`.
+        values: The differences of each name, seed by seed.
+        colors: The color of each name; one for all if `None`.
+
+    Returns:
+        How many intervals are above zero, and below.
     """
+    seen = {name: difference(found) for name, found in values.items()}
     for position, (name, found) in enumerate(values.items()):
-        color = colors[name] if colors else "C0"
-        seen = difference(found, [0.0] * len(found))
+        color, one = colors[name] if colors else "C0", seen[name]
         axis.plot(found, [position] * len(found), ".", color="0.7", markersize=4, zorder=1)
-        face = color if seen.has_interval else "white"
-        axis.plot(seen.mean, position, "o", color=color, markerfacecolor=face, markersize=5)
-        if seen.has_interval:
-            axis.plot([seen.low, seen.high], [position] * 2, color=color)
+        face = color if one.has_interval else "white"
+        axis.plot(one.mean, position, "o", color=color, markerfacecolor=face, markersize=5)
+        if one.has_interval:
+            axis.plot([one.low, one.high], [position] * 2, color=color)
     names = [f"{name} (n = {len(found)})" for name, found in values.items()]
     axis.set_yticks(range(len(values)), names, fontsize=8)
     axis.set_ylim(len(values) - 0.5, -0.5)
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
-    # An interval of two seeds must not hide the others.
+    # The wide interval of two seeds must not hide the others.
     every = [*(value for found in values.values() for value in found), 0.0]
     margin = 0.35 * (max(every) - min(every) or 1.0)
     axis.set_xlim(min(every) - margin, max(every) + margin)
-
-
-def above_and_below(values):
-    """Return how many of the differences have an interval above, and below, zero."""
-    seen = [difference(found, [0.0] * len(found)) for found in values.values()]
-    return sum(s.low > 0 for s in seen), sum(s.high < 0 for s in seen)
+    return sum(s.low > 0 for s in seen.values()), sum(s.high < 0 for s in seen.values())

@@ -1,118 +1,100 @@
-"""How an example runs as a script: whatever stops it is said in one sentence.
+"""How every script starts and ends: a sentence in place of a traceback.
 
-A script calls `catch_signals` before its other imports, which take seconds, and `run` at its end:
-
-    from common import script
+A script calls `start` before it imports Keras, which takes seconds:
 
     if __name__ == "__main__":
-        script.catch_signals("the same command goes on with what is missing")
-    ...
-    if __name__ == "__main__":
-        script.run(main)
+        script.start(parse)
+
+    import keras
 """
 
-import concurrent.futures.process
-import contextlib
-import multiprocessing
+import concurrent.futures
+import functools
+import importlib.util
+import json
 import os
 import pathlib
 import signal
-import socket
 import sys
-import threading
+
+_BACKENDS = ("jax", "tensorflow", "torch")
 
 
 class Stop(Exception):  # noqa: N818 (it is the base of errors)
-    """Ends a script; its text is one sentence that says why, and what to do."""
+    """End a script with one sentence that says why, and what to do."""
 
 
-def catch_signals(how_to_go_on):
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the process at once, with one sentence.
-
-    A thread does it, so that it works inside long calls of the backends, and where Python drops
-    exceptions, as in `__del__`. Nothing is tidied up: what the examples write is whole at any
-    moment.
+def start(parse, resume="The same command resumes", needs_keras=True):
+    """Read the options, check Keras's backend, and print errors as one sentence.
 
     Args:
-        how_to_go_on: The sentence's end, such as "--resume goes on from the last whole epoch".
+        parse: `parse()` reads the options. It exits for `--help` and wrong ones.
+        resume: How to continue after an interrupt.
+        needs_keras: Whether Keras's backend must be there.
     """
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # Ignored is what `nohup` means to stay so.
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _nothing)
-    # Python's own process that cleans up after us would add lines of its own.
-    quiet = "ignore:resource_tracker:UserWarning"
-    warnings = [os.environ.get("PYTHONWARNINGS"), quiet]
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
-    sentence = f"\n{_name()}: Interrupted; {how_to_go_on}.\n"
-    arguments = (reader, writer, sentence)
-    threading.Thread(target=_end_at_a_signal, args=arguments, daemon=True).start()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # It is closed, as by `>&-`.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        else:
+            stream.reconfigure(errors="replace")
+    # With it Python raises KeyboardInterrupt, as for Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.excepthook = functools.partial(_print_error, resume)
+    parse()
+    if needs_keras:
+        check_backend()
 
 
-# What a signal calls before it ends the process.
-_at_signals = []
+def check_backend():
+    """Raise `Stop` unless Keras's backend can train and is installed."""
+    backend = os.environ.get("KERAS_BACKEND") or _configured_backend()
+    installed = [name for name in _BACKENDS if importlib.util.find_spec(name)]
+    if backend in installed:
+        return
+    if not installed:
+        raise Stop(f"Keras needs a backend: install one of {', '.join(_BACKENDS)}.")
+    reason = "is not installed" if backend in _BACKENDS else "is not one that trains"
+    command = " ".join(["python", *sys.argv])
+    raise Stop(
+        f"Keras's backend is {backend!r}, which {reason}. Installed: {', '.join(installed)}. "
+        f"Type: KERAS_BACKEND={installed[0]} {command}"
+    )
 
 
-@contextlib.contextmanager
-def at_signals(function):
-    """While this context is open, a signal that ends the process calls `function` first.
-
-    For example to kill a process that this one has started.
-    """
-    _at_signals.append(function)
+def _configured_backend():
+    """Return the backend that Keras uses where KERAS_BACKEND is not set."""
+    folder = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
     try:
-        yield
-    finally:
-        _at_signals.remove(function)
+        text = pathlib.Path(folder, "keras.json").read_text(encoding="utf-8")
+        return json.loads(text)["backend"]
+    except (OSError, ValueError, KeyError):
+        return "tensorflow"
 
 
-def run(main):
-    """Calls `main()`; what is wrong with options, files or the disk ends it with one sentence."""
-    try:
-        main()
-    except Stop as error:
-        # Errors of other packages, which it quotes, may have many lines.
-        lines = (line.strip() for line in str(error).splitlines())
-        sys.exit(f"{_name()}: {' '.join(filter(None, lines))}")
-    except OSError as error:
+def sentence(error, resume="The same command resumes"):
+    """Return what to print for an error; `None` if its traceback matters."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"Interrupted. {resume}."
+    if isinstance(error, Stop):
+        # Messages of other packages, which it quotes, may have many lines.
+        return " ".join(str(error).split())
+    if isinstance(error, BrokenPipeError):
+        return ""  # Nobody reads on, as after `| head`.
+    if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        sys.exit(
-            f"{_name()}: {error.strerror or error}{where}. What is finished is kept: fix this and "
-            "run the command again."
+        return f"{error.strerror or error}{where}. Fix this and run the command again."
+    if isinstance(error, concurrent.futures.BrokenExecutor):
+        return (
+            "A process was killed, perhaps because memory ran out. "
+            "Run the command again, perhaps with fewer --processes."
         )
-    except concurrent.futures.process.BrokenProcessPool:
-        sys.exit(
-            f"{_name()}: One of the processes was killed, perhaps for want of memory. What is "
-            "finished is kept: run the command again, perhaps with fewer --processes."
-        )
-    except KeyboardInterrupt:  # where `catch_signals` was not called
-        sys.exit(f"{_name()}: Interrupted.")
+    return None
 
 
-def _name():
-    return pathlib.Path(sys.argv[0]).name
-
-
-def _nothing(number, frame):
-    """A handler, without which Python would tell nobody of the signal."""
-
-
-def _end_at_a_signal(reader, writer, sentence):
-    number = 0
-    while number not in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
-        number = reader.recv(1)[0]
-    # What was printed before; another thread may hold the stream.
-    flush = threading.Thread(target=sys.stdout.flush, daemon=True)
-    flush.start()
-    flush.join(1.0)
-    os.write(2, sentence.encode())
-    # They end without it, too, but not before they have imported everything.
-    for child in multiprocessing.active_children():
-        child.kill()
-    for function in [*_at_signals]:
-        function()
-    os._exit(128 + number)
+def _print_error(resume, kind, error, traceback):
+    text = sentence(error, resume)
+    if text is None:
+        sys.__excepthook__(kind, error, traceback)
+    elif text:
+        print(f"\n{pathlib.Path(sys.argv[0]).name}: {text}", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""Augmentation in tf.data graphs: each image's draws are functions of its own seed.
+"""Augmentation in tf.data graphs, where each image has random numbers of its own.
 
-Crops are TensorFlow's; nearly everything else is made of Keras's preprocessing layers,
-which work in tf.data graphs on every backend. These draw from a state that they keep, so that
-what an image gets would depend on what was drawn before it, on another thread perhaps;
-here they draw from `Place` instead, and a run that is resumed sees the same images.
+Crops are TensorFlow's. Nearly everything else uses Keras's preprocessing layers, which work in
+tf.data graphs on every backend. Their random generators have a state, so that what an image gets
+depends on the images before it, perhaps on another thread. Here they use `Place` instead, so that a
+resumed run sees the same images.
 """
 
 import functools
@@ -11,22 +11,22 @@ import functools
 import keras
 import tensorflow as tf
 
-# What a magnitude of 10 does. As in the RandAugment paper's code (arXiv:1909.13719): turns by
-# 30 degrees, shears by 0.3, shifts by 0.45 of the image, 4 bits of 8, contrast and colour by
-# 0.9. Ours: brightness is added here, not multiplied, by 0.4 of white; and what has a strength
-# draws it uniformly from nothing to that.
+# The effect of a magnitude of 10. As in the code of the RandAugment paper (arXiv:1909.13719): turns
+# by 30 degrees, shears by 0.3, shifts by 0.45 of the image, 4 bits of 8, contrast and color by 0.9.
+# Unlike there, brightness is added, by up to 0.4 of white, and strengths are uniform from zero up
+# to these.
 _TURN, _SHEAR, _SHIFT, _BITS, _ENHANCE, _BRIGHTEN = 30 / 360, 0.3, 0.45, 4, 0.9, 0.4
-_GREY = 128.0
+_GRAY = 128.0
 
 
 class Place(keras.random.SeedGenerator):
-    """A generator whose draws are numbered from 0 at each `start(seed)`.
+    """A generator whose random numbers are a function of the seed given to `start`.
 
-    `seed` may be a tensor, so one traced graph draws for every image.
+    `seed` may be a tensor, so that one traced graph serves every image.
     """
 
     def __init__(self):
-        # Keras's would make a variable of the backend; this has no state to keep.
+        # Keras's makes a variable of the backend. This has no state.
         pass
 
     def start(self, seed):
@@ -38,7 +38,7 @@ class Place(keras.random.SeedGenerator):
 
 
 def placed(layer, place, **settings):
-    """A preprocessing layer of Keras that draws from `place`."""
+    """Return a preprocessing layer of Keras that uses `place`."""
 
     class Placed(layer):
         def _get_seed_generator(self, backend=None):
@@ -48,15 +48,15 @@ def placed(layer, place, **settings):
 
 
 def image_seed(seed, index):
-    """A seed for each image of an epoch, and each kind of use, from two integers."""
+    """Return a seed for one image of an epoch and one use, from two integers."""
     return tf.random.stateless_uniform((), (seed, index), minval=None, maxval=None, dtype=tf.int32)
 
 
 def decode_random_crop(jpeg, size, seed, area=(0.08, 1.0)):
-    """A random part of an image, size x size, flipped or not; uint8.
+    """Return a random part of an image, size x size, flipped or not; uint8.
 
-    The part has 8 to 100 % of the area and sides of 3:4 to 4:3, as for Inception
-    (arXiv:1409.4842). Of JPEG files only that part is decoded.
+    The part has 8 to 100 % of the area and an aspect ratio of 3:4 to 4:3, as for Inception
+    (arXiv:1409.4842). Only that part of a JPEG file is decoded.
     """
     window = tf.image.stateless_sample_distorted_bounding_box(
         _shape(jpeg),
@@ -73,7 +73,7 @@ def decode_random_crop(jpeg, size, seed, area=(0.08, 1.0)):
 
 
 def decode_center(jpeg, size, part=0.875):
-    """The square in the middle with `part` of the shorter side, size x size; uint8."""
+    """Return the central square with `part` of the shorter side, size x size; uint8."""
     shape = _shape(jpeg)
     shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
     side = tf.cast(tf.round(part * shorter), tf.int32)
@@ -81,37 +81,9 @@ def decode_center(jpeg, size, part=0.875):
     return _resize(_decode_window(jpeg, corner, tf.stack((side, side))), size)
 
 
-# The largest of ImageNet have 61 million; a small file of one color may claim any number.
-_MAX_PIXELS = 100_000_000
-
-
-def _check_size(image):
-    """Refuses, in a graph, PNG and GIF files of very many pixels, before they are decoded.
-
-    The decoder has a limit of its own for JPEG.
-    """
-
-    def number(start, length, kind, little):
-        field = tf.strings.substr(image, start, length)
-        return tf.cast(tf.io.decode_raw(field, kind, little_endian=little), tf.int64)
-
-    def pixels():
-        return tf.cond(
-            tf.equal(tf.strings.substr(image, 0, 3), b"GIF"),
-            lambda: tf.reduce_prod(number(6, 4, tf.uint16, True)),
-            lambda: tf.constant(0, tf.int64),
-        )
-
-    is_png = tf.equal(tf.strings.substr(image, 0, 4), b"\x89PNG")
-    size = tf.cond(is_png, lambda: tf.reduce_prod(number(16, 8, tf.int32, False)), pixels)
-    most = tf.constant(_MAX_PIXELS, tf.int64)
-    with tf.control_dependencies([tf.debugging.assert_less_equal(tf.abs(size), most)]):
-        return tf.identity(image)
-
-
 def _shape(image):
-    # Some of ImageNet's files are PNGs in spite of their names. `tf.cond` and no `if`: threads
-    # in which Keras reads batches do not rewrite that for graphs.
+    # Some of ImageNet's files are PNGs in spite of their names. `tf.cond` is needed because Keras
+    # reads batches in threads without AutoGraph.
     return tf.cond(
         tf.io.is_jpeg(image),
         lambda: tf.io.extract_jpeg_shape(image),
@@ -120,7 +92,7 @@ def _shape(image):
 
 
 def _decode(image):
-    return tf.io.decode_image(_check_size(image), channels=3, expand_animations=False)
+    return tf.io.decode_image(image, channels=3, expand_animations=False)
 
 
 def _decode_window(image, corner, extent):
@@ -141,20 +113,20 @@ def _to_bytes(images):
 
 
 class RandAugment:
-    """`count` operations on an image, chosen anew for each of them.
+    """Apply `count` random operations to an image.
 
-    Keras's own layer of that name computes all of its operations and picks one, which
-    takes several times as long, and turns by up to 180 degrees at its full strength.
+    Keras's own layer of that name computes all operations and picks one, which takes several times
+    as long, and turns by up to 180 degrees at full strength.
 
     Args:
-        count: Operations an image.
+        count: Operations per image.
         magnitude: From 0 to 10, the paper's scale.
     """
 
     def __init__(self, count, magnitude):
         self.count, self._place = count, Place()
         strength = magnitude / 10
-        geometry = {"fill_mode": "constant", "fill_value": _GREY}
+        geometry = {"fill_mode": "constant", "fill_value": _GRAY}
         shear, shift, enhance = (strength * most for most in (_SHEAR, _SHIFT, _ENHANCE))
         # Keras's sharpness is 0.5 where nothing happens.
         sharpness = (0.5 - enhance / 2, 0.5 + enhance / 2)
@@ -170,16 +142,16 @@ class RandAugment:
             (make.RandomContrast, {"factor": (enhance, enhance)}),
             (make.RandomColorDegeneration, {"factor": enhance}),
             (make.RandomSharpness, {"factor": sharpness}),
-            # It draws below the second number.
+            # Its upper bound is exclusive.
             (make.RandomPosterization, {"factor": (8 - round(_BITS * strength), 9)}),
         ]
         self._operations = [placed(layer, self._place, **settings) for layer, settings in layers]
-        # Keras's draws a threshold from all below the one that it is given.
+        # Keras's layer has a random threshold below the given one.
         threshold = 256 * (1 - strength)
         self._operations += [lambda x: tf.where(x < threshold, x, 255 - x), _equalize]
 
     def __call__(self, image, seed):
-        """A uint8 image (height, width, 3) of the same shape."""
+        """Return a uint8 image (height, width, 3) of the same shape."""
         image = tf.cast(image, tf.float32)
         chosen = tf.random.stateless_uniform(
             (self.count,), (seed, 0), 0, len(self._operations), dtype=tf.int32
@@ -193,7 +165,7 @@ class RandAugment:
             ]
             return number + 1, tf.ensure_shape(tf.switch_case(chosen[number], branches), shape)
 
-        # A loop in the graph, which with all operations in it once is large enough.
+        # A loop, so that the graph has all operations once.
         shape = image.shape
         _, image = tf.while_loop(lambda number, _: number < self.count, operate, (0, image))
         return _to_bytes(image)
@@ -204,7 +176,7 @@ class RandAugment:
 
 
 def _equalize(image):
-    """Each channel's greys at equal distances of rank; Keras's layer is very slow with JAX."""
+    """Equalize the histogram of each channel. Keras's layer is very slow with JAX."""
     pixels = tf.cast(image, tf.int32)
 
     def spread(channel):
@@ -214,12 +186,12 @@ def _equalize(image):
         return tf.gather(tf.math.divide_no_nan(255 * ranks, most), channel)
 
     equalized = tf.stack([spread(pixels[..., number]) for number in range(3)], -1)
-    # One grey alone has no rank to be spread by.
+    # A channel of one value stays.
     return tf.where(tf.reduce_max(equalized, (0, 1)) > 0, equalized, image)
 
 
 class Erase:
-    """Replaces a random part of some images by noise (arXiv:1708.04896)."""
+    """Replace a random part of some images by noise (arXiv:1708.04896)."""
 
     def __init__(self, probability):
         self._place = Place()
@@ -228,13 +200,13 @@ class Erase:
         )
 
     def __call__(self, image, seed):
-        """A uint8 image (height, width, 3) of the same shape."""
+        """Return a uint8 image (height, width, 3) of the same shape."""
         self._place.start(seed)
         return _to_bytes(self._layer(tf.cast(image, tf.float32)))
 
 
 class Mix:
-    """Mixes each image of a batch with another one: mixup or cutmix, by a coin a batch.
+    """Mix each image of a batch with another one, by mixup or cutmix at random for each batch.
 
     Args:
         mixup: Alpha of mixup (arXiv:1710.09412), or 0 for none.
@@ -250,7 +222,7 @@ class Mix:
             self._layers.append(placed(keras.layers.CutMix, self._place, factor=(cutmix, cutmix)))
 
     def __call__(self, images, labels, seed):
-        """Images uint8 (batch, height, width, 3) and labels float32 (batch, classes)."""
+        """Return images uint8 (batch, height, width, 3) and labels float32 (batch, classes)."""
         if not self._layers:
             return images, labels
         coin = tf.random.stateless_uniform((), (seed, 0), 0, len(self._layers), dtype=tf.int32)

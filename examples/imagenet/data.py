@@ -1,14 +1,13 @@
-"""Batches for `fit` from the sources of sources.py, or made up.
+"""Batches for `fit` from the images of sources.py, or random ones.
 
-Order and augmentation are functions of (seed, epoch, index), so that a run that is
-resumed at an epoch sees what an uninterrupted one sees, on every backend. tf.data
-reads, decodes and augments, on the CPU and in threads: TFDS's usual files have no
-random access, which Grain would need, and TFDS reads them with TensorFlow anyway.
+Order and augmentation are functions of (seed, epoch, index), so that a run that resumes at an epoch
+sees what an uninterrupted one sees, on every backend. tf.data reads, decodes and augments, on the
+CPU and in threads: TFDS's usual files have no random access, which Grain would need, and TFDS reads
+them with TensorFlow anyway.
 """
 
 import dataclasses
 import functools
-import sys
 
 import keras
 import numpy as np
@@ -17,10 +16,8 @@ from common.data import DatasetError
 from imagenet import sources
 from keras_mimetic._numerics.random import fold_in
 
-# Of what an epoch draws, by its number in the sub-streams of a seed.
+# Sub-streams of an epoch's seed.
 _ORDER, _AUGMENT, _MIX = range(3)
-# An epoch goes on with its own images where some are broken, but not for ever.
-_PASSES = 2
 _PREFETCH = 4
 
 
@@ -36,14 +33,14 @@ ALONE = Host()
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches in the order in which an epoch's iterator gives them.
+    """Batches in the order in which an epoch's iterator yields them.
 
-    Keras asks for them by number; 0 starts the iterator.
+    Keras asks for them by number, and 0 starts the iterator.
 
     Args:
-        steps: Batches an epoch.
-        start: `start(epoch)` is an iterator over one epoch's batches.
-        epoch: The one whose batches they are; `Epochs` sets it in training.
+        steps: Batches per epoch.
+        start: `start(epoch)` returns an iterator over the batches of an epoch.
+        epoch: The epoch of the batches. `Epochs` sets it in training.
     """
 
     def __init__(self, steps, start, epoch=0):
@@ -65,7 +62,7 @@ class Batches(keras.utils.PyDataset):
 
 
 class Epochs(keras.callbacks.Callback):
-    """Tells `Batches` which epoch it is, whatever Keras does between two of them."""
+    """Tells `Batches` which epoch it is."""
 
     def __init__(self, batches):
         super().__init__()
@@ -76,7 +73,7 @@ class Epochs(keras.callbacks.Callback):
 
 
 def synthetic(recipe, *, images, classes, seed, epoch=0, host=ALONE):
-    """`Batches` (numbers of images int32, labels float32) for a model behind an `ImageBank`."""
+    """Return `Batches` (numbers of images int32, labels float32) for an `ImageBank`."""
     _check_count("The synthetic data set", images, recipe)
     batch = recipe.batch_size // recipe.accumulate // host.count
     steps = images // recipe.batch_size * recipe.accumulate
@@ -93,27 +90,24 @@ class Reader:
     """Makes batches of a source's images, as a recipe says.
 
     Args:
-        source: Of sources.py.
+        source: A `sources.Source`.
         recipe: A `recipe.Recipe`.
-        seed: Of order and augmentation.
+        seed: Seed of order and augmentation.
         host: This process among several.
 
     Attributes:
-        broken: Images that could not be read or decoded, each time that one is met. An
-            epoch of training has further images in their place; validation ends without.
-        validated: Part of this host's validation images that could be read, of the last pass.
-        error: What made it stop, or `None`: some backends hide that behind errors of theirs.
+        error: What stopped it, or `None`: some backends hide it behind errors of their own.
     """
 
     def __init__(self, source, recipe, *, seed, host=ALONE):
-        # It needs TensorFlow, which a source has found to be there.
+        tf = sources.import_tensorflow()
         from imagenet import augment
 
         _check_count(source.name, source.train.count, recipe)
         self.source, self.recipe, self.seed, self.host = source, recipe, seed, host
-        self.broken, self.validated, self.error = [], 1.0, None
+        self.error = None
         self._augment = augment
-        # `None` for what the recipe has not, and would be a large graph all the same.
+        # `None` avoids a large graph.
         self._operations = [
             augment.RandAugment(recipe.rand_augment, recipe.magnitude)
             if recipe.rand_augment
@@ -121,93 +115,71 @@ class Reader:
             augment.Erase(recipe.erase) if recipe.erase else None,
         ]
         self._mix = augment.Mix(recipe.mixup, recipe.cutmix)
-        # Traced once, not at each epoch: what differs between epochs is their seed.
-        tf = sources.import_tensorflow()
+        self._batch = recipe.batch_size // recipe.accumulate // host.count
+        # Traced once, because only seeds differ between epochs.
         self._train_image = tf.function(self._train_image, autograph=False)
         self._mixed = tf.function(self._mixed, autograph=False)
 
     def training(self, epoch=0):
-        """`Batches` (images uint8, labels float32), first those of `epoch`."""
-        recipe = self.recipe
-        steps = self.source.train.count // recipe.batch_size * recipe.accumulate
-        batch = recipe.batch_size // recipe.accumulate // self.host.count
-        return Batches(steps, functools.partial(self._train_epoch, steps, batch), epoch)
+        """Return `Batches` (images uint8, labels float32), starting with those of `epoch`."""
+        steps = self.source.train.count // self.recipe.batch_size * self.recipe.accumulate
+        return Batches(steps, functools.partial(self._train_epoch, steps), epoch)
 
     def validation(self):
-        """`Batches` (images uint8, labels float32, weights); weight 0 is for what fills up.
+        """Return `Batches` (images uint8, labels float32, weights). Padding has weight 0.
 
         The others have one weight, with which Keras's mean of the loss is that of the images.
         """
-        batch = self.recipe.batch_size // self.recipe.accumulate // self.host.count
-        steps = -(-self.source.validation.count // (batch * self.host.count))
-        return Batches(steps, lambda epoch: self._validation_epoch(steps, batch))
+        steps = -(-self.source.validation.count // (self._batch * self.host.count))
+        return Batches(steps, lambda epoch: self._validation_epoch(steps))
 
-    def _train_epoch(self, steps, batch, epoch):
+    def _train_epoch(self, steps, epoch):
         import tensorflow as tf
 
         split, kinds = self.source.train, (_ORDER, _AUGMENT, _MIX)
         order, augment, mix = (fold_in(self.seed, epoch, kind) % 2**31 for kind in kinds)
         augment, mix = tf.constant(augment), tf.constant(mix)
         images = self._decoded(
-            split.read(order).repeat(_PASSES),
-            lambda place, encoded: self._train_image(augment, place, encoded),
+            split.read(order), lambda place, encoded: self._train_image(augment, place, encoded)
         )
-        batches = images.batch(batch, drop_remainder=True).enumerate()
+        batches = images.batch(self._batch, drop_remainder=True).enumerate()
         batches = batches.map(
-            lambda number, whole: self._mixed(mix, number, whole),
+            lambda number, batch: self._mixed(mix, number, batch),
             tf.data.AUTOTUNE,
             deterministic=True,
-        ).take(steps)
-        expected = self.host.number
-        for place, *arrays in batches.prefetch(_PREFETCH).as_numpy_iterator():
-            expected = self._note_gaps(split, order, place, expected)
-            yield tuple(arrays)
-        # Only reached where too many images were broken: nobody asks for a batch beyond.
-        self._note_gaps(split, order, np.arange(0), expected, split.count)
-        raise self._too_many_broken("training")
-
-    def _validation_epoch(self, steps, batch):
-        split = self.source.validation
-        images = self._decoded(split.read(None), self._validation_image)
-        batches = images.batch(batch).prefetch(_PREFETCH).as_numpy_iterator()
-        expected, read = self.host.number, 0
-        # Keras divides the sum of losses by all places, filled up ones too.
-        weight = np.float32(steps * batch * self.host.count / split.count)
-        for number, (place, *arrays) in enumerate(batches, start=1):
-            # Nobody asks for more after the last one.
-            last = split.count if number == steps else None
-            expected = self._note_gaps(split, None, place, expected, last)
-            read += len(place)
-            if number == steps:
-                self._check_validation(read)
-            weights = np.full(len(place), weight)
-            yield tuple(_filled(array, batch) for array in (*arrays, weights))
-        self._note_gaps(split, None, np.arange(0), expected, split.count)
-        self._check_validation(read)
-        size = self.recipe.image_size
-        nothing = np.zeros((0, size, size, 3), np.uint8), np.zeros((0, self.source.classes), "f")
-        while True:
-            yield tuple(_filled(array, batch) for array in (*nothing, np.zeros(0, "f")))
-
-    def _check_validation(self, read):
-        own = len(range(self.host.number, self.source.validation.count, self.host.count))
-        self.validated = read / own if own else 1.0
-        if 2 * read < own:
-            raise self._too_many_broken("validation")
-
-    def _too_many_broken(self, which):
-        self.error = DatasetError(
-            f"Most {which} images of {self.source.name} could not be decoded, the first of them "
-            f"{', '.join(self.broken[:3])}."
         )
-        return self.error
+        yield from self._checked(batches, split, order, steps)
+
+    def _validation_epoch(self, steps):
+        split = self.source.validation
+        batches = self._decoded(split.read(None), self._validation_image).batch(self._batch)
+        # Keras divides the sum of losses by all places, also those of the padding.
+        weight = np.float32(steps * self._batch * self.host.count / split.count)
+        for images, labels in self._checked(batches, split, None, steps):
+            arrays = images, labels, np.full(len(images), weight)
+            yield tuple(_padded(array, self._batch) for array in arrays)
 
     def _decoded(self, images, decode):
-        """(Place in the epoch, image, labels) of this host's images that can be decoded."""
+        """Return (place in the epoch, image, labels) of this host's images that can be decoded."""
         import tensorflow as tf
 
         own = images.enumerate().shard(self.host.count, self.host.number)
         return own.map(decode, tf.data.AUTOTUNE, deterministic=True).ignore_errors()
+
+    def _checked(self, batches, split, order, steps):
+        """Yield the arrays of each batch. Raise `DatasetError` if an image is missing in it."""
+        iterator = batches.prefetch(_PREFETCH).as_numpy_iterator()
+        own = np.arange(self.host.number, split.count, self.host.count)
+        size = self.recipe.image_size
+        nothing = np.zeros((0, size, size, 3), np.uint8), np.zeros((0, self.source.classes), "f")
+        for step in range(steps):
+            expected = own[step * self._batch :][: self._batch]
+            place, *arrays = next(iterator, (own[:0], *nothing))
+            if missing := sorted({*expected} - {*place}):
+                name = split.name(order, missing[0])
+                self.error = DatasetError(f"{name!r} cannot be decoded: remove or replace it.")
+                raise self.error
+            yield tuple(arrays)
 
     def _train_image(self, seed, place, encoded):
         import tensorflow as tf
@@ -219,8 +191,8 @@ class Reader:
         opened, label = encoded
         jpeg = self.source.train.open(opened)
         image = self._augment.decode_random_crop(jpeg, self.recipe.image_size, crop)
-        for operation, drawn in zip(self._operations, seeds, strict=True):
-            image = operation(image, drawn) if operation else image
+        for operation, own_seed in zip(self._operations, seeds, strict=True):
+            image = operation(image, own_seed) if operation else image
         return place, image, tf.one_hot(label, self.source.classes)
 
     def _mixed(self, seed, number, batch):
@@ -239,17 +211,6 @@ class Reader:
         image = self._augment.decode_center(jpeg, self.recipe.image_size)
         return place, image, tf.one_hot(label, self.source.classes)
 
-    def _note_gaps(self, split, order, place, expected, last=None):
-        """Notes images from `expected` on that are missing in `place`; where the next is."""
-        step = self.host.count
-        last = place[-1] + step if last is None else last
-        for missing in np.setdiff1d(np.arange(expected, last, step), place):
-            name = split.name(order, missing % split.count)
-            if name not in self.broken:
-                print(f"\nLeft out, it cannot be decoded: {name}", file=sys.stderr)
-            self.broken.append(name)
-        return last
-
 
 def _check_count(name, images, recipe):
     if images < recipe.batch_size:
@@ -259,6 +220,6 @@ def _check_count(name, images, recipe):
         )
 
 
-def _filled(array, count):
-    """With zeros at its end, `count` entries."""
+def _padded(array, count):
+    """Append zeros up to `count` entries."""
     return np.concatenate([array, np.zeros((count - len(array), *array.shape[1:]), array.dtype)])

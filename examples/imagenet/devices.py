@@ -1,4 +1,4 @@
-"""More than one device or host, with the engines of Keras's backends.
+"""Multi-device and multi-host training with each backend's own API.
 
 - JAX: `keras.distribution`, all devices of all hosts; parallel in data, or in the model too.
 - TensorFlow: `MirroredStrategy`, on one host. Keras 3 cannot train under
@@ -20,18 +20,18 @@ from imagenet.data import ALONE, Host
 
 
 class DevicesError(script.Stop):
-    """The devices cannot be used as was asked; says what can."""
+    """The devices cannot be used like this; says what can."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What a model is made and trained on.
+    """The devices that train a model.
 
     Attributes:
-        text: For the reader.
-        replicas: Parts that a batch is shared between.
+        text: Description for the reader.
+        replicas: Devices that share a batch.
         host: This process among those that train together.
-        scope: Makes contexts in which models are made and compiled.
+        scope: Returns a context in which models are built and compiled.
     """
 
     text: str
@@ -41,7 +41,7 @@ class Devices:
 
 
 def use(args, recipe):
-    """Makes the devices that the options name the ones that Keras uses."""
+    """Let Keras use the devices that the options name."""
     backend = keras.backend.backend()
     if backend == "jax":
         return _jax(args)
@@ -119,7 +119,7 @@ def _host(hosts):
 
 
 def _layout(mesh):
-    """Weights of a ViT's attention by the channels of heads, of its MLPs by hidden units."""
+    """Return a layout that splits attention of a ViT by the channels of heads, MLPs by units."""
     layout = keras.distribution.LayoutMap(mesh)
     for pattern, axes in {
         r".*(query|key|value)/kernel": (None, None, "model"),
@@ -149,7 +149,7 @@ def _tensorflow(args, recipe):
     if number == 1:
         return Devices("one device")
     if recipe.clip or recipe.accumulate > 1:
-        # It clips what each device has before it sums that, and cannot gather at all.
+        # Keras clips gradients per device there, and cannot accumulate them.
         raise DevicesError(
             "On several devices Keras neither clips whole gradients nor accumulates them with "
             "TensorFlow: give --clip 0 --accumulate 1, or use KERAS_BACKEND=jax. Received: "
@@ -160,7 +160,7 @@ def _tensorflow(args, recipe):
 
 
 def check_agreement(host, epoch):
-    """Sees to it that hosts go on from the same epoch: they have to share the output folder."""
+    """Raise `DevicesError` unless all hosts resume from the same epoch."""
     if host.count == 1:
         return
     from jax.experimental import multihost_utils
@@ -168,7 +168,7 @@ def check_agreement(host, epoch):
     epochs = multihost_utils.process_allgather(np.asarray(epoch))
     if len({*epochs.tolist()}) > 1:
         raise DevicesError(
-            f"The hosts would go on from the epochs {epochs.tolist()}: they must share the folder "
+            f"The hosts would resume from the epochs {epochs.tolist()}: they must share the folder "
             "of --output."
         )
 

@@ -1,15 +1,15 @@
 """The published sizes of ViT, ConvNeXt and ConvMixer for training on ImageNet.
 
-They take and return what the models of common/models.py do. Differences to the publications:
-
-- ViT: average pooling in place of a class token, fixed sin-cos positions (as in the
-  plain ViT baselines of arXiv:2205.01580), and a LayerNorm after the patches;
-- initial weights: Glorot, or what --init names.
+They take and return what the models of common/models.py do. Unlike the published ViT, ours has
+average pooling in place of a class token, fixed sin-cos positions (as in the plain ViT baselines of
+arXiv:2205.01580), and a LayerNorm after the patches. Initial weights are Glorot's, or those of
+--init.
 """
 
 import functools
 
 import keras
+import numpy as np
 
 from common.blocks import LayerScale, residual
 from common.models import convmixer, depthwise, glorot, head, mlp, sub_streams, vit
@@ -30,7 +30,7 @@ def convnext(
     block=MimeticMLPBlock,
     seed=0,
 ):
-    """A ConvNeXt (arXiv:2201.03545): stages of blocks, each with half the resolution.
+    """Return a ConvNeXt (arXiv:2201.03545): stages of blocks, each with half the resolution.
 
     Args:
         depths: Blocks of each stage.
@@ -55,7 +55,7 @@ def convnext(
 
 
 def _downsample(x, stage, width, initializer):
-    """Patches of 4 pixels in the first stage, of 2 with a norm before them in the others."""
+    """Project patches of 4 pixels in the first stage, of 2 after a norm in the others."""
     size = 2 if stage else 4
     if stage:
         x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
@@ -64,9 +64,7 @@ def _downsample(x, stage, width, initializer):
 
 
 def _convmixer(image_shape, classes, *, drop_path=0.0, **size):
-    if drop_path:
-        raise ValueError(f"A ConvMixer has no drop path. Received: drop_path={drop_path}")
-    return convmixer(image_shape, classes, **size)
+    return convmixer(image_shape, classes, **size)  # `recipe.check` has seen to the drop path.
 
 
 # The sizes as published: DeiT's ViTs (arXiv:2012.12877), timm's ConvNeXt-Atto, the ConvNeXt
@@ -80,3 +78,38 @@ MODELS = {
     "vit_trial": functools.partial(vit, patch=16, width=32, depth=2, heads=2),
     "convnext_trial": functools.partial(convnext, depths=(1, 1), widths=(16, 32)),
 }
+
+
+@keras.saving.register_keras_serializable(package="keras_mimetic_examples")
+class ImageBank(keras.layers.Layer):
+    """Look up images by number, among a few random ones that stay on the device.
+
+    Input: integers (batch,). Output: images (batch, height, width, 3), integers in [0, 255].
+    """
+
+    def __init__(self, image_size, count=64, seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.image_size, self.count, self.seed = image_size, count, seed
+
+    def build(self, input_shape):
+        shape = (self.count, self.image_size, self.image_size, 3)
+        images = np.random.default_rng(self.seed).integers(0, 256, shape)
+        self.images = self.add_weight(
+            shape=shape,
+            dtype="uint8",
+            initializer=lambda shape, dtype: keras.ops.convert_to_tensor(images, dtype),
+            trainable=False,
+            name="images",
+        )
+        self.built = True
+
+    def call(self, inputs):
+        return keras.ops.take(self.images, inputs % self.count, axis=0)
+
+    def compute_output_spec(self, inputs):
+        shape = (*inputs.shape, self.image_size, self.image_size, 3)
+        return keras.KerasTensor(shape, dtype="uint8")
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("image_size", "count", "seed")}
+        return {**super().get_config(), **own}

@@ -1,6 +1,5 @@
-"""Sources of encoded images: TFDS, or folders of files."""
+"""Encoded images from TFDS or from folders of files."""
 
-import collections
 import dataclasses
 import functools
 import os
@@ -22,11 +21,11 @@ class Split:
     """Encoded images of one split.
 
     Attributes:
-        count: How many there are.
-        read: `read(seed)` is a tf.data set of (what `open` takes, label) in an order that is
-            a function of the seed, or for `None` in that of the files.
-        open: Makes an encoded image of what `read` gives, in a graph.
-        name: `name(seed, index)` says which image has this index in `read(seed)`.
+        count: Number of images.
+        read: `read(seed)` returns a tf.data set of (what `open` takes, label), in an order that is
+            a function of the seed, or in that of the files for `None`.
+        open: Returns the encoded image, given what `read` yields, in a graph.
+        name: `name(seed, index)` names the image with this index in `read(seed)`.
     """
 
     count: int
@@ -47,7 +46,7 @@ class Source:
 
 
 def import_tensorflow():
-    """TensorFlow, which reads and decodes here; accelerators are for Keras's backend."""
+    """Return TensorFlow, which only reads and decodes: accelerators are for Keras's backend."""
     try:
         import tensorflow as tf
     except ImportError as error:
@@ -61,10 +60,10 @@ def import_tensorflow():
 
 
 def tfds(name, *, data_dir=None, download=False, shuffle_buffer=16_384):
-    """A data set of TFDS with the features image and label, such as "imagenet2012".
+    """Return a data set of TFDS with the features image and label, such as "imagenet2012".
 
-    Its files are read in random order, sixteen at a time, and `shuffle_buffer`
-    encoded images are mixed (for ImageNet some 110 kB each).
+    Its files are read in random order, sixteen at a time, and a buffer of `shuffle_buffer` encoded
+    images is shuffled (for ImageNet some 110 kB each).
     """
     import_tensorflow()
     try:
@@ -82,7 +81,7 @@ def tfds(name, *, data_dir=None, download=False, shuffle_buffer=16_384):
         classes = builder.info.features["label"].num_classes
         counts = {split: splits[split].num_examples for split in ("train", "validation")}
         reads = {split: functools.partial(_read_tfds, builder, split) for split in counts}
-        reads["validation"](None)  # Says now if the files cannot be read.
+        reads["validation"](None)  # Fails now if the files cannot be read.
     except Exception as error:
         raise DatasetError(
             f"TFDS could not load '{name}' from {data_dir or 'its default folder'}: give the "
@@ -96,7 +95,7 @@ def tfds(name, *, data_dir=None, download=False, shuffle_buffer=16_384):
         )
 
     def split(which, read):
-        # To know its identity one would have to read all before it.
+        # Its identity is unknown without reading all images before it.
         return Split(
             counts[which],
             read,
@@ -135,7 +134,7 @@ def _read_tfds(builder, split, seed):
 
 
 def image_folder(folder):
-    """Folders train/ and val/ with a folder of JPEG or PNG files for each class."""
+    """Return the images of train/ and val/, with a folder of JPEG or PNG files per class."""
     tf = import_tensorflow()
     folder = pathlib.Path(folder)
     listed = {split: _list(folder / split) for split in ("train", "val")}
@@ -143,7 +142,7 @@ def image_folder(folder):
     if classes != list(listed["val"]):
         different = sorted({*classes} ^ {*listed["val"]})
         raise DatasetError(
-            f"{folder}/train and {folder}/val must have the same folders, one a class. Only in one "
+            f"{folder}/train and {folder}/val must have the same class folders. Only in one "
             f"of them: {', '.join(different[:5])}{' ...' if len(different) > 5 else ''}."
         )
     splits, version = [], 0
@@ -151,7 +150,8 @@ def image_folder(folder):
         counts = [len(of_class) for of_class in files.values()]
         labels = np.repeat(np.arange(len(classes)), counts)
         paths = [path for of_class in files.values() for path in of_class]
-        version = zlib.crc32(_encoded(paths), version)
+        names = "\n".join(f"{path.parent.name}/{path.name}" for path in paths)
+        version = zlib.crc32(os.fsencode(names), version)
         paths = np.array([str(path) for path in paths])
         read = functools.partial(_read_files, paths, labels)
         name = functools.partial(_path, paths)
@@ -160,49 +160,23 @@ def image_folder(folder):
 
 
 def _list(folder):
-    """Files by class, both sorted by name."""
+    """Return the files of each class, both sorted by name."""
     if not folder.is_dir():
         raise DatasetError(
-            f"There is no folder {folder}. --image-folder must have folders train/ and val/ with a "
-            "folder of images for each class."
+            f"There is no folder {folder}. --image-folder must have folders train/ and val/ with "
+            "one folder of images per class."
         )
-    files = collections.OrderedDict()
+    files = {}
     for of_class in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = _images_in(of_class)
+        found = sorted(path for path in of_class.iterdir() if path.suffix.lower() in _SUFFIXES)
         if not found:
             raise DatasetError(
                 f"The class folder {of_class} has no images ({', '.join(_SUFFIXES)})."
             )
         files[of_class.name] = found
     if not files:
-        raise DatasetError(f"{folder} has no folders: there must be one for each class.")
+        raise DatasetError(f"{folder} has no folders: there must be one per class.")
     return files
-
-
-def _images_in(folder):
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = folder / entry.name
-            if path.suffix.lower() not in _SUFFIXES:
-                continue
-            # A pipe would be waited for without an end. (A link to nothing is left out later.)
-            if not entry.is_file() and os.path.exists(path):
-                raise DatasetError(f"{ascii(str(path))[1:-1]} has an image's name and is no file.")
-            found.append(path)
-    return sorted(found)
-
-
-def _encoded(paths):
-    """Names of files with their classes, as bytes."""
-    try:
-        return "\n".join(f"{path.parent.name}/{path.name}" for path in paths).encode()
-    except UnicodeEncodeError as error:
-        names = (str(pathlib.Path(path.parent.name, path.name)) for path in paths)
-        wrong = next(ascii(name)[1:-1] for name in names if not name.isprintable())
-        raise DatasetError(
-            f"Names of folders and files must be UTF-8, which {wrong} is not: rename it."
-        ) from error
 
 
 def _read_files(paths, labels, seed):

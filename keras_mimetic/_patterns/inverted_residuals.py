@@ -32,25 +32,33 @@ def inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
 def _expansion(end: Call) -> Any:
     """Return the first projection of an inverted residual that ends here, or `None`."""
     depthwise = activations = 0
-    for value in walk_back(end.inputs[0], _main_input, limit=_STEPS):
+    starts: set[Any] = set()
+    for value in walk_back(end.inputs[0], _main_inputs, limit=_STEPS):
         call = value.producer
         if call is None or not call.seen:
             return None
         operation = call.operation
-        if is_projection(operation):
+        is_start = is_projection(operation)
+        if is_start or is_depthwise(operation):
             activations += is_pointwise_function(own_activation(operation))
-            (inputs, hidden), width = operation.kernel.shape[-2:], end.operation.kernel.shape[-1]
-            return operation if depthwise and activations and hidden > max(inputs, width) else None
-        if is_depthwise(operation):
-            depthwise += 1
-            activations += is_pointwise_function(own_activation(operation))
+            depthwise += not is_start
+        elif not _main_inputs(call):
+            return None
+        if is_start:
+            starts.add(operation)
         activations += does(operation, "activate")
-    return None
+    if len(starts) != 1 or not depthwise or not activations:
+        return None
+    (start,) = starts
+    (inputs, hidden), width = start.kernel.shape[-2:], end.operation.kernel.shape[-1]
+    return start if hidden > max(inputs, width) else None
 
 
-def _main_input(call: Call) -> list[Value]:
-    """Return the input to follow: the larger factor of a product with channel gates."""
+def _main_inputs(call: Call) -> list[Value]:
+    """Return the inputs to follow: all summands, or the larger factor of a gate of channels."""
     values = [x for x in call.inputs if x.constant is None]
     if not values or not (is_depthwise(call.operation) or does(call.operation, *POINTWISE, "pad")):
         return []
+    if does(call.operation, "add"):
+        return values
     return [max(values, key=lambda x: math.prod(size or 1 for size in x.shape))]

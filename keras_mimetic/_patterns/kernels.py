@@ -48,7 +48,7 @@ def matrix_of(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
         shape = tuple(layer.kernel.shape)
         axis = channel_axis(layer, rank_in)
         return Matrix(tuple(range(len(shape))), len(shape) - 1, shape, (axis,), (axis,))
-    if isinstance(layer, keras.layers.EinsumDense):
+    if hasattr(layer, "equation"):
         return _of_equation(layer, rank_in, rank_out)
     return None
 

@@ -6,6 +6,7 @@ no memory. Functions that read or copy entries skip these axes.
 """
 
 import math
+import re
 from typing import Any
 
 import keras
@@ -74,7 +75,10 @@ def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | N
     if name == "Moveaxis":
         return [np.moveaxis(x, operation.source, operation.destination)]
     if name == "GetItem":
-        return [x[call.args[1]]]
+        key = call.args[1]
+        return [x[tuple(key) if isinstance(key, list) else key]]
+    if name == "Rearrange":
+        return [_rearranged(x, call, shapes[0])]
     if name in ("Split", "ArraySplit"):
         sections = operation.indices_or_sections
         return list(np.array_split(x, sections, axis=operation.axis))
@@ -95,6 +99,22 @@ def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | N
     if name in ("BroadcastTo", "Pad", "ZeroPadding1D", "ZeroPadding2D", "Cropping2D", "Tile"):
         return [_resized(x, shapes[0])]
     return None
+
+
+def _rearranged(x: np.ndarray, call: Call, shape: tuple[int, ...]) -> np.ndarray:
+    """Rearrange as `keras.ops.rearrange` does: "b n (h d) -> b h n d"."""
+    left, right = (
+        [re.findall(r"\w+", group) for group in re.findall(r"\(.*?\)|\w+", side)]
+        for side in call.args[1].split("->")
+    )
+    sizes = dict(call.kwargs)
+    for group, size in zip(left, x.shape, strict=True):
+        known = math.prod(sizes[name] for name in group if name in sizes)
+        sizes |= {name: size // known for name in group if name not in sizes}
+    names = [name for group in left for name in group]
+    order = [names.index(name) for group in right for name in group]
+    split = _reshaped(x, tuple(sizes[name] for name in names))
+    return _reshaped(split.transpose(order), shape)
 
 
 def _thin(x: np.ndarray) -> np.ndarray:

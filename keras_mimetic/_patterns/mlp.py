@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._patterns.inverted_residuals import inverted_residuals
-from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
 from keras_mimetic._patterns.mlp_match import INNER_NORM, INVERTED, consumers_of, follows, match_mlp
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
@@ -66,7 +66,10 @@ class MLPSite(Site):
     @property
     def bias(self) -> Any:
         """The bias of the first projection, or `None`."""
-        return getattr(self.layer, "bias", None)
+        bias, kernel = getattr(self.layer, "bias", None), self.weights["kernel"]
+        if bias is None or not isinstance(kernel, Part):
+            return bias
+        return Part(bias, Matrix((0,), 0, tuple(bias.shape), (), (0,)), kernel.index, 1)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -92,9 +95,10 @@ class MLPSite(Site):
         return (*super().covered_layers, *(() if self.second is None else (self.second,)))
 
 
-def mlp_site(layer: Any, layer_path: str, **details: Any) -> MLPSite:
-    """Return the site of a built projection."""
-    return MLPSite(layer_path=layer_path, layer=layer, weights={"kernel": layer.kernel}, **details)
+def mlp_site(layer: Any, layer_path: str, kernel: Any = None, **details: Any) -> MLPSite:
+    """Return the site of a built projection, of which `kernel` may be a part."""
+    weights = {"kernel": layer.kernel if kernel is None else kernel}
+    return MLPSite(layer_path=layer_path, layer=layer, weights=weights, **details)
 
 
 def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
@@ -131,6 +135,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
         site = mlp_site(
             layer,
             layer_paths[layer],
+            kernel=_gate_kernel(call, match.gate),
             before="normalized_activation" if is_activated else _kind(norm),
             norm=norm,
             second=None if match.end is None else match.end.operation,
@@ -149,6 +154,12 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
             sites.setdefault(first, site)
     in_order = in_call_order(list(sites), graph)
     return [sites[layer] for layer in in_order]
+
+
+def _gate_kernel(call: Call, gate: np.ndarray | None) -> Part | None:
+    """Return the part of a kernel for some channels."""
+    matrix = matrix_of(call.operation, len(call.inputs[0].shape), len(call.outputs[0].shape))
+    return None if gate is None or matrix is None else Part(call.operation.kernel, matrix, gate, 1)
 
 
 def _merged(earlier: MLPSite, site: MLPSite) -> MLPSite:

@@ -6,7 +6,9 @@ import math
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
+from keras_mimetic._patterns.layout import moved, spread
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.operations import (
@@ -21,6 +23,7 @@ from keras_mimetic._tracing.operations import (
 )
 from keras_mimetic._tracing.symbol import Value
 
+BOTH_HALVES = "a gated MLP without an activation of one branch"
 GATED = "a gated MLP: set `mean` or `hidden_bias` to a number to write its gate"
 LINEAR_BRANCH = "the linear branch of a gated MLP"
 NARROW = "its hidden layer is narrower than its input; use `rules` to include it"
@@ -52,13 +55,15 @@ class Match:
     """The properties of an MLP that the calls after its first projection determine.
 
     `skip_reason` and `default_skip` are as in `MLPSite`. `end` is the call of the second
-    projection, or `None` if it is unknown.
+    projection, or `None` if it is unknown. `gate` has the channels of the first projection
+    that are activated, if those of another branch come from the same projection.
     """
 
     skip_reason: str = ""
     default_skip: str = ""
     end: Call | None = None
     inner_norm: Any = None
+    gate: np.ndarray | None = None
 
 
 def consumers_of(graph: Graph) -> Consumers:
@@ -92,6 +97,7 @@ def match_mlp(number: int, graph: Graph, consumers: Consumers) -> Match | None:
         return None
     is_odd = getattr(function, "__name__", "") in _ODD
     sliced = normalized = is_gate = False
+    gate = _second_half(first) if gated else None
     between, inner_norm = "", None
     ends: list[Call] = []
     while waiting:
@@ -115,7 +121,7 @@ def match_mlp(number: int, graph: Graph, consumers: Consumers) -> Match | None:
         ):
             # The spatial gate of a gMLP mixes positions in one half of the channels.
             halves = sliced and activated and _meets_again(call, inside, graph, consumers)
-            return Match(GATED) if halves else None
+            return Match(BOTH_HALVES) if halves else None
         if not activated and _takes_means(operation):
             between = between or INNER_NORM
         # A function written in operations, such as GELU, multiplies its parts.
@@ -126,6 +132,9 @@ def match_mlp(number: int, graph: Graph, consumers: Consumers) -> Match | None:
         if not activated and does(operation, "activate"):
             activated, inner_norm = True, _inner_norm(call, first, inside)
             is_odd = does(operation, "odd") or _is_odd_layer(operation)
+            gate = _channels(first, call.inputs[0]) if sliced else None
+        if does(operation, "gate"):
+            gate = _second_half(first)
         enter(call)
     if len(ends) != 1 or not inside.isdisjoint(graph.outputs):
         return None
@@ -141,10 +150,11 @@ def match_mlp(number: int, graph: Graph, consumers: Consumers) -> Match | None:
         return None
     between = between if inner_norm is None else ""
     skip_reason = between or _of_widths(first.operation, end.operation)
+    is_gate = is_gate or gate is not None
     if gated and not is_gate:
-        skip_reason = LINEAR_BRANCH if not (activated or sliced) else GATED
+        skip_reason = BOTH_HALVES if activated or sliced else LINEAR_BRANCH
     default_skip = GATED if is_gate else ODD if is_odd else ""
-    return Match(skip_reason, default_skip, end, inner_norm)
+    return Match(skip_reason, default_skip, end, inner_norm, gate)
 
 
 def follows(end: Call, graph: Graph, consumers: Consumers) -> Literal["residual", "output", ""]:
@@ -165,6 +175,34 @@ def follows(end: Call, graph: Graph, consumers: Consumers) -> Literal["residual"
                 inside.update(call.outputs)
                 waiting += call.outputs
     return ""
+
+
+def _second_half(first: Call) -> np.ndarray:
+    """Return the channels of a projection that `glu` activates."""
+    width = first.operation.kernel.shape[-1]
+    return np.arange(width // 2, width)
+
+
+def _channels(first: Call, value: Value) -> np.ndarray | None:
+    """Return the channels of a projection that a value has, or `None` if they are unknown."""
+    path = []
+    while value is not first.outputs[0]:
+        call = value.producer
+        if call is None or len(call.inputs) != 1:
+            return None
+        path.append((call, call.outputs.index(value)))
+        value = call.inputs[0]
+    sizes = tuple(size for size in value.shape if size is not None)
+    if len(sizes) != len(value.shape):
+        return None
+    axis = channel_axis(first.operation, len(sizes))
+    array = spread(np.arange(sizes[axis]), (axis,), sizes)
+    for call, number in reversed(path):
+        arrays = [array] if does(call.operation, *POINTWISE) else moved(call, array)
+        if arrays is None:
+            return None
+        array = arrays[number]
+    return np.unique(array)
 
 
 def _is_odd_layer(operation: Any) -> bool:
@@ -209,7 +247,7 @@ def _moves_positions(call: Call) -> bool:
 
 
 def _of_widths(first: Any, second: Any) -> str:
-    (inputs, hidden), width = first.kernel.shape[-2:], second.kernel.shape[-1]
+    inputs, (hidden, width) = first.kernel.shape[-2], second.kernel.shape[-2:]
     if hidden < inputs:
         return NARROW
     return WIDENS if width > hidden else ""

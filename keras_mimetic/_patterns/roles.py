@@ -16,7 +16,7 @@ from keras_mimetic._patterns.kernels import Matrix, matrix_of
 from keras_mimetic._patterns.layout import constant_along, equal, moved, spread
 from keras_mimetic._patterns.streams import free_values
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import does, is_depthwise, name_of
+from keras_mimetic._tracing.operations import CONVOLUTIONS, does, is_depthwise, name_of
 from keras_mimetic._tracing.symbol import Value
 
 
@@ -62,10 +62,25 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """A product of the channels of two projections, before or after its softmax."""
+    """A product of the channels of two projections, before or after its softmax.
+
+    `function` is the function of the scores: "", "exp", "softmax" or "other".
+    """
 
     attention: Attention
-    normalized: bool = False
+    function: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weights(Channels):
+    """Weights of positions: a softmax of the channels of a projection over another axis."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pooled:
+    """Channels of a projection, pooled with weights of positions."""
+
+    attention: Attention
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,11 +91,14 @@ class Gathered:
     numbers: np.ndarray | None
 
 
+_TAGS = (Channels, Weights, Pooled, Scores, Gathered)
 GROUPED = "grouped-query attention: written only if `query_key` or `value_output` is given"
-SHARED_CHANNELS = "its heads share channels of queries or keys"
+SHARED_CHANNELS = "its heads share channels"
 MIXED_HEADS = "its heads are mixed with one another"
 SEVERAL = "its scores are a sum of several products"
 GATED = "a gate multiplies its values"
+SEPARABLE = "separable attention: a softmax over positions of one projection weighs another"
+NO_SOFTMAX = "its weights are another function of its scores than a softmax"
 LINEAR = "linear attention: no softmax between its products"
 UNKNOWN = "the operations between its projections and their product could not be traced"
 NO_OUTPUT = "no projection of its values was found"
@@ -132,8 +150,12 @@ class _Roles:
             self._contract(call)
         elif does(call.operation, "softmax") and isinstance(tags[0], Scores):
             self._masks(call, tags[0].attention, call.inputs[0])
-            self._set(call, Scores(tags[0].attention, normalized=True))
-        elif any(tags):
+            self._set(call, Scores(tags[0].attention, "softmax"))
+        elif does(call.operation, "softmax") and type(tags[0]) is Channels:
+            is_over_channels = _last_axis(call)
+            kind = Channels if is_over_channels else Weights
+            self._set(call, kind(tags[0].source, None))
+        elif any(tags) and not does(call.operation, "fill"):
             self._pass_on(call, tags)
 
     def _set(self, call: Call, tag: Any) -> None:
@@ -143,9 +165,8 @@ class _Roles:
     # Projections.
 
     def _is_source(self, call: Call) -> bool:
-        kinds = (keras.layers.Dense, keras.layers.EinsumDense)
-        convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-        if not isinstance(call.operation, (*kinds, *convolutions)):
+        is_dense = isinstance(call.operation, (keras.layers.Dense, *CONVOLUTIONS))
+        if not is_dense and not hasattr(call.operation, "equation"):
             return False
         return not is_depthwise(call.operation) and len(call.inputs) == 1
 
@@ -207,24 +228,31 @@ class _Roles:
     # Products.
 
     def _contract(self, call: Call) -> None:
-        terms = _equation(call)
+        operands = [x for x in keras.tree.flatten(call.args) if hasattr(x, "shape")]
+        terms = _equation(call, [len(x.shape) for x in operands])
         if terms is None:
             return
-        a, b, out = terms
-        values = [x for x in keras.tree.flatten(call.args) if isinstance(x, Value)]
-        if len(values) != 2:
-            # A product with a constant or a weight.
-            tag = self._tag(values[0]) if values else None
+        of = [n for n, x in enumerate(operands) if isinstance(x, Value)]
+        if len(of) > 2:
+            of = [n for n in of if self._tag(operands[n]) is not None]
+        tags = [self._tag(operands[n]) for n in of]
+        if len(of) == 1:
+            # A product with constants or weights.
+            (tag,) = tags
             if isinstance(tag, Channels):
                 self._set(call, Channels(tag.source, None))
+            elif isinstance(tag, Scores):
+                tag.attention.odd["both"] = MIXED_HEADS
+                self._set(call, tag)
+        if len(of) != 2:
             return
-        first, second = (self._tag(x) for x in values)
+        (first, second), (a, b), out = tags, (terms[n] for n in of), terms[-1]
         if isinstance(first, Scores):
             self._gather(call, first, second, b, a, out)
         elif isinstance(second, Scores):
             self._gather(call, second, first, a, b, out)
         elif isinstance(first, Channels) or isinstance(second, Channels):
-            self._score(call, first, second, terms)
+            self._score(call, first, second, (a, b, out))
 
     def _score(self, call: Call, query: Any, key: Any, terms: tuple[str, str, str]) -> None:
         a, b, out = terms
@@ -233,27 +261,23 @@ class _Roles:
         attention.key_source = key.source if isinstance(key, Channels) else None
         contracted = [x for x in a if x in b and x not in out]
         batch = [x for x in a if x in b and x in out]
-        # Query heads that share a key head may have an axis of their own.
-        own = [x for x in a if x not in b and x in out and _varies(query, a, x)]
-        rows = [
-            _rows(query, a, [*batch, *own], contracted),
-            _rows(key, b, batch, contracted),
-        ]
-        if own and rows[1] is not None:
-            rows[1] = rows[1].reshape(*rows[1].shape[:-1], *[1] * len(own), -1)
+        rows = [_rows(x, term, batch, contracted, out) for x, term in ((query, a), (key, b))]
         if rows[0] is None or rows[1] is None:
             known = isinstance(query, Channels) and isinstance(key, Channels)
             attention.odd["query_key"] = UNKNOWN if known else f"its query or key is {NONE}"
         else:
-            self._heads(attention, rows[0], rows[1])
+            # Query heads that share a key head may have an axis of their own.
+            more = rows[1].ndim - rows[0].ndim
+            self._heads(attention, _with_axes(rows[0], more), _with_axes(rows[1], -more))
         self._set(call, Scores(attention))
 
     def _heads(self, attention: Attention, query: np.ndarray, key: np.ndarray) -> None:
         size = query.shape[-1]
-        if key.shape[-1] != size:
+        try:
+            query, key = np.broadcast_arrays(query, key)
+        except ValueError:
             attention.odd["query_key"] = UNKNOWN
             return
-        query, key = np.broadcast_arrays(query, key)
         pairs = np.concatenate([query.reshape(-1, size), key.reshape(-1, size)], axis=1)
         _, first = np.unique(pairs, axis=0, return_index=True)
         pairs = pairs[np.sort(first)]
@@ -275,8 +299,8 @@ class _Roles:
             attention.odd["value_output"] = "its softmax has several uses"
             return
         self.found.append(attention)
-        if not scores.normalized:
-            attention.odd["both"] = LINEAR
+        if scores.function != "softmax":
+            attention.odd["both"] = NO_SOFTMAX if scores.function else LINEAR
         if not isinstance(value, Channels):
             attention.odd["value_output"] = f"its value is {NONE}"
             self._set(call, Gathered(attention, None))
@@ -298,7 +322,7 @@ class _Roles:
                 heads = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0)
                 attention.value = heads
                 if len(np.unique(heads)) != heads.size:
-                    attention.odd["value_output"] = MIXED_HEADS
+                    attention.odd["value_output"] = SHARED_CHANNELS
         if attention.value is None:
             attention.odd.setdefault("value_output", UNKNOWN)
         self._set(call, Gathered(attention, numbers))
@@ -339,7 +363,7 @@ class _Roles:
             attention.odd.setdefault("query_key", UNKNOWN)
         else:
             self._heads(attention, rows[0], rows[1])
-        tag = Scores(attention, normalized=True)
+        tag = Scores(attention, "softmax")
         call = dataclasses.replace(call, outputs=call.outputs[:1])
         self._gather(call, tag, value, c, scored, out)
 
@@ -350,19 +374,31 @@ class _Roles:
         attention.causal = most_causal((attention.causal, any_causal(others)))
 
     def _pass_on(self, call: Call, tags: list[Any]) -> None:
-        tagged = [tag for tag in tags if tag is not None]
-        kinds = {type(tag) for tag in tagged}
-        if kinds == {Scores}:
-            self._scores(call, tags, tagged)
-        elif kinds == {Channels}:
-            self._channels(call, tags, tagged)
-        elif [type(tag) for tag in tagged].count(Gathered) == 1 and Scores not in kinds:
-            (tag,) = (tag for tag in tagged if isinstance(tag, Gathered))
+        of: dict[type, list[Any]] = {
+            kind: [tag for tag in tags if type(tag) is kind] for kind in _TAGS
+        }
+        is_product = does(call.operation, "product")
+        if of[Scores] and not (of[Gathered] or of[Pooled]):
+            # Channels that are added to scores are a bias.
+            self._scores(call, tags, of[Scores])
+        elif of[Pooled]:
+            attention = of[Pooled][0].attention
+            if is_product and of[Channels] and attention not in self.found:
+                self.found.append(attention)
+            self._set(call, of[Pooled][0])
+        elif of[Weights] and of[Channels] and is_product:
+            attention = Attention(of[Weights][0].source, of[Channels][0].source)
+            attention.odd["both"] = SEPARABLE
+            self._set(call, Pooled(attention))
+        elif of[Weights] and not of[Gathered]:
+            self._set(call, of[Weights][0])
+        elif of[Channels] and not of[Gathered]:
+            self._channels(call, tags, of[Channels])
+        elif len(of[Gathered]) == 1 and not of[Scores]:
+            (tag,) = of[Gathered]
             others = [v for v, known in zip(call.inputs, tags, strict=True) if known is not tag]
             # With a gate, the matrix depends on the position.
-            gated = does(call.operation, "scale") and not all(
-                self._is_free(value) for value in others
-            )
+            gated = does(call.operation, "scale") and not all(map(self._is_free, others))
             if gated:
                 tag.attention.odd.setdefault("value_output", GATED)
             numbers = None if gated else tag.numbers
@@ -376,7 +412,15 @@ class _Roles:
             first.attention.odd["query_key"] = SEVERAL
         scored = call.inputs[tags.index(first)]
         self._masks(call, first.attention, scored)
-        self._set(call, first)
+        function = first.function
+        if name_of(call.operation) == "Exp":
+            function = "exp"
+        elif does(call.operation, "activate") and not does(call.operation, "join"):
+            function = function or "other"
+        elif name_of(call.operation) in ("Divide", "TrueDivide") and function == "exp":
+            # Exponentials, divided by their sum.
+            function = "softmax" if len(own) > 1 else function
+        self._set(call, Scores(first.attention, function))
 
     def _of_positions(self, attention: Attention) -> bool:
         sources = (attention.query_source, attention.key_source)
@@ -388,10 +432,11 @@ class _Roles:
             return
         others = [v for v, tag in zip(call.inputs, tags, strict=True) if tag is None]
         known = [tag.numbers for tag in tagged if tag.numbers is not None]
-        # The rotated half of a rotary embedding is added to channels that are known.
-        one = known[:1] if len(tagged) == 1 or does(call.operation, *_KEEPING) else []
-        if one and all(self._is_free(value) for value in others) and _all_equal(known):
-            self._arrays(call, one[0], lambda x: Channels(source, x))
+        if len(tagged) > 1 and not does(call.operation, "add", "scale"):
+            joined = _joined(call, known) if len(known) == len(call.inputs) else None
+            self._set(call, Channels(source, joined))
+        elif known and all(self._is_free(value) for value in others):
+            self._arrays(call, _one_of(call, known), lambda x: Channels(source, x))
         else:
             self._set(call, Channels(source, None))
 
@@ -400,7 +445,7 @@ class _Roles:
         arrays: list[Any] | None = None
         if numbers is not None:
             shape = _known(call.outputs[0])
-            if does(call.operation, *_KEEPING):
+            if does(call.operation, *_KEEPING) or name_of(call.operation) == "Where":
                 if shape is not None and numbers.ndim <= len(shape):
                     arrays = [np.broadcast_to(numbers, shape)]
             elif len(call.inputs) == 1:
@@ -425,21 +470,55 @@ def _known(value: Value) -> tuple[int, ...] | None:
     return tuple(sizes) if len(sizes) == len(value.shape) else None
 
 
-def _all_equal(arrays: list[np.ndarray]) -> bool:
-    return all(equal(array, arrays[0]) for array in arrays[1:])
+def _one_of(call: Call, arrays: list[np.ndarray]) -> np.ndarray | None:
+    """Return the channels of a sum; those of a rotation are those of one summand."""
+    first, *others = arrays
+    if len(others) != 1 or equal(first, others[0]) or first.shape != others[0].shape:
+        return first if all(equal(first, x) for x in others) else None
+    # x cos + (x rotated) sin, or x cos - y sin and x sin + y cos.
+    is_difference = name_of(call.operation) == "Subtract"
+    are_halves = not np.isin(_thin(first), _thin(others[0])).any()
+    return max(first, others[0], key=np.max) if are_halves and not is_difference else first
 
 
-def _varies(tag: Any, term: str, letter: str) -> bool:
-    """Return whether the channel is known and varies along an axis."""
-    if not isinstance(tag, Channels) or tag.numbers is None or tag.numbers.ndim != len(term):
-        return False
-    return not constant_along(tag.numbers, term.index(letter))
+def _joined(call: Call, arrays: list[np.ndarray]) -> np.ndarray | None:
+    """Return the channels of concatenated or stacked tensors."""
+    name, axis = name_of(call.operation), getattr(call.operation, "axis", None)
+    shape = _known(call.outputs[0])
+    if name not in ("Concatenate", "Stack") or not isinstance(axis, int) or shape is None:
+        return None
+    axis %= len(shape)
+    if name == "Stack":
+        arrays = [np.expand_dims(x, axis) for x in arrays]
+    # Keep one entry of axes along which all are constant.
+    kept = tuple(
+        slice(0, 1) if n != axis and not any(x.strides[n] for x in arrays) else slice(None)
+        for n in range(len(shape))
+    )
+    return np.broadcast_to(np.concatenate([x[kept] for x in arrays], axis), shape)
 
 
-def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray | None:
-    """Return channel numbers by batch axes and `own` axes; `None` if they vary along others."""
+def _thin(array: np.ndarray) -> np.ndarray:
+    return array[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in array.strides)]
+
+
+def _with_axes(rows: np.ndarray, number: int) -> np.ndarray:
+    """Insert axes of size 1 before the last."""
+    return rows.reshape(*rows.shape[:-1], *[1] * number, rows.shape[-1])
+
+
+def _rows(
+    tag: Any, term: str, batch: list[str], own: list[str], out: str = ""
+) -> np.ndarray | None:
+    """Return channel numbers by batch axes and `own` axes; `None` if they vary along others.
+
+    Axes of `out` along which they vary count as batch axes.
+    """
     if not isinstance(tag, Channels) or tag.numbers is None or tag.numbers.ndim != len(term):
         return None
+    numbers = tag.numbers
+    varying = [x for x in term if x in out and not constant_along(numbers, term.index(x))]
+    batch = [*batch, *(x for x in varying if x not in batch and x not in own)]
     rest = [x for x in term if x not in batch and x not in own]
     if not all(constant_along(tag.numbers, term.index(x)) for x in rest):
         return None
@@ -454,26 +533,28 @@ def _rows(tag: Any, term: str, batch: list[str], own: list[str]) -> np.ndarray |
     return kept.reshape(*kept.shape[: len(batch)], -1)
 
 
-def _equation(call: Call) -> tuple[str, str, str] | None:
-    """Return the axes of two factors and their product as letters."""
-    shapes = [x.shape for x in call.inputs]
-    if len(shapes) != 2:
-        return ("", "", "") if len(shapes) == 1 else None
+def _equation(call: Call, ranks: list[int]) -> list[str] | None:
+    """Return the axes of the factors and their product as letters."""
     name = name_of(call.operation)
-    ranks = [len(shape) for shape in shapes]
     if name == "Einsum":
         left, _, out = getattr(call.operation, "subscripts", "").replace(" ", "").partition("->")
-        terms = left.split(",")
-        if len(terms) != 2 or "." in left or not out:
+        terms = [*left.split(","), out]
+        if not out or len(terms) != len(ranks) + 1:
             return None
-        return terms[0], terms[1], out
+        # An ellipsis is the first axes of the longest term. Use letters that no equation has.
+        counts = [rank - len(x) + 3 for x, rank in zip(terms, ranks, strict=False) if "..." in x]
+        dots = "".join(chr(0x1000 + n) for n in range(max(counts, default=0)))
+        own = [dots[len(dots) - rank + len(x) - 3 :] for x, rank in zip(terms, ranks, strict=False)]
+        return [x.replace("...", more) for x, more in zip(terms, [*own, dots], strict=True)]
+    if len(ranks) != 2:
+        return None
     if name == "Matmul":
         if min(ranks) < 2:
             return None
         letters = [chr(0x61 + n) for n in range(max(ranks) - 2)]
         a = "".join(letters[len(letters) - ranks[0] + 2 :])
         b = "".join(letters[len(letters) - ranks[1] + 2 :])
-        return f"{a}xy", f"{b}yz", "".join(letters) + "xz"
+        return [f"{a}xy", f"{b}yz", "".join(letters) + "xz"]
     axes = getattr(call.operation, "axes", None)
     if axes is None or ranks != [3, 3]:
         return None
@@ -482,7 +563,13 @@ def _equation(call: Call) -> tuple[str, str, str] | None:
         return None
     a = "bxy" if axes[0] == 2 else "byx"
     b = "bzy" if axes[1] == 2 else "byz"
-    return a, b, "bxz"
+    return [a, b, "bxz"]
+
+
+def _last_axis(call: Call) -> bool:
+    """Return whether a softmax is over the last axis."""
+    axis = getattr(call.operation, "axis", -1)
+    return axis in (-1, len(call.outputs[0].shape) - 1)
 
 
 def _three(call: Call) -> list[Any]:

@@ -1,5 +1,6 @@
 """Streams of channels: the tensors whose sum, position by position, another tensor is."""
 
+import math
 from collections.abc import Iterator
 
 import keras
@@ -120,6 +121,8 @@ def _ancestry(value: Value, found: Streams) -> Iterator[tuple[frozenset[Value], 
 
     def follow(call: Call) -> list[Value]:
         inputs = [x for x in call.inputs if x.constant is None]
+        if does(call.operation, "scale") and inputs:
+            inputs = [max(inputs, key=lambda x: math.prod(size or 1 for size in x.shape))]
         is_matrix = is_projection(call.operation) or isinstance(call.operation, CONVOLUTIONS)
         if is_matrix:
             matrices.append(call)

@@ -23,7 +23,7 @@ from keras_mimetic._numerics.mlp import (
 )
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.stats import mean_and_std
-from keras_mimetic._patterns.kernels import rounded_to, values_of
+from keras_mimetic._patterns.kernels import Part, rounded_to, values_of
 from keras_mimetic._patterns.mlp import MLPSite, find_mlps, mlp_site
 from keras_mimetic._patterns.mlp_match import INNER_NORM, WITH_DEPTHWISE
 from keras_mimetic._structures.base import (
@@ -211,7 +211,7 @@ class MLP(Structure):
         elif site.norm is not None and site.skip_reason not in (INNER_NORM, WITH_DEPTHWISE):
             biases = effective_bias(
                 _matrix(weights["kernel"]),
-                weights.get("bias"),
+                None if "bias" not in weights else weights["bias"].ravel(),
                 weights.get("gamma"),
                 weights.get("beta"),
                 centered=isinstance(site.norm, keras.layers.LayerNormalization),
@@ -253,9 +253,9 @@ class MLP(Structure):
 
 def _describe_input(site: MLPSite) -> str:
     """Return what stands before an MLP, for the report."""
-    if site.before == "other" and site.norm is not None:
-        return "after a trained LayerNorm"
-    return _BEFORE[site.before]
+    trained = site.before == "other" and site.norm is not None
+    before = "after a trained LayerNorm" if trained else _BEFORE[site.before]
+    return f"{before}; gate part" if isinstance(site.weights["kernel"], Part) else before
 
 
 def _sample_inner(site: MLPSite, settings: Settings) -> NewWeights | Skip:

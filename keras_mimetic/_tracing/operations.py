@@ -43,6 +43,8 @@ _TABLE = {
     "pool": """Mean AveragePool MaxPool AdaptiveAveragePool AveragePooling1D AveragePooling2D
         MaxPooling1D MaxPooling2D GlobalAveragePooling1D GlobalAveragePooling2D UpSampling2D
         Resize""",
+    # Takes the shape of a tensor alone.
+    "fill": "ZerosLike OnesLike FullLike",
     "softmax": "Softmax",
     # Multiplies one half of its units by the other.
     "gate": "Glu",
@@ -87,9 +89,7 @@ def is_projection(operation: Any) -> bool:
     if isinstance(operation, CONVOLUTIONS):
         ones = all(size == 1 for size in (*operation.kernel_size, *operation.strides))
         return ones and operation.groups == 1
-    if isinstance(operation, keras.layers.EinsumDense):
-        return _is_matrix_on_last_axis(operation.equation)
-    return False
+    return _is_matrix_on_last_axis(getattr(operation, "equation", ""))
 
 
 def channel_axis(operation: Any, rank: int) -> int:

@@ -9,15 +9,18 @@ plain layer or an operation of `keras.ops`.
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_mimetic._tracing.arguments import arguments_of
 from keras_mimetic._tracing.backend_functions import as_keras_operation, function_name
 from keras_mimetic._tracing.control_flow import OPERATIONS as CONTROL_FLOW
 from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.held_weights import Held, held_projection
 from keras_mimetic._tracing.keras_internals import (
     direct_sublayers,
     inherits_output_spec,
@@ -26,7 +29,7 @@ from keras_mimetic._tracing.keras_internals import (
     output_spec,
     sublayers,
 )
-from keras_mimetic._tracing.operations import name_of
+from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.symbol import Foreign, Symbol, Value, listening
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
@@ -54,6 +57,8 @@ PLAIN = (
 
 # Size for axes of unknown length if the code of a model needs one.
 _SIZE = 16
+# Maximum number of calls of one layer with weights.
+_MAX_CALLS = 100
 # Backend functions whose names differ from those of `keras.ops`.
 _ALIASES = {"Mul": "Multiply", "Sub": "Subtract", "Div": "TrueDivide", "Truediv": "TrueDivide"}
 
@@ -67,11 +72,22 @@ def is_composite(operation: Any) -> bool:
     return not is_keras_class(operation)
 
 
-class Recorder:
-    """The calls of a model, recorded into a `Graph` while it runs."""
+class LongLoopError(Exception):
+    """A loop that is too long to be traced step by step."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+
+class Recorder:
+    """The calls of a model, recorded into a `Graph` while it runs.
+
+    Args:
+        graph: The graph to record into.
+        owners: The layer that owns each weight, by the `id` of the weight.
+    """
+
+    def __init__(self, graph: Graph, owners: Mapping[int, Any]) -> None:
+        self.graph, self._owners = graph, owners
+        self._calls: Counter[Any] = Counter()
+        self._held: Held = {}
         self._constants: dict[int, Symbol] = {}
 
     @contextlib.contextmanager
@@ -92,6 +108,7 @@ class Recorder:
         mark = self._mark()
         for make in () if _has_no_call(model) else arguments_of(model, inputs):
             outputs, assumed = None, ""
+            self._calls.clear()
             try:
                 args, kwargs, assumed = make()
                 args, kwargs = keras.tree.map_structure(
@@ -207,6 +224,8 @@ class Recorder:
             try:
                 outputs = layer.call(*given[0], **given[1])
                 return keras.tree.map_structure(self._symbol, outputs)
+            except LongLoopError:
+                raise
             except Exception as error:
                 came = len(self.graph.calls) - mark[0]
                 why = NO_CALL if _has_no_call(layer) else reason(error)
@@ -249,11 +268,20 @@ class Recorder:
         values = [x.value for x in keras.tree.flatten(outputs) if isinstance(x, Symbol)]
         args, kwargs = keras.tree.map_structure(self._value, (args, kwargs))
         inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Value)]
+        operation = held_projection(operation, args, self._owners, self._held) or operation
+        self._check_repeats(operation)
         call = Call(operation, args, kwargs, [*inputs, *more], values)
         for value in values:
             value.producer = call
         self.graph.calls.append(call)
         return outputs
+
+    def _check_repeats(self, operation: Any) -> None:
+        """Raise if one layer is called again and again, as in a loop that samples."""
+        if isinstance(operation, keras.layers.Layer) and operation.weights:
+            self._calls[operation] += 1
+            if self._calls[operation] > _MAX_CALLS:
+                raise LongLoopError(f"a loop calls {operation.name!r} more than {_MAX_CALLS} times")
 
     def _symbol(self, x: Any) -> Any:
         if not isinstance(x, keras.KerasTensor) or isinstance(x, Symbol):
@@ -327,6 +355,11 @@ def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
     spec = operation.compute_output_spec(*args, **kwargs)
     if isinstance(operation, keras.layers.EinsumDense) and None in spec.shape:
         return keras.KerasTensor(_einsum_shape(operation, args[0].shape, spec.shape), spec.dtype)
+    if isinstance(operation, keras.layers.Layer) and does(operation, "add", "product"):
+        # Keras forgets the batch size if one of the tensors has a batch of 1.
+        shapes = [tuple(x.shape) for x in keras.tree.flatten(args)]
+        if not any(None in shape for shape in shapes) and len(set(map(len, shapes))) == 1:
+            return keras.KerasTensor(np.broadcast_shapes(*shapes), spec.dtype)
     return spec
 
 

@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import keras
+import numpy as np
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,6 +66,11 @@ class Symbol(keras.KerasTensor):
     @property
     def __jax_array__(self) -> Any:
         raise AttributeError("a symbolic tensor cannot be converted to a JAX array")
+
+    def __getitem__(self, key: Any) -> Any:
+        # Keras takes integers, tuples and lists alone, and lists are what is saved of tuples.
+        keys = tuple(key) if isinstance(key, (tuple, list)) else (key,)
+        return super().__getitem__(tuple(int(x) if isinstance(x, np.integer) else x for x in keys))
 
     def __len__(self) -> int:
         if not self.shape or self.shape[0] is None:

@@ -6,9 +6,11 @@ import keras
 
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.keras_internals import (
+    own_variables,
     preserve_global_state,
     preserve_model_state,
     recording_calls,
+    sublayers,
 )
 from keras_mimetic._tracing.recorder import Recorder, is_composite
 from keras_mimetic._tracing.symbol import Symbol
@@ -25,8 +27,15 @@ def trace(model: Any, inputs: Any = None) -> Graph:
     graph = Graph()
     if not is_composite(model):
         return graph
-    recorder = Recorder(graph)
-    with preserve_global_state(), preserve_model_state(model), recording_calls(), recorder.on():
+    layers = sublayers(model)
+    owners = {id(weight): layer for layer in layers for weight in own_variables(layer)}
+    recorder = Recorder(graph, owners)
+    with (
+        preserve_global_state(),
+        preserve_model_state(model),
+        recording_calls(),
+        recorder.on(),
+    ):
         outputs = recorder.model(model, inputs)
         flat = keras.tree.flatten(outputs)
         graph.outputs = [x.value for x in flat if isinstance(x, Symbol)]

@@ -10,15 +10,14 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 
 
-import by_epoch
-import compare
 import scripts
-import variants
-import verdict
-from build_variant import MODELS, SharedBiasBlock, applies, build_variant
-from lsuv import unit_variance
 
+import compare
+import verdict
 from common import data, environment, folders, training
+from lib import by_epoch, one_run, variants
+from lib.build_variant import MODELS, SharedBiasBlock, applies, build_variant
+from lib.lsuv import unit_variance
 
 
 def random_images(count, seed):
@@ -144,21 +143,23 @@ def test_the_vit_of_published_size():
 def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     arguments = ("--dataset", "x.npz", "--epochs", "2", "--batch-size", "50", "--width", "32")
     args = compare.parse([*arguments, "--augment", "on", "--validate", "last"])
-    monkeypatch.setattr(compare, "_STATE", {"args": args, "images": IMAGES, "compiled": {}})
+    monkeypatch.setattr(one_run, "_compiled", {})
+    monkeypatch.setattr(data, "from_options", lambda args: IMAGES)
 
     def run(row, seed):
         key = {"model": "convmixer", "init": row, "learning_rate": 4e-3, "seed": seed}
-        results = compare._run(key)
+        results = one_run.run(args, key)
         return results["validation_accuracy"], results["test_accuracy"]
 
     first = run("spatial", 0)
     run("default", 1)
-    assert len(compare._STATE["compiled"]) == 1
+    assert len(one_run._compiled) == 1
     assert run("spatial", 0) == first
     # The same as compiled for it alone, with the weights of its seed.
     model = build_variant("convmixer", variants.parse("spatial"), 0, IMAGES, width=32)
     args.verbose = 0
-    history = training.fit(model, IMAGES, args, rate=4e-3, seed=0)
+    training.compile_model(model, IMAGES, args, rate=4e-3)
+    history = training.train(model, IMAGES, args, seed=0)
     assert history["val_accuracy"][-1] == first[0]
 
 

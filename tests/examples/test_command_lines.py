@@ -1,4 +1,4 @@
-"""What the examples say before they import Keras, and what they write to a file."""
+"""What scripts print before they import Keras, and what they write to a file."""
 
 import contextlib
 import io
@@ -8,9 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from paths import EXAMPLES
+from paths import ROOT
 
-SCRIPTS = ("cifar10.py", "imagenet", "language.py", "look_inside.py", "recall.py")
+SCRIPTS = (
+    *(f"examples/{name}" for name in ("cifar10.py", "imagenet", "language.py", "look_inside.py")),
+    "examples/recall.py",
+    *(f"benchmarks/{name}.py" for name in ("compare", "verdict", "gpu", "speed", "state_space")),
+)
 WITHOUT_KERAS = """
 import runpy, sys
 sys.modules["keras"] = None
@@ -20,8 +24,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run_without_keras(script, *arguments):
-    command = [sys.executable, "-c", WITHOUT_KERAS, EXAMPLES / script, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    # With PYTHONSAFEPATH Python leaves the folder of a script out of its path.
+    command = [sys.executable, "-P", "-c", WITHOUT_KERAS, ROOT / script, *arguments]
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
@@ -29,28 +34,30 @@ def run_without_keras(script, *arguments):
 def test_help_and_wrong_options_need_no_keras(script):
     finished = run_without_keras(script, "--help")
     assert finished.returncode == 0, finished.stderr
-    _, options = finished.stdout.split("\noptions:\n")
+    options = re.split(r"\noptions:\n|\nwords of", finished.stdout)[1]
     # Every option has a name for its value and a text in words.
     for option in re.split(r"\n(?=  -)", options):
         head, text = re.match(r" *(--?.*?)(?:  +|\n +)(.*)", option, re.DOTALL).groups()
         assert re.match(r"[A-Za-z0-9]", text), option
         assert "  " not in head
-    finished = run_without_keras(script, "--nonsense")
+    given = ("results",) if "verdict" in script else ()
+    finished = run_without_keras(script, *given, "--seeds=x")
     assert finished.returncode == 2
-    assert "unrecognized arguments: --nonsense" in finished.stderr
+    assert "error: " in finished.stderr
 
 
 def test_names_of_options_are_those_of_what_they_choose():
     import recall
-    from common import language_text, models, options, recall_tasks, training
+    from common import models, options, training
     from imagenet import models as imagenet_models
+    from imagenet import recipe
 
     assert tuple(models.MODELS) == options.MODELS
-    assert tuple(imagenet_models.MODELS) == options.IMAGENET_MODELS
+    assert tuple(imagenet_models.MODELS) == recipe.MODELS
     assert tuple(training.INITS) == options.INITS
     assert tuple(recall.INITS) == recall.STARTS
-    assert {name: task[2] for name, task in recall_tasks.TASKS.items()} == options.TASKS
-    assert tuple(language_text.SOURCES) == options.TEXTS
+    assert recall.LENGTHS.keys() == recall.TOKENS.keys()
+    assert recall.LENGTHS["recall"] == recall._KEYS
 
 
 def test_without_a_terminal_epochs_are_lines(tmp_path):

@@ -24,7 +24,7 @@ sys.path.insert(0, sys.argv.pop(1))
 from imagenet import train as imagenet
 from common import script
 """
-TRAIN = f"{TWO}script.run(imagenet.main)"
+TRAIN = f"{TWO}imagenet.main()"
 # Each of several more arguments, which are refused.
 REFUSE = f"""{TWO}
 import json
@@ -32,9 +32,9 @@ given = sys.argv[2:]
 for more in json.loads(sys.argv[1]):
     sys.argv[1:] = [*given, *map(str, more)]
     try:
-        script.run(imagenet.main)
-    except SystemExit as stop:
-        print(stop.code)
+        imagenet.main()
+    except script.Stop as stop:
+        print(stop)
 """
 
 
@@ -70,7 +70,7 @@ def test_jax_on_four_devices_trains_as_on_one(tmp_path):
     more = ("--resume", "--devices", 2)
     finished = run(*given, *more, output=tmp_path / "model", XLA_FLAGS=FOUR_DEVICES)
     assert finished.returncode == 0, finished.stderr
-    assert "Going on from the end of epoch 2" in finished.stdout
+    assert "Resuming at the end of epoch 2" in finished.stdout
 
 
 @jax_only

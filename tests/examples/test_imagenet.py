@@ -11,8 +11,8 @@ import pytest
 import scripts
 from imagenet_runs import SCRIPT, SMALL, arguments, history_of, run, variables_of
 
-from common import folders, lock, script
-from imagenet import checkpoint, recipe, run_log
+from common import folders, script
+from imagenet import checkpoint, recipe
 from imagenet import data as imagenet_data
 from imagenet import models as imagenet_models
 from imagenet import train as imagenet
@@ -77,21 +77,19 @@ def test_a_run_from_start_to_end(model, tmp_path, capsys):
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[1]["loss"] < rows[0]["loss"] < 7.1
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    # Of a process that goes on, as this one does.
-    assert (out / lock.NAME).exists()
-    assert {path.name for path in out.iterdir()} - {lock.NAME} == {
-        *("args.json", "history.csv", "curves.png", "model.keras", checkpoint.NAME)
+    assert {path.name for path in out.iterdir()} == {
+        *(".lock", "args.json", "history.csv", "curves.png", "model.keras", checkpoint.NAME)
     }
     settings = json.loads((out / "args.json").read_text())["settings"]
     assert settings["warmup_epochs"] == 1
     assert keras.saving.load_model(out / "model.keras").count_params() > 0
 
     # A finished run is finished.
-    with pytest.raises(folders.SettingsError, match="go on with --resume"):
+    with pytest.raises(folders.SettingsError, match="give --resume"):
         imagenet.main(arguments(*given, output=out))
     imagenet.main(arguments(*given, "--resume", output=out))
     printed = capsys.readouterr().out
-    assert "Going on from the end of epoch 2." in printed
+    assert "Resuming at the end of epoch 2." in printed
     assert "Validation after 2 epochs" in printed
     assert history_of(out) == rows
     with pytest.raises(folders.SettingsError, match="seed: 0 there, 1 now"):
@@ -142,8 +140,8 @@ def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
     imagenet.main(arguments(*SMALL, "--ema", 0.9, output=tmp_path))
     how = recipe.Recipe(epochs=2, batch_size=32, learning_rate=1e-3, warmup_epochs=1, image_size=32)
     network = keras.saving.load_model(tmp_path / "model.keras")
-    model = imagenet._behind_bank(network, how)
-    recipe.compile_model(model, how, steps=10)
+    model = imagenet.behind_bank(network, how)
+    imagenet.compile_model(model, how, steps=10)
     few = imagenet_data.synthetic(how, images=128, classes=1000, seed=0)
     found = model.evaluate(few, return_dict=True, verbose=0)
     for name in ("loss", "cross_entropy"):
@@ -171,13 +169,13 @@ def test_a_batch_in_parts_is_the_same_step(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_and_leaves_the_checkpoint(tmp_path):
     given = (*SMALL, "--learning-rate", 1e30, "--clip", 0, "--warmup-epochs", 0)
-    with pytest.raises(run_log.DivergedError, match="The .* became nan in epoch 1, .* none yet"):
+    with pytest.raises(imagenet.DivergedError, match="The .* became nan in epoch 1, .* none yet"):
         imagenet.main(arguments(*given, output=tmp_path))
     assert not checkpoint.exists(tmp_path)
 
 
 def test_speed_of_data_and_steps(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(imagenet.speed_alone.show, "__defaults__", (0.2,))
+    monkeypatch.setattr(imagenet.show_speed, "__defaults__", (0.2,))
     monkeypatch.chdir(tmp_path)
     imagenet.main(arguments(*SMALL, "--speed"))
     printed = capsys.readouterr().out
@@ -223,11 +221,11 @@ def test_errors_are_one_sentence(tmp_path):
 
 
 def test_presets_are_whole_and_options_change_them():
-    args = imagenet.parse(arguments("--preset", "full", "--epochs", 10, "--mixup", 0))
+    args = recipe.parse(arguments("--preset", "full", "--epochs", 10, "--mixup", 0))
     given = recipe.of(args)
     assert (given.epochs, given.mixup, given.ema) == (10, 0, 0.9999)
-    assert recipe.of(imagenet.parse([])) == recipe.PRESETS["short"]
+    assert recipe.of(recipe.parse([])) == recipe.PRESETS["short"]
     for preset in recipe.PRESETS.values():
         for model in imagenet_models.MODELS:
             if not (model.startswith("convmixer") and preset.drop_path):
-                assert recipe.check(preset, model, replicas=8) is None
+                recipe.check(preset, model, replicas=8)

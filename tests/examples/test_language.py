@@ -1,7 +1,6 @@
 import csv
 import itertools
 import json
-import os
 import shlex
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 import language
-from common import folders, language_text
+from common import folders, report
 
 pytest.importorskip("matplotlib")
 
@@ -30,7 +29,7 @@ def text_file(folder, count=200):
 
 def test_parts_follow_one_another(tmp_path):
     path = text_file(tmp_path)
-    text = language_text.load(str(path), 8)
+    text = language.load(str(path), 8)
     parts = (text.train, text.validation, text.test)
     assert "".join(map(text.decode, parts)) == path.read_text()
     size = len(path.read_text())
@@ -38,7 +37,7 @@ def test_parts_follow_one_another(tmp_path):
     assert len(text.test) == pytest.approx(0.1 * size, abs=1)
     other = tmp_path / "other.txt"
     other.write_text(path.read_text().replace("tea", "eat", 1))
-    assert language_text.load(str(other), 8).digest != text.digest
+    assert language.load(str(other), 8).digest != text.digest
 
 
 @pytest.mark.parametrize("name", ["topics", "docstrings"])
@@ -46,7 +45,7 @@ def test_the_text_of_python_is_english_and_says_nothing_twice(name, monkeypatch)
     if name == "docstrings":
         # All of the library's take seconds to read.
         monkeypatch.setattr("sys.stdlib_module_names", {"json", "email"})
-    text = language_text.load(name, 64)
+    text = language.load(name, 64)
     train, test = text.decode(text.train), text.decode(text.test)
     assert len(train) > 20_000
     assert train.count(" the ") > 100
@@ -58,7 +57,7 @@ def test_the_text_of_python_is_english_and_says_nothing_twice(name, monkeypatch)
 
 def test_targets_are_the_characters_after_the_inputs():
     tokens = np.random.default_rng(0).integers(20, size=900).astype("int32")
-    inputs, targets = language_text.judged(tokens, 8)
+    inputs, targets = language.held_out(tokens, 8)
     assert inputs.shape == targets.shape == (64, 8)
     np.testing.assert_array_equal(inputs[:, 1:], targets[:, :-1])
     found = "".join(map(chr, tokens)).find
@@ -74,7 +73,7 @@ def test_batches_are_functions_of_seed_and_step():
     tokens = np.arange(100, dtype="int32")
 
     def batches(steps, seed, epochs):
-        made = language_text.Batches(tokens, context=8, batch_size=3, steps=steps, seed=seed)
+        made = language.Batches(tokens, context=8, batch_size=3, steps=steps, seed=seed)
         for _ in range(epochs):
             assert len(made) == steps
             yield from (made[number][0] for number in range(steps))
@@ -137,8 +136,8 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys):
     table = (one / "table.md").read_text()
     assert table in printed
     assert "Sampled from default, seed 0:" in printed
-    lines = {line.split(" |")[0]: line for line in table.splitlines()}
-    for name in ("| vo-", "| vo0", "| vo- over vo0"):
+    lines = {" |".join(line.split(" |")[:2]): line for line in table.splitlines()}
+    for name in ("| gpt | vo-", "| gpt | vo0", "| gpt | vo- over vo0"):
         assert lines[name].count("[") == 1
         assert lines[name].endswith("| 2 |")
     assert (one / "losses.png").read_bytes().startswith(b"\x89PNG")
@@ -155,11 +154,11 @@ def test_a_comparison_from_start_to_end(tmp_path, capsys):
             assert len(line) == 10
         assert not last["samples"]
 
-    # A run that was cut off is run again, and is the same in other company.
+    # Of two runs one is missing. It is the same in other company.
     lines = (one / "runs.csv").read_text().splitlines(keepends=True)
     two.mkdir()
     (two / "args.json").write_text((one / "args.json").read_text())
-    (two / "runs.csv").write_text("".join(lines[:2]) + lines[2][:40])
+    (two / "runs.csv").write_text("".join(lines[:2]))
     language.main([*arguments, "--seeds", "1", "--output", str(two), "--processes", "2"])
     assert "4 runs, 1 done before, 3 to do" in capsys.readouterr().out
     with (two / "runs.csv").open() as file:
@@ -179,8 +178,7 @@ def test_it_learns(tmp_path):
     path.write_text("abcdefgh" * 100)
     more = ("--steps", "40", "--epochs", "1", "--sample", "100")
     args = language.parse([*SMALL, "--text", str(path), *more])
-    language._start_process(args)
-    results = language._run({"init": "default", "learning_rate": 2e-2, "seed": 0})
+    results = language.train(args, {"init": "default", "learning_rate": 2e-2, "seed": 0})
     # log 8 is 2.1; nothing tells the first character of a window.
     assert results["test_loss"] < 0.7
     lines = json.loads(results["samples"])
@@ -194,10 +192,10 @@ def test_the_rate_of_a_run_that_diverged_is_not_the_best(tmp_path):
         key = dict(zip(folders.KEY, ("gpt", "default", rate, 0), strict=True))
         losses = {"validation_loss": loss, "test_loss": loss}
         runs.add({**dict.fromkeys(folders._ABOUT, "0"), **key, **losses})
-    args = language.parse(["--seeds", "1", "--learning-rate", "1e-2", "1e-3", "1e-4"])
-    assert language.best_rate(runs, "default", args) == 1e-3
-    again = folders.Runs(tmp_path, {}, results=language.RESULTS)
-    assert language.best_rate(again, "default", args) == 1e-3
+    for read in (runs, folders.Runs(tmp_path, {}, results=language.RESULTS)):
+        pairs, rates = [("gpt", "default")], [1e-2, 1e-3, 1e-4]
+        best = report.best_rates(read, pairs, rates, range(1), "validation_loss")
+        assert best == {("gpt", "default"): 1e-3}
 
 
 @pytest.mark.parametrize(
@@ -226,14 +224,8 @@ def test_bad_texts(content, message, tmp_path):
     path = tmp_path / "text"
     if content:
         path.write_bytes(content)
-    with pytest.raises(language_text.TextError, match=message):
+    with pytest.raises(language.TextError, match=message):
         language.main(["--text", str(path), "--output", str(tmp_path)])
-
-
-def test_a_pipe_is_no_text(tmp_path):
-    os.mkfifo(tmp_path / "text")
-    with pytest.raises(language_text.TextError, match="it is not a regular file"):
-        language_text.load(str(tmp_path / "text"), 8)
 
 
 def test_the_commands_of_its_docstring_are_taken():

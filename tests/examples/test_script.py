@@ -1,6 +1,6 @@
-"""What stops a script of examples/, and how two of them keep off one another."""
+"""How scripts end, and what is written when."""
 
-import importlib.metadata
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,289 +11,205 @@ import time
 import pytest
 from paths import EXAMPLES, ROOT
 
-import keras_mimetic
-from common import environment, folders, lock
+from common import folders, script
 
-POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and shells of POSIX")
 ROW = {
     **{"model": "vit", "init": "all", "learning_rate": 0.002, "seed": 0},
-    **{"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1, "curve": "0.5"},
+    **{"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0, "curve": "0.5"},
     **{"backend": "torch", "hardware": "h", "versions": "v"},
 }
-
-
-def start(code, folder, name="small.py"):
-    """A script of the tests' own, which finds the examples' modules."""
-    path = folder / name
-    path.write_text(textwrap.dedent(code))
-    return start_script(path, folder)
-
-
-_started = []
-
-
-@pytest.fixture(autouse=True)
-def kill_what_goes_on():
-    yield
-    while _started:
-        process = _started.pop()
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture(autouse=True)
-def hear_signals():
-    """As in a terminal: a background job ignores Ctrl-C, and its processes inherit that."""
-    ignored = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def start_script(path, *arguments, folder=None):
-    process = subprocess.Popen(
-        [sys.executable, path, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}"},
-    )
-    _started.append(process)
-    return process
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.02)
-
-
-HOLD = """
-    import sys, time
-    from common import lock
-    lock.take(sys.argv[1])
-    print("held", flush=True)
-    time.sleep(600)
+SMALL = """
+import sys
+from common import script
+script.start(lambda: None, "The same command resumes", needs_keras=False)
 """
 
 
-@POSIX
-def test_one_process_holds_a_folder_and_is_named(tmp_path):
-    process = start(HOLD, tmp_path)
-    try:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(lock.LockError, match=f"in use by process {process.pid}: wait"):
-            folders.keep_settings(tmp_path, {"a": 1})
-        assert not (tmp_path / "args.json").exists()
-    finally:
-        process.kill()
-        process.communicate()
-    # Killed, it holds nothing any more, though the file is still there.
-    assert (tmp_path / lock.NAME).exists()
-    lock.take(tmp_path)
-    lock.take(tmp_path)  # as often as one likes
-    assert (tmp_path / lock.NAME).read_text() == f"{os.getpid()}\n"
+def write_script(folder, code):
+    path = folder / "small.py"
+    path.write_text(SMALL + textwrap.dedent(code))
+    return path
 
 
-@POSIX
-def test_a_lock_leaves_nothing_behind(tmp_path):
-    process = start("import sys; from common import lock; lock.take(sys.argv[1])", tmp_path)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert not (tmp_path / lock.NAME).exists()
-
-
-@POSIX
-def test_of_many_processes_one_adds_rows(tmp_path):
-    code = f"""
-        import sys
-        from common import folders
-        runs = folders.Runs(sys.argv[1], {{"a": 1}})
-        for seed in range(20):
-            runs.add({{**{ROW!r}, "seed": seed}})
-        input()
-    """
-    (tmp_path / "small.py").write_text(textwrap.dedent(code))
-    environment = {**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}"}
-    arguments = [sys.executable, tmp_path / "small.py", tmp_path]
-    first = subprocess.Popen(arguments, stdin=subprocess.PIPE, env=environment)
-    wait_for(lambda: (tmp_path / "runs.csv").exists())
-    second = subprocess.run(arguments, stderr=subprocess.PIPE, text=True, env=environment)
-    first.communicate(b"\n")
-    assert first.returncode == 0
-    assert second.returncode != 0
-    assert f"is in use by process {first.pid}" in second.stderr
-    assert [row["seed"] for row in folders.Runs(tmp_path, {"a": 1}).rows] == list(range(20))
-
-
-@POSIX
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize(
-    "busy", ["time.sleep(600)", "pbkdf2_hmac('md5', b'', b'', 2**31 - 1)", "Slow(); 1"]
-)
-def test_signals_end_a_script_with_one_sentence(number, busy, tmp_path):
-    code = f"""
-        from common import script
-        script.catch_signals("the same command goes on")
-        import time
-        from hashlib import pbkdf2_hmac
-
-        class Slow:
-            def __del__(self):  # Python drops what is raised here.
-                time.sleep(600)
-
-        def main():
-            print("begun")
-            open("begun", "w").close()
-            {busy}
-
-        script.run(main)
-    """
-    (tmp_path / "small.py").write_text(textwrap.dedent(code))
-    process = start_script(tmp_path / "small.py", folder=tmp_path)
-    wait_for((tmp_path / "begun").exists)
-    time.sleep(0.1)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=20)
-    assert process.returncode == 128 + number
-    assert errors == "\nsmall.py: Interrupted; the same command goes on.\n"
-    assert output == "begun\n"
-
-
-@POSIX
-def test_signals_end_processes_that_a_script_started(tmp_path):
-    code = """
-        from common import script
-        script.catch_signals("the same command goes on")
-        import subprocess, sys
-
-        def main():
-            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-            with script.at_signals(child.kill):
-                print("begun", flush=True)
-                child.wait()
-
-        script.run(main)
-    """
-    process = start(code, tmp_path)
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGTERM)
-    # Comes to an end when the child does, too, which holds these streams.
-    _, errors = process.communicate(timeout=20)
-    assert errors == "\nsmall.py: Interrupted; the same command goes on.\n"
-
-
-SCRIPTS = [
-    path
-    for folder in (EXAMPLES, ROOT / "benchmarks")
-    for path in sorted(folder.rglob("*.py"))
-    # All but the tutorial, which is read as a page and a notebook, and keeps nothing.
-    if '__name__ == "__main__"' in path.read_text() and path.parent.name != "common"
-]
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_script_catches_signals_and_says_errors(path):
-    text = path.read_text()
-    assert "    script.run(" in text
-    # Before the imports, which take seconds.
-    before, caught, _ = text.partition("    script.catch_signals(")
-    assert caught
-    assert "import keras" not in before
+def start(path, *arguments, **more):
+    more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
+    path_of_modules = f"{EXAMPLES}{os.pathsep}{ROOT}"
+    more["env"] = {**os.environ, "PYTHONPATH": path_of_modules, **more.get("env", {})}
+    return subprocess.Popen([sys.executable, path, *map(str, arguments)], **more)
 
 
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        ("script.Stop('Say this.')", "small.py: Say this."),
         (
-            r"script.Stop('Say this. (ValueError: it\n\n  is wrong)')",
-            "small.py: Say this. (ValueError: it is wrong)",
+            "script.Stop('Say this. (ValueError: it\\n\\n  is wrong)')",
+            "Say this. (ValueError: it is",
         ),
-        ("OSError(28, 'No space left', 'x.csv')", "small.py: No space left (x.csv). What is"),
-        ("PermissionError(13, 'Permission denied', '/no')", "small.py: Permission denied (/no)."),
-        ("KeyboardInterrupt", "small.py: Interrupted."),
+        ("OSError(28, 'No space left', 'x.csv')", "No space left (x.csv). Fix this"),
+        ("KeyboardInterrupt", "Interrupted. The same command resumes."),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(failure, message, tmp_path):
-    code = f"""
-        from common import script
-
-        def main():
-            raise {failure}
-
-        script.run(main)
-    """
-    process = start(code, tmp_path)
+def test_an_error_is_one_sentence(failure, message, tmp_path):
+    process = start(write_script(tmp_path, f"raise {failure}"))
     _, errors = process.communicate()
-    assert process.returncode == 1
-    assert errors.startswith(message)
-    assert errors.count("\n") == 1
+    assert process.returncode in (1, -signal.SIGINT)
+    assert errors.startswith(f"\nsmall.py: {message}")
+    assert errors.count("\n") == 2
+
+
+def test_a_bug_has_its_traceback(tmp_path):
+    _, errors = start(write_script(tmp_path, "1 / 0")).communicate()
+    assert "Traceback" in errors
+    assert "ZeroDivisionError" in errors
 
 
 @POSIX
-@pytest.mark.parametrize(
-    ("name", "arguments", "how"),
-    [
-        ("cifar10.py", ("--epochs", 500), "the same command goes on with what is missing"),
-        ("language.py", ("--steps", 500), "the same command goes on with what is missing"),
-        ("look_inside.py", ("--epochs", 500), "the same command trains what is not trained yet"),
-        (
-            "recall.py",
-            ("--epochs", 500, "--processes", 2, "--task", "copy"),
-            "the same command goes on with what is missing",
-        ),
-        (
-            "imagenet",
-            ("--dataset", "synthetic", "--model", "vit_trial", "--image-size", 32),
-            "--resume goes on from the last whole epoch",
-        ),
-    ],
-)
-def test_ctrl_c_ends_each_script(name, arguments, how, tmp_path):
-    pytest.importorskip("matplotlib")
-    pytest.importorskip("sklearn")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("has_reader", [True, False])
+def test_signals_end_a_script_also_without_a_reader(number, has_reader, tmp_path):
+    path = write_script(tmp_path, "print('begun', flush=True); import time; time.sleep(600)")
+    # A background job ignores Ctrl-C, which its processes inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = start(path, stderr=subprocess.STDOUT)
+    signal.signal(signal.SIGINT, before)
+    assert process.stdout.readline() == "begun\n"
+    if not has_reader:
+        process.stdout.close()  # As `tee` does, which got Ctrl-C too.
+    process.send_signal(number)
+    assert process.wait(20) != 0
+    if has_reader:
+        assert process.stdout.read() == "\nsmall.py: Interrupted. The same command resumes.\n"
+        process.stdout.close()
+
+
+@POSIX
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams(closed, tmp_path):
+    path = write_script(
+        tmp_path, "print('\\xb1', sys.stdout.isatty()); raise script.Stop('Say this.')"
+    )
+    command = ["bash", "-c", f'exec "$0" "$1" {closed}', sys.executable, path]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == ("" if "2>&-" in closed else "\nsmall.py: Say this.\n")
+
+
+def test_files_are_utf_8_in_any_locale(tmp_path):
+    code = """
+        from common import folders
+        folders.write(sys.argv[1], "75.2 \\xb1 0.3\\n")
+        print("75.2 \\xb1 0.3")
+    """
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = start(write_script(tmp_path, code), tmp_path / "table.md", env=locale)
+    printed, errors = process.communicate()
+    assert not errors
+    assert "75.2" in printed
+    assert (tmp_path / "table.md").read_bytes() == "75.2 \xb1 0.3\n".encode()
+
+
+def test_links_are_not_followed(tmp_path):
+    thesis = tmp_path / "thesis"
+    thesis.write_text("the work of years")
+    for name in ("part-table.md", "table.md", ".lock"):
+        (tmp_path / name).symlink_to(thesis)
+    folders.write(tmp_path / "table.md", "text")
+    assert (tmp_path / "table.md").read_text() == "text"
+    with contextlib.suppress(OSError):
+        folders.keep_settings(tmp_path, {"a": 1})
+    assert thesis.read_text() == "the work of years"
+
+
+def test_a_write_that_fails_leaves_the_file_before(tmp_path):
+    path = tmp_path / "table.md"
+    path.write_text("before")
+
+    def write_half():
+        with folders.replacing(path) as part:
+            part.write_text("half")
+            raise ValueError("half of it")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
+    assert [p.name for p in tmp_path.iterdir()] == ["table.md"]
+    assert path.read_text() == "before"
+
+
+def test_one_process_writes_into_a_folder(tmp_path):
+    code = """
+        from common import environment, folders
+        environment.current = dict
+        folders.keep_settings(sys.argv[1], {"a": 1})
+        print("held", flush=True)
+        input()
+    """
+    path, out = write_script(tmp_path, code), tmp_path / "out"
+    first = start(path, out, stdin=subprocess.PIPE)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(folders.SettingsError, match="out is in use by another process"):
+        folders.keep_settings(out, {"a": 1})
+    first.communicate("\n")
+    folders.keep_settings(out, {"a": 1})
+    folders.keep_settings(out, {"a": 1})  # As often as one likes.
+
+
+@POSIX
+def test_ctrl_c_ends_the_processes_of_a_comparison(tmp_path):
+    code = """
+        import keras, os, time
+        from common import folders
+
+        def run(key):
+            open(os.path.join(sys.argv[1], f"run{key['seed']}"), "w").close()
+            time.sleep(600)
+
+        runs = folders.Runs(sys.argv[1], {"a": 1})
+        keys = [("vit", "all", 0.1, seed) for seed in range(4)]
+        runs.run_missing(keys, run, str, processes=2)
+    """
     out = tmp_path / "out"
-    process = start_script(EXAMPLES / name, *arguments, "--output", out, folder=EXAMPLES.parent)
-    wait_for((out / "args.json").exists)
-    time.sleep(1)
-    begin = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    # Also of the processes that it started, which hold these streams.
+    path = write_script(tmp_path, code.replace("sys.argv[1]", repr(str(out))))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = start(path, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
+    while len(list(out.glob("run?"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    # They hold these streams.
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - begin < 15
-    assert process.returncode == 130
-    assert errors.endswith(f"\n{name}: Interrupted; {how}.\n")
+    assert errors.endswith("small.py: Interrupted. The same command resumes.\n")
     assert "Traceback" not in errors
 
 
-@POSIX
-def test_ctrl_c_while_a_script_imports(tmp_path):
-    process = start_script(EXAMPLES / "imagenet", folder=tmp_path)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert errors.endswith("--resume goes on from the last whole epoch.\n")
-    assert "Traceback" not in errors
+@pytest.mark.parametrize("backend", ["pytorch", "Jax", "tensorflow"])
+def test_a_backend_that_cannot_train_says_what_to_type(backend, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr(sys, "argv", ["examples/cifar10.py", "--seeds", "1"])
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: name == "torch" or None)
+    with pytest.raises(script.Stop) as caught:
+        script.check_backend()
+    assert f"Keras's backend is {backend!r}, which is not" in str(caught.value)
+    command = "Type: KERAS_BACKEND=torch python examples/cifar10.py --seeds 1"
+    assert str(caught.value).endswith(command)
 
 
-def test_the_package_need_not_be_installed(monkeypatch):
-    """It may stand on PYTHONPATH, without metadata."""
-    version = importlib.metadata.version
+def test_the_backend_of_keras_json_counts(tmp_path, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert script._configured_backend() == "tensorflow"
+    (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+    assert script._configured_backend() == "torch"
 
-    def only_of_others(name):
-        if "mimetic" in name:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", only_of_others)
-    versions = environment.current()["versions"]
-    assert f"keras_mimetic {keras_mimetic.__version__}" in versions
+def test_rows_are_read_back_as_they_were(tmp_path):
+    runs = folders.Runs(tmp_path, {"a": 1})
+    for seed in range(3):
+        runs.add({**ROW, "seed": seed, "learning_rate": 4e-3})
+    text = runs.path.read_text()
+    again = folders.Runs(tmp_path, {"a": 1})
+    again.add({**ROW, "seed": 3, "learning_rate": 4e-3})
+    assert again.path.read_text().startswith(text)
+    assert [row["seed"] for row in folders.Runs(tmp_path).rows] == [0, 1, 2, 3]

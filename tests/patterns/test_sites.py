@@ -295,6 +295,38 @@ def gated_by_split(x):
     return layers.Dense(8)(keras.ops.gelu(a) * b)
 
 
+def gated_by_split_and_norm(x):
+    up, gate = ops.split(layers.Dense(32)(layers.RMSNormalization()(x)), 2, axis=-1)
+    return layers.Dense(8)(ops.relu(gate) * up)
+
+
+@pytest.mark.parametrize(
+    ("body", "half"), [(gated_in_one, 0), (gated_by_split, 0), (gated_by_split_and_norm, 1)]
+)
+def test_numbers_reach_the_gate_of_a_fused_kernel(body, half):
+    model = functional(body)
+    (layer,) = (x for x in model.layers if getattr(x, "units", 0) == 32)
+    kernel, bias = (np.split(x.copy(), 2, axis=-1) for x in layer.get_weights())
+    assert not [s for s in sites_of(model, "mlp") if not s.default_skip]
+    report = keras_mimetic.initialize(model, {"mlp": {"mean": -1, "hidden_bias": -0.5}}, seed=0)
+    assert [row.shape for row in report.written] == [(8, 16), (1, 16)]
+    assert all("gate part" in row.note for row in report.written)
+    new_kernel, new_bias = (np.split(x, 2, axis=-1) for x in layer.get_weights())
+    assert new_kernel[half].mean() < -0.1
+    assert new_bias[half].max() < -0.1
+    for old, new in ((kernel, new_kernel), (bias, new_bias)):
+        np.testing.assert_array_equal(old[1 - half], new[1 - half])
+    # What is written is measured, and its control leaves the other half, too.
+    (mean,) = keras_mimetic.measure(model, "mlp").select(part="first", figure="mean")
+    assert mean.value == pytest.approx(-1, abs=0.1)
+    keras_mimetic.initialize(
+        model, {"mlp": {"mean": -1, "hidden_bias": -0.5}}, seed=0, control=True
+    )
+    np.testing.assert_array_equal(
+        np.split(layer.get_weights()[0], 2, axis=-1)[1 - half], kernel[1 - half]
+    )
+
+
 @pytest.mark.parametrize(("body", "count"), [(gated, 2), (gated_in_one, 1), (gated_by_split, 1)])
 def test_gated_mlps_are_reported(body, count):
     found = sites_of(functional(body), "mlp")

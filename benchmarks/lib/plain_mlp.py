@@ -1,4 +1,4 @@
-"""Plain MLPs on flattened images, with no normalization: where a mean acts at once."""
+"""Plain MLPs on flattened images, without normalization: there a mean acts at once."""
 
 import functools
 
@@ -19,10 +19,10 @@ def plain_mlp(
     kernel_initializer=glorot,
     seed=0,
 ):
-    """Flattened images, `depth` hidden layers of `width` units, logits.
+    """Return an MLP of `depth` hidden layers with `width` units.
 
-    Pixels are in [0, 1], or centered on the gray that CIFAR-10 has on average and divided
-    by its standard deviation. `patch` is what other models take, and has no effect.
+    Pixels are in [0, 1], or standardized by CIFAR-10's mean gray and its standard deviation.
+    `patch` is for other models and has no effect.
     """
     seeds = sub_streams(seed)
     inputs = keras.Input(image_shape, dtype="uint8")

@@ -6,9 +6,6 @@ import math
 
 import keras
 import numpy as np
-from lsuv import unit_variance
-from plain_mlp import PLAIN_MLPS
-from variants import NO_STRUCTURE, Variant
 
 import keras_mimetic
 from common import models
@@ -16,13 +13,16 @@ from keras_mimetic._find import find_sites
 from keras_mimetic._numerics.mlp import shifted_to_mean
 from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic.layers import MimeticMLPBlock
+from lib.lsuv import unit_variance
+from lib.plain_mlp import PLAIN_MLPS
+from lib.variants import NO_STRUCTURE, Variant
 
-# Enough for the variance of a layer's outputs, which are many for each image.
+# Enough for the variance of a layer's outputs, of which each image has many.
 _LSUV_IMAGES = 256
 
 
 def _kernel(make, **settings):
-    """Return one of Keras's initializers, whose seeds are below 2**31."""
+    """Return one of Keras's initializers for a seed, which must be below 2**31."""
 
     def initializer(seed=None):
         return make(seed=None if seed is None else seed % 2**31, **settings)
@@ -30,7 +30,7 @@ def _kernel(make, **settings):
     return initializer
 
 
-# Initializers for every kernel: what Keras's users would name, with Keras's fans.
+# Initializers for every kernel.
 KERNELS = {
     "glorot": models.glorot,
     "he_normal": _kernel(keras.initializers.HeNormal),
@@ -40,12 +40,12 @@ KERNELS = {
 # A learned table as in the tutorials: an `Embedding`, uniform in +-0.05, and no norm before it.
 _vit_learned = functools.partial(models.MODELS["vit"], positions="uniform", stem_norm=False)
 
-# Models by name: how they are made, and what `initialize` must be told of them.
+# Functions that build a model, and the rules for `initialize`, by name.
 MODELS = {
     **{name: (make, {}) for name, make in models.MODELS.items()},
     # DeiT's ViT-Ti (arXiv:2012.12877) at patches of 4 pixels.
     "vit_ti": (functools.partial(models.MODELS["vit"], width=192, depth=12, heads=3), {}),
-    # It has no MLP; its 1x1 convolutions stand in for one.
+    # Its 1x1 convolutions stand in for an MLP.
     "convmixer": (models.MODELS["convmixer"], {r"pointwise_\d+/": "mlp"}),
     "vit_learned": (_vit_learned, {}),
     "vit_learned_norm": (functools.partial(_vit_learned, stem_norm=True), {}),
@@ -62,9 +62,9 @@ MODELS = {
 
 
 def applies(model_name, variant):
-    """Return whether a variant changes anything in a model, besides what another one changes."""
+    """Return whether a variant differs from all others in a model."""
     if variant.shared_bias and model_name == "convmixer":
-        return False  # It has no blocks.
+        return False  # It has no MLP blocks.
     has = {"attention": model_name.startswith("vit"), "depthwise": model_name.startswith("conv")}
     given = [name for name in has if getattr(variant, name) is not None]
     has["position"] = model_name.startswith("vit_learned")
@@ -132,7 +132,7 @@ def _with_shared_bias(model_name, variant, seed, images, width):
 
 
 def _redraw_first_matrices(model, initializer, seed):
-    """Those that `MimeticMLPBlock` drew by itself."""
+    """Sample the first matrices of MLPs, which `MimeticMLPBlock` sampled by itself."""
     for number, layer in enumerate(_blocks(model)):
         kernel = layer.fc1.kernel
         drawn = initializer(seed=fold_in(seed, 2, number))(kernel.shape, kernel.dtype)
@@ -140,7 +140,7 @@ def _redraw_first_matrices(model, initializer, seed):
 
 
 def _attention_norms(model):
-    """Return the Frobenius norms of all attention kernels, which are keys by identity."""
+    """Return the Frobenius norm of each attention kernel."""
     layers = [x for x in model.layers if isinstance(x, keras.layers.MultiHeadAttention)]
     parts = ("query_dense", "key_dense", "value_dense", "output_dense")
     kernels = [getattr(layer, part).kernel for layer in layers for part in parts]
@@ -148,7 +148,7 @@ def _attention_norms(model):
 
 
 def _rms_of_tokens(model):
-    """Return the root mean square of patch embeddings of inputs with unit variance."""
+    """Return the root mean square of patch embeddings for inputs of unit variance."""
     stem = next(x for x in model.layers if isinstance(x, keras.layers.Conv2D))
     kernel = keras.ops.convert_to_numpy(stem.kernel.value)
     return float(kernel.std() * math.sqrt(math.prod(kernel.shape[:-1])))
@@ -170,7 +170,7 @@ def _add_means_per_input(model, rules, spread, seed):
 
 
 def _first_matrices(model, rules):
-    """Of each MLP the first kernel, its values and the bias after it."""
+    """Yield the first kernel of each MLP, its values and its bias."""
     for site in find_sites(model, ("mlp",), rules or None).sites:
         if not site.skip_reason:
             kernel = site.weights["kernel"]
@@ -178,11 +178,11 @@ def _first_matrices(model, rules):
 
 
 class SharedBiasBlock(MimeticMLPBlock):
-    """An MLP block with one trainable number added to all hidden units.
+    """An MLP block with one trainable number that is added to all hidden units.
 
-    Directly after a LayerNorm a mean of m standard deviations s moves all hidden
-    units by m s (beta_1 + ... + beta_d) + ..., and Adam moves each beta by its
-    rate. Here the number is scaled by m s d, so that it moves them as fast.
+    Directly after a LayerNorm, a mean of m standard deviations s moves all hidden units by
+    m s (beta_1 + ... + beta_d) + ..., and Adam moves each beta by its rate. Here the number is
+    scaled by m s d, so that it moves them as fast.
     """
 
     def __init__(self, hidden_dim, shared_mean, **kwargs):
@@ -194,7 +194,7 @@ class SharedBiasBlock(MimeticMLPBlock):
         kernel = self.fc1.kernel
         deviation = math.sqrt(2 / sum(kernel.shape))
         self._shared_scale = self._shared_mean * deviation * kernel.shape[0]
-        # Named as what takes no weight decay.
+        # A name that has no weight decay.
         self.shared = self.add_weight(shape=(), initializer="zeros", name="shared_bias")
 
     def call(self, inputs, training=None):

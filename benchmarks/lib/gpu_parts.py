@@ -1,6 +1,7 @@
-"""What gpu.py measures: generators of names, units, and functions that measure."""
+"""The parts of gpu.py: generators of names, units, and functions that measure."""
 
 import argparse
+import contextlib
 import csv
 import functools
 import itertools
@@ -10,15 +11,15 @@ import subprocess
 import sys
 import time
 
-from common import folders, processes
+from common import folders
 
 TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
 CIFAR = ("default", "control", "spatial", "all")
-_COMPARE = pathlib.Path(__file__).parent / "compare.py"
+_COMPARE = pathlib.Path(__file__).resolve().parent.parent / "compare.py"
 
 
 def images(args, results):
-    """Training steps of models as published: images a second."""
+    """Yield training steps of models of published sizes, in images per second."""
     import keras
 
     shape = (args.image_size, args.image_size, 3)
@@ -43,8 +44,8 @@ def _keras_rate(name, shape, args):
     import keras
 
     from common.training import adamw
-    from imagenet import speed_alone
     from imagenet.models import MODELS
+    from imagenet.train import Repeated, rate
 
     model = MODELS[name](shape, args.classes, seed=0)
     model.compile(
@@ -54,16 +55,16 @@ def _keras_rate(name, shape, args):
     batch = _batch(shape, args)
 
     def steps(count):
-        model.fit(speed_alone.Repeated(batch, count), verbose=0)
+        model.fit(Repeated(batch, count), verbose=0)
 
-    return args.batch_size * speed_alone.rate(steps, args.seconds)
+    return args.batch_size * rate(steps, args.seconds)
 
 
 def _timm_rate(name, shape, args):
     import timm
     import torch
 
-    from imagenet import speed_alone
+    from imagenet.train import rate
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = timm.create_model(name, num_classes=args.classes).to(device).train()
@@ -79,10 +80,10 @@ def _timm_rate(name, shape, args):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        # Until it is there.
+        # Wait for the result.
         float(loss.detach())
 
-    return args.batch_size * speed_alone.rate(steps, args.seconds)
+    return args.batch_size * rate(steps, args.seconds)
 
 
 def _torch_dtype(args):
@@ -92,9 +93,10 @@ def _torch_dtype(args):
 
 
 def state_space(args, results):
-    """One layer, forward and training step, beside a Mamba-2 of PyTorch: milliseconds."""
+    """Yield one layer, forward and training step, beside a Mamba-2 of PyTorch, in milliseconds."""
     import keras
-    import state_space_layers
+
+    from lib import state_space_layers
 
     width, state_dim, head_dim, batch = args.state_space
     sizes = argparse.Namespace(
@@ -115,12 +117,11 @@ def state_space(args, results):
 
 
 def _layer_times(name, kind, sizes, shape, args):
-    import contextlib
-
     import keras
     import numpy as np
-    import state_space_layers
-    from speed import wait
+
+    from lib import state_space_layers
+    from lib.timing import wait
 
     x = np.random.default_rng(0).normal(size=(*shape, sizes.width))
     x = keras.ops.convert_to_tensor(x, dtype=keras.config.dtype_policy().compute_dtype)
@@ -144,9 +145,10 @@ def _layer_times(name, kind, sizes, shape, args):
 
 
 def cifar10(args, results):
-    """Runs of compare.py, as many as fit in the time that is left: test accuracy."""
+    """Yield runs of compare.py, as many as fit in the time that is left, by test accuracy."""
     import keras
-    import variants
+
+    from lib import variants
 
     if wrong := [name for name in args.cifar_model if name not in variants.MODELS]:
         raise folders.SettingsError(
@@ -157,7 +159,7 @@ def cifar10(args, results):
             variants.parse(name)
         except ValueError as error:
             raise folders.SettingsError(f"--variant: {error}") from None
-    # Each setting has a folder of its own: compare.py does not mix them.
+    # compare.py does not mix settings, so that each has a folder of its own.
     settings = (
         f"{pathlib.Path(args.dataset).stem}-{args.train_size or 'all'}-{args.augment}"
         f"-{args.epochs}-{args.mixed_precision}"
@@ -165,7 +167,7 @@ def cifar10(args, results):
     folder = results.path.parent / f"compare-{keras.backend.backend()}-{settings}"
     pairs = itertools.product(range(args.seeds), args.cifar_model, args.variant)
     names = [_run_name(model, variant, seed, args) for seed, model, variant in pairs]
-    # Called for the first of them that is missing, it gives all that fit.
+    # The first call runs all that fit in the time.
     runs = functools.cache(functools.partial(_compare, args, results, folder))
     for name in names:
         yield name, "% of test images", runs
@@ -192,10 +194,11 @@ def _compare(args, results, folder):
         command += [name, *map(str, values)]
     if args.download:
         command.append("--download")
-    with processes.blocked_interrupts():
-        started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    # It keeps every run that has ended.
-    code = processes.wait(started, max(1.0, results.left() - 5), started.kill)
+    code = 0
+    # The runs that ended are kept.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        seconds = max(1.0, results.left() - 5)
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=seconds).returncode
     runs = _read_runs(folder, args)
     if code and not runs:
         raise RuntimeError(f"compare.py ended with status {code}")
@@ -212,7 +215,7 @@ def _read_runs(folder, args):
     path = folder / "runs.csv"
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return {
             _run_name(row["model"], row["init"], row["seed"], args): 100
             * float(row["test_accuracy"])

@@ -1,7 +1,7 @@
-"""Layer-sequential unit variance: each layer's output gets variance 1 on some images.
+"""Layer-sequential unit variance: scale each layer's output to variance 1 on some images.
 
-Mishkin and Matas, 2016, "All you need is a good init" (arXiv:1511.06422). There is a
-package for PyTorch modules, none for Keras 3.
+Mishkin and Matas, 2016, "All you need is a good init" (arXiv:1511.06422). There is a package for
+PyTorch modules and none for Keras 3.
 """
 
 import keras
@@ -15,14 +15,14 @@ _LAYERS = (
 
 
 def unit_variance(model, images):
-    """Scales the kernels of a model, in the order in which it calls their layers.
+    """Scale the kernels of a model, in the order in which it calls their layers.
 
-    Biases must be zero, as they are before training: outputs, taken before the
-    activation, are then linear in the kernel, so that dividing it by their
-    deviation is exact, and one pass over the images does for all layers.
+    Biases must be zero, as before training. Then outputs before the activation are linear in the
+    kernel, so that dividing it by their standard deviation is exact, and one pass over the images
+    is enough for all layers.
 
     Args:
-        model: A Keras model whose kernels are orthogonal, as the method has them.
+        model: A Keras model with orthogonal kernels, as the method requires.
         images: A batch of its inputs.
     """
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, _LAYERS)]
@@ -36,7 +36,7 @@ def unit_variance(model, images):
 
 
 def _scaled_first(layer):
-    """The layer's `call`, after its kernel got the scale that its input asks for."""
+    """Return the layer's `call`, which first scales the kernel for its input."""
     call = layer.call
 
     def scale_and_call(inputs, *args, **kwargs):

@@ -6,18 +6,18 @@ import math
 import numpy as np
 
 from common import pictures
-from common.paired import difference
+from common.report import difference
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A quantity that runs.csv holds by epoch.
+    """A quantity that runs.csv has by epoch.
 
     Attributes:
-        column: Of runs.csv.
-        label: For tables and pictures.
-        unit: Of differences.
-        scale: From the values of the column to this unit.
+        column: Column of runs.csv.
+        label: Label in tables and pictures.
+        unit: Unit of differences.
+        scale: Factor from the values of the column to this unit.
         rises: Whether more is better.
     """
 
@@ -29,7 +29,7 @@ class Metric:
 
     @property
     def digits(self):
-        """Digits after the point that mean something."""
+        """Significant digits after the point."""
         return 2 if self.scale == 100 else 4
 
 
@@ -41,7 +41,7 @@ METRICS = {
 
 
 def curves(runs, line, metric):
-    """Return the values by epoch of a `verdict.Line`, by seed."""
+    """Return the values by epoch of a `verdict.Line`, for each seed."""
     rows = runs.find(model=line.model, init=line.row, learning_rate=line.rate)
     texts = {row["seed"]: row.get(metric.column) or "" for row in rows}
     found = {seed: [metric.scale * float(v) for v in text.split()] for seed, text in texts.items()}
@@ -49,7 +49,7 @@ def curves(runs, line, metric):
 
 
 def paired_curves(runs, line, base, metric):
-    """Return two arrays (seeds, epochs): of a variant, and of its base for the same seeds."""
+    """Return arrays (seeds, epochs) of a variant and of its base, for the same seeds."""
     ours, theirs = curves(runs, line, metric), curves(runs, base, metric)
     common = [seed for seed in ours if seed in theirs]
     return tuple(np.array([found[seed] for seed in common]) for found in (ours, theirs))
@@ -61,7 +61,7 @@ def epochs_to_reach(curve, target, rises):
     Args:
         curve: Values after epochs 1, 2, ...
         target: The value.
-        rises: Whether the curve has to be at least the target, or at most.
+        rises: Whether to be at least the target, or at most.
     """
     curve = np.asarray(curve, float)
     reached = np.flatnonzero(curve >= target if rises else curve <= target)
@@ -75,30 +75,27 @@ def epochs_to_reach(curve, target, rises):
 
 
 def saved(ours, theirs, rises):
-    """Return the epochs by which each seed is sooner at the final value of its base."""
+    """Return how many epochs earlier each seed reaches the final value of its base."""
     epochs = theirs.shape[1]
     pairs = zip(ours, theirs, strict=True)
     return np.array([epochs - epochs_to_reach(one, other[-1], rises) for one, other in pairs])
 
 
 def saved_text(ours, theirs, rises):
-    """Return the mean of `saved` and its interval, as text.
-
-    Where a seed never reaches the value there is no mean, and the text says how many do.
-    """
+    """Return the mean of `saved` and its interval, or how many seeds reach the value, as text."""
     epochs = saved(ours, theirs, rises)
     reached = int(np.isfinite(epochs).sum())
     if reached < len(epochs):
         return f"reached by {reached} of {len(epochs)} seeds"
-    return difference(epochs, np.zeros(len(epochs))).text(digits=1)
+    return difference(epochs).text(digits=1)
 
 
 def table(runs, pairs, epochs, names):
-    """Return Markdown tables, one for each metric: differences at the epochs, and epochs saved.
+    """Return a Markdown table per metric: differences at the epochs, and epochs saved.
 
     Args:
         runs: A `folders.Runs`.
-        pairs: Of `verdict.Line`s, each a variant and its base.
+        pairs: Pairs of `verdict.Line`s, a variant and its base.
         epochs: Numbers of epochs, from 1.
         names: Keys of `METRICS`.
     """
@@ -131,7 +128,7 @@ def table(runs, pairs, epochs, names):
 
 
 def picture(runs, pairs, metric, settings):
-    """Draw the differences by epoch, a panel a model, with their intervals as bands."""
+    """Draw differences by epoch, one panel per model, with their intervals as bands."""
     models = dict.fromkeys(line.model for line, _ in pairs)
     figure, axes = pictures.panels(len(models), 4.8, 4.2)
     for axis, model in zip(axes, models, strict=True):

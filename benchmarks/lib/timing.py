@@ -1,4 +1,4 @@
-"""What is compared with what: fair rounds on a noisy machine, and rows of one table."""
+"""Fair rounds on a noisy machine, and rows of one table."""
 
 import dataclasses
 import math
@@ -6,12 +6,10 @@ import os
 import pathlib
 import re
 import statistics
-import sys
 import time
 
+import keras
 from scipy.stats import quantile_test
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
 from common import environment
 
@@ -23,10 +21,10 @@ COLUMNS = (
 
 @dataclasses.dataclass
 class Row:
-    """Seconds of ours and, round by round, of what stands beside it, if anything does.
+    """Seconds of ours by round, and of what it is compared with in the same rounds, if anything.
 
-    `aim` and `required` are upper bounds of the median ratio, or of our median
-    seconds where nothing is beside.
+    `aim` and `required` are upper bounds of the median ratio, or of our median seconds where
+    nothing is compared.
     """
 
     what: str
@@ -50,7 +48,7 @@ class Row:
         aim = "" if self.aim is None else show(self.aim)
         if self.required is not None:
             aim += f" (required: {show(self.required)})"
-        # As it is printed, or a row could contradict itself: ratios and milliseconds.
+        # Rounded as it is printed, so that no row contradicts itself.
         value = round(statistics.median(values), 4 if self.theirs is None else 3)
         met = verdict(value, self.aim, self.required)
         ours = seconds(statistics.median(self.ours))
@@ -59,12 +57,12 @@ class Row:
 
 
 def table_head():
-    """The first two lines of the table of rows."""
+    """Return the first two lines of the table of rows."""
     return f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 
 def header(what):
-    """What was measured, on what, and how busy that was."""
+    """Return what was measured, on what hardware, and its load."""
     where = environment.current()
     load = ""
     if hasattr(os, "getloadavg"):
@@ -78,7 +76,9 @@ def processor():
     path = pathlib.Path("/proc/cpuinfo")
     if not path.exists():
         return ""
-    info = dict(re.findall(r"^(cpu family|model|flags)\s*:\s*(.*)$", path.read_text(), re.M))
+    info = dict(
+        re.findall(r"^(cpu family|model|flags)\s*:\s*(.*)$", path.read_text(encoding="utf-8"), re.M)
+    )
     if "model" not in info:
         return ""
     avx512 = "AVX-512" if "avx512f" in info.get("flags", "") else "no AVX-512"
@@ -86,17 +86,17 @@ def processor():
 
 
 def rounds(ours, theirs, repeats, *, clock=time.perf_counter, warm=1, pause=0.0):
-    """Seconds of both, in rounds that go through both: noise then slows both.
+    """Return the seconds of both, in rounds that call both, so that noise slows both.
 
-    `warm` calls come first, unmeasured, which compile and allocate. A pause before
-    each call lets another's threads, which spin a while after their work, go
-    to sleep where `clock` would count them.
+    `warm` calls come first, unmeasured, which compile and allocate. A pause before each call lets
+    the other's threads, which spin a while after their work, go to sleep where `clock` would count
+    them.
     """
     for function in (theirs, ours) * warm:
         function()
     times = {ours: [], theirs: []}
     for number in range(repeats):
-        # The order alternates too: whoever is second may find a warmer cache.
+        # The order alternates too, because the second may find a warmer cache.
         for function in (theirs, ours) if number % 2 else (ours, theirs):
             time.sleep(pause)
             start = clock()
@@ -113,7 +113,7 @@ def median_interval(values):
 
 
 def verdict(value, aim, required=None):
-    """Whether a value is at most what is aimed at, and if not, what is required."""
+    """Return whether a value is at most the aim, and if not, at most what is required."""
     if aim is None:
         return ""
     if value <= aim:
@@ -123,3 +123,12 @@ def verdict(value, aim, required=None):
 
 def seconds(value):
     return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms"
+
+
+def wait(tensor):
+    """Block until the values are computed. JAX and GPUs return earlier."""
+    getattr(tensor, "block_until_ready", lambda: None)()
+    if keras.backend.backend() == "torch" and tensor.is_cuda:
+        import torch
+
+        torch.cuda.synchronize()

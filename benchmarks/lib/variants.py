@@ -1,8 +1,8 @@
 """Variants of the initial weights of a model, by name. The names form a grammar.
 
-A variant changes initial weights alone (or, where it says so, the schedule). Variants with
-equal seeds share the order of the images, their augmentation, and every weight
-that neither replaces; means of MLPs and their controls share the samples, too.
+A variant changes initial weights alone (or, where it says so, the schedule). Variants with equal
+seeds share the order of the images, their augmentation, and every weight that neither replaces.
+Means of MLPs and their controls also share the samples.
 
 A name is a list of words joined by `_`: `bias-0.5`, `mlp_mean-4`, `orthogonal_spatial_bias-0.5`,
 `pos0.5_value_output_mlp`. A name that begins with a number of the MLP, the attention or the

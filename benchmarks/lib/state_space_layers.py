@@ -1,4 +1,4 @@
-"""Layers of one selective state space: ours, step by step, and that of transformers."""
+"""The layers that state_space.py compares: ours, step by step, and that of transformers."""
 
 import functools
 import importlib.metadata
@@ -9,14 +9,14 @@ from keras import ops
 from keras_mimetic.layers import MimeticStateSpace
 
 KINDS = FORWARD, TRAINING = ("forward", "training step")
-# What transformers' are called begins with the second name and ends with the chunk size.
+# Names of transformers' layers start with the second and end with the chunk size.
 GROUPS = OURS, TRANSFORMERS, NAIVE = ("ours", "transformers", "naive")
 # The graph of all positions takes about 0.2 MiB each, and its time grows with their number.
 LONGEST_NAIVE_TRAINING = 2048
 
 
 def layers(args):
-    """Their names, ours first, and what to say of transformers."""
+    """Return the names of the layers, ours first, and a note about transformers."""
     naive = [NAIVE] if NAIVE in args.beside else []
     if TRANSFORMERS not in args.beside:
         return [OURS, *naive], "without transformers"
@@ -38,7 +38,7 @@ def is_run(name, kind, length):
 
 
 def functions(name, args):
-    """By kind, what computes it from the inputs."""
+    """Return by kind the function that computes it from the inputs."""
     layer = MimeticStateSpace(args.state_dim, args.head_dim, seed=0)
     layer.build((None, None, args.width))
     backend = keras.backend.backend()
@@ -56,7 +56,7 @@ def functions(name, args):
 
 
 def mixer(layer, chunk):
-    """The layer of transformers, with the weights of ours."""
+    """Return the layer of transformers with the weights of ours."""
     import torch
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
@@ -97,14 +97,14 @@ def step_by_step(layer):
         for position in range(x.shape[1]):
             output, state = step(x[:, position], state)
             outputs.append(output)
-        # JAX would take longer to stack them, outside of what it compiles, than for the steps.
+        # JAX would take longer to stack them, outside compiled code, than for the steps.
         return ops.stack(outputs, axis=1) if keras.backend.backend() == "torch" else outputs
 
     return forward
 
 
 def compiled(function):
-    """As Keras's `fit` does by default: all backends but torch."""
+    """Compile as Keras's `fit` does by default: on all backends but torch."""
     if keras.backend.backend() == "jax":
         import jax
 

@@ -1,0 +1,1 @@
+"""Modules of the benchmarks that are no scripts."""

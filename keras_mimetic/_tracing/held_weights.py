@@ -1,0 +1,62 @@
+"""Projections that are weights of a layer: `matmul(x, weight)`."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_mimetic._tracing.operations import does, name_of, own_activation
+from keras_mimetic._tracing.symbol import Value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldProjection:
+    """A matrix that a layer multiplies with, in the form of a projection layer.
+
+    Attributes:
+        kernel: The weight.
+        owner: The layer that it belongs to.
+        equation: The equation of the product, as of an `EinsumDense`.
+    """
+
+    kernel: Any
+    owner: Any
+    equation: str
+    bias: Any = None
+    activation: Any = None
+    weights: tuple[Any, ...] = ()
+    built: bool = True
+
+    @property
+    def path(self) -> str:
+        return self.kernel.path
+
+
+# One projection for each weight, by its `id`.
+Held = dict[int, HeldProjection]
+
+
+def held_projection(operation: Any, args: Any, owners: Mapping[int, Any], held: Held) -> Any:
+    """Return the projection of a product of a value and a weight, or `None`.
+
+    If the weight is the kernel of a linear `Dense`, it is that layer.
+    """
+    if not does(operation, "contract"):
+        return None
+    operands = [x for x in keras.tree.flatten(args) if hasattr(x, "shape")]
+    if len(operands) != 2 or not isinstance(operands[0], Value):
+        return None
+    weight = operands[1]
+    owner = owners.get(id(weight))
+    if owner is None or len(weight.shape) < 2:
+        return None
+    if name_of(operation) == "Einsum":
+        equation = getattr(operation, "subscripts", "")
+    else:
+        equation = "...x,xy->...y" if len(weight.shape) == 2 else ""
+    if isinstance(owner, keras.layers.Dense) and owner.kernel is weight:
+        return owner if equation and own_activation(owner) is None else None
+    if not equation:
+        return None
+    return held.setdefault(id(weight), HeldProjection(weight, owner, equation))
