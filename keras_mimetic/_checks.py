@@ -27,23 +27,20 @@ def is_auto(value: Any) -> bool:
 
 def check_integer(name: str, value: Any, minimum: int) -> int:
     """Return `value` as an `int` if it is an integer >= `minimum`, or raise."""
-    # In Python a `bool` is an `int`; as a seed or width it is always a mistake.
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
+    allowed = f"an integer >= {minimum}"
+    try:
+        # In Python a `bool` is an `int`; as a seed or width it is always a mistake.
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
         raise TypeError(
-            f"Argument `{name}` must be an integer >= {minimum}. "
+            f"Argument `{name}` must be {allowed}. "
             f"Received: {name}={value!r} (of type {type(value).__name__})"
         )
-    try:
-        value = operator.index(value)
-    except TypeError as error:  # e.g. a NumPy array of several elements
-        raise TypeError(
-            f"Argument `{name}` must be an integer >= {minimum}. Received: {name}={value!r}"
-        ) from error
-    if value < minimum:
-        raise ValueError(
-            f"Argument `{name}` must be an integer >= {minimum}. Received: {name}={value}"
-        )
-    return value
+    if number < minimum:
+        raise ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={number}")
+    return number
 
 
 def check_number(

@@ -14,7 +14,7 @@ def causal_conv(inputs: Any, kernel: Any) -> Any:
     """
     taps = kernel.shape[0]
 
-    # Counted from the end: exporters know that number where they do not know the length.
+    # Count from the end: exporters know that number even where they do not know the length.
     def shifted(tap: int) -> Any:
         return inputs[:, tap : (tap - taps + 1) or None]
 

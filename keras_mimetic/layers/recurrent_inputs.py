@@ -40,7 +40,7 @@ def check_state(layer_name: str, state: Any, shapes: tuple[Any, Any]) -> tuple[A
 def shapes_agree(shape: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """Return whether two shapes are equal, as far as both are known."""
     return len(shape) == len(other) and all(
-        # Types first: TensorFlow does not compare sizes that its graphs do not know yet.
+        # Check types first: TensorFlow cannot compare sizes that are unknown in a graph.
         not (isinstance(a, int) and isinstance(b, int)) or a == b
         for a, b in zip(shape, other, strict=True)
     )

@@ -15,7 +15,7 @@ from keras_mimetic.layers.recurrent_inputs import check_mask, check_state, shape
 from keras_mimetic.layers.selective_scan import chunk_scan, reshape, selective_state_update
 from keras_mimetic.layers.sublayers import Changes, check_float_policy
 
-# That of the reference implementation.
+# As in the reference implementation.
 _NORM_EPSILON = 1e-5
 # The convolution is short by design, and computed tap by tap.
 _MAX_CONV_WIDTH = 256
@@ -218,7 +218,7 @@ class MimeticStateSpace(keras.layers.Layer):
     def _add(self, name: str, shape: Any, initializer: Any) -> Any:
         # `conv_kernel_initializer` and so on, as in Keras's layers.
         setattr(self, f"{name}_initializer", initializer)
-        # Cast where they are used: logarithms and small dt lose much in low precision.
+        # Cast at each use: logarithms and small dt lose too much in low precision.
         return self.add_weight(shape=shape, initializer=initializer, name=name, autocast=False)
 
     def call(
@@ -235,7 +235,7 @@ class MimeticStateSpace(keras.layers.Layer):
             mask = getattr(inputs, "_keras_mask", None)
         if mask is not None:
             mask = check_mask(mask, inputs)
-            # Before the weights, so that padding of NaN does not reach their gradients.
+            # Before the weights, so that NaN in padding does not reach their gradients.
             inputs = ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
         if self.go_backwards:
             inputs, mask = (None if z is None else ops.flip(z, axis=1) for z in (inputs, mask))

@@ -90,7 +90,7 @@ INPUTS = {
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("fan_in", [8, 64, 784, 3072, 65536])
 def test_the_default_mean_is_safe_for_any_input(kind, fan_in):
-    # Dead ReLU units are never all, and never many more than with Glorot's weights.
+    # Some ReLU units are active, and not many more are dead than with Glorot's weights.
     units = 2048 if fan_in < 65536 else 256
     for seed in range(3):
         x = INPUTS[kind](fan_in, np.random.default_rng(seed)).astype("f4")
@@ -121,7 +121,7 @@ def tiles():
 
 
 def accuracies_of(means, activation, x, y, rate):
-    """Train an MLP with each mean of its first matrix, and return accuracies on other images."""
+    """Train an MLP for each mean of its first matrix; return accuracies on held-out images."""
     size = 900
     accuracies = []
     for mean in means:
@@ -250,7 +250,7 @@ def test_seed_generator_gives_a_new_weight_at_each_call():
     np.testing.assert_array_equal(drawn[1], drawn[3])
     assert not np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], values_of(MimeticMean(-0.1, seed=7), (4, 5)))
-    # Equal on every backend, whatever integer type holds the state.
+    # Equal on every backend, whatever integer dtype holds the state.
     np.testing.assert_array_equal(drawn[1][0, :2], np.float32([-0.0456729, -0.7739061]))
 
 
@@ -416,7 +416,7 @@ def test_bad_calls(shape, dtype, message):
 
 
 def test_the_tensor_shares_the_memory_of_the_sample(monkeypatch):
-    # No copy of a large weight, and no second look at all of its values.
+    # A large weight is not copied.
     drawn = []
 
     def keep(*arguments, **settings):

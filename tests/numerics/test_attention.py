@@ -172,7 +172,7 @@ def test_noise_and_identity_must_not_both_be_zero():
 
 @pytest.mark.parametrize("width", [6, 256])
 def test_golden_products(width):
-    # Products, which do not depend on the library's signs and near ties.
+    # Compare products: factors depend on the library's signs and on near ties.
     w_query, w_key = query_key(width, width, 2, 3, noise=0.7, identity=0.7, seed=0)
     w_value, w_output = value_output(width, width, 2, width // 2, noise=0.4, identity=-0.4, seed=0)
     golden = np.load(paths.GOLDEN / "attention.npz")

@@ -88,7 +88,7 @@ def test_scale_and_seed():
 
 
 def test_golden_filters():
-    # Written down once, so that a change of the stream or of the root shows.
+    # Pinned, to detect a change of the stream or of the root.
     filters = depthwise_filters((3,), 2, sigma=0.5, rms=1.0, seed=0)
     np.testing.assert_allclose(filters, GOLDEN, atol=1e-6)
     # They are the symmetric root of Sigma times the documented samples.

@@ -15,7 +15,7 @@ shapes = st.lists(st.integers(1, 7), max_size=5).map(tuple)
 
 @given(shapes)
 def test_fans_equal_those_of_keras(shape):
-    # Keras's counts, seen through the limit of its uniform distribution.
+    # Keras's fans, from the limit of its uniform distribution.
     for mode, fan in (("fan_in", fans(shape)[0]), ("fan_out", fans(shape)[1])):
         keras_draw = keras.initializers.VarianceScaling(1.0, mode, "uniform", seed=0)
         values = keras.ops.convert_to_numpy(keras_draw((*shape,)))
@@ -53,5 +53,5 @@ def test_the_mean_is_added_in_standard_deviations(mean, distribution):
     shifted = mean_shifted((30, 90), mean=mean, **common)
     std = math.sqrt(1 / 60)
     assert plain.std(dtype="f8") == pytest.approx(std, rel=0.05)
-    # A constant, to the rounding of float32.
+    # A constant up to float32 rounding.
     np.testing.assert_allclose(shifted - plain, mean * std, atol=1e-6 * (1 + abs(mean)))

@@ -24,7 +24,7 @@ def test_mean_is_in_standard_deviations_of_the_entries():
 
 
 def test_z_counts_input_channels_not_weights():
-    # Each input channel has a mean of its own, as in trained networks: no mean over all.
+    # As in trained networks, each input channel has its own mean; their mean is zero.
     clustered, naive = [], []
     for seed in range(200):
         matrix = normals(32, 400, seed=seed) + 0.5 * normals(32, 1, seed=1000 + seed)
@@ -139,7 +139,7 @@ def test_strengths_of_small_products_are_recovered_on_average(dim, rank):
 
 
 def test_strengths_of_noise_and_of_zeros():
-    # Factors that nobody drew from a product: all noise.
+    # Factors of independent normals are noise alone.
     noise, identity = strengths(normals(128, 16), normals(16, 128, seed=1))
     assert noise > 10 * abs(identity)
     assert all(math.isnan(x) for x in strengths(np.zeros((8, 2)), np.zeros((2, 8))))

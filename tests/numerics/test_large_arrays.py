@@ -3,7 +3,7 @@ import pytest
 
 from keras_mimetic._numerics.large_arrays import add_to_array, array_moments, array_norm
 
-# More than one block, and no multiple of a block.
+# More than one block, and not a multiple of the block size.
 RANDOM = np.random.default_rng(0).normal(3, 2, (301, 111)).astype(np.float32)
 
 

@@ -53,7 +53,7 @@ def differences(some, others):
 def test_a_rotated_product_has_the_distribution_of_a_decomposed_one(
     rows, columns, rank, noise, identity
 ):
-    # With a decomposition of its own for each, the law is exactly the same.
+    # If each product is decomposed separately, the distribution is exactly the same.
     direct = functools.partial(
         factors, rows, columns, rank, noise=noise, identity=identity, is_shared=False
     )
@@ -61,7 +61,7 @@ def test_a_rotated_product_has_the_distribution_of_a_decomposed_one(
     turned = [product(framed(core, rows, columns, seed)) for seed, core in enumerate(cores)]
     p_values = differences(turned, [product(direct(seed=1000 + n)) for n in range(SAMPLES)])
     assert min(p_values.values()) > 1e-3, p_values
-    # And the test would see another law: a little less noise.
+    # The test detects another distribution, with slightly less noise.
     other = functools.partial(
         factors, rows, columns, rank, noise=0.9 * noise, identity=identity, is_shared=False
     )
@@ -112,7 +112,7 @@ def test_wide_products_share_singular_values_but_not_entries():
     for name in ("largest singular value", "smallest singular value", "mean of the diagonal"):
         assert first[name] == pytest.approx(second[name], rel=1e-4)
     assert abs(products[0] - products[1]).max() > 0.1
-    # The heads' norms are shared evenly between query and key.
+    # Query and key have equal norms.
     np.testing.assert_allclose(np.linalg.norm(w_query), np.linalg.norm(w_key), rtol=1e-5)
 
 
@@ -197,7 +197,7 @@ def test_random_frames():
     # The first vector is the direction of the first normals.
     first = sample("untruncated_normal", (3, 5), 0)[0]
     np.testing.assert_allclose(frames[0][0], first / np.linalg.norm(first), atol=1e-6)
-    # Squares of an entry have a beta law, signs are even, and pairs uncorrelated.
+    # Squares of entries have a beta distribution, and signs are balanced and uncorrelated.
     for row, column in ((0, 0), (1, 0), (2, 0), (2, 4)):
         entries = np.array([frame[row, column] for frame in frames])
         assert kstest(entries**2, beta(0.5, 2).cdf).pvalue > 1e-3

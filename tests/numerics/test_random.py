@@ -69,7 +69,7 @@ def normals(x):
 
 
 def test_transformation_is_the_inverse_distribution_function():
-    # The whole range of the generator's grid, and both of its ends.
+    # The whole range of the generator's grid, including both ends.
     for x in (grid(0, 997), -grid(0, 997)):
         expected = np.array([statistics.NormalDist().inv_cdf(0.5 + value / 2) for value in x])
         np.testing.assert_allclose(normals(x), expected, rtol=3e-6)
@@ -85,7 +85,7 @@ def test_largest_values_are_within_the_documented_bounds():
 
 
 def test_memory_is_aligned_for_the_backends():
-    # Else JAX and TensorFlow copy it, and a step reads two lines of the cache for one.
+    # Otherwise JAX and TensorFlow copy it, and a step touches two cache lines instead of one.
     for size in (1, 3, 1000, 70_000):
         for distribution in DISTRIBUTIONS:
             assert sample(distribution, (size,), 0).ctypes.data % 64 == 0
@@ -109,7 +109,7 @@ def test_threads_do_not_change_the_result(distribution):
 
 @given(seeds)
 def test_raw_bits_are_philox(seed):
-    # The promise of the module's head, in NumPy's public API.
+    # The guarantee of the module's docstring, through NumPy's public API.
     key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
     words = np.random.Philox(key=key).random_raw(8).astype("<u8").view("<i4")
     expected = (2 * (words >> 8).astype("f8") + 1) / 2**24
@@ -138,7 +138,7 @@ def test_empty_shapes():
     assert sample_range("uniform", 5, 5, 0).shape == (0,)
 
 
-# Written by the first version; they must never change.
+# Pinned by the first version; they must never change.
 GOLDEN = {
     ("uniform", 0): "5f354b7ac90b9be382cb8878a9e3d2de",
     ("uniform", 2**100): "820d17f63c7463b524f0accbc4bf4130",

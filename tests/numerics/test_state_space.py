@@ -27,7 +27,7 @@ def in_projection(correlation=0.0, input_dependent_dt=True, seed=0, width=WIDTH)
 
 
 def own(seed):
-    """Every role as Mamba-2 draws it, 4800 values each."""
+    """Return every weight as Mamba-2 samples it, 4800 values each."""
     return {
         "in_projection": in_projection(seed=seed, width=4800 // COLUMNS),
         "a_log": state_space.log_decays((4800,), a_log=None, seed=seed),
@@ -93,7 +93,7 @@ def test_constant_decay(a_log):
 def test_softplus_of_the_bias_is_dt(dt):
     bias = state_space.dt_biases((3,), dt=dt, seed=0)
     assert (bias == bias[0]).all()
-    # Rounding of the bias to float32 moves a small dt by as much, relative to it.
+    # Rounding the bias to float32 changes a small dt by the same amount, relative to dt.
     tolerance = max(1e-6, abs(bias[0]) * 2.0**-23)
     np.testing.assert_allclose(dt_of(bias), dt, rtol=tolerance)
 
@@ -103,7 +103,7 @@ def test_correlation_of_c_with_b(correlation):
     kernel = in_projection(correlation, width=1000).astype(np.float64)
     b, c = kernel[:, B], kernel[:, C]
     found = np.corrcoef(b.T, c.T)[:BC_DIM, BC_DIM:]
-    # Each column of c with its partner, and with no other.
+    # Each column of C is correlated with its partner in B alone.
     np.testing.assert_allclose(np.diag(found), correlation, atol=0.15)
     assert np.diag(found).mean() == pytest.approx(correlation, abs=0.025)
     assert abs(found - np.diag(np.diag(found))).max() < 0.2
@@ -191,7 +191,7 @@ def test_golden_bits(role):
 
 
 def test_golden_decays_and_dts():
-    # Logarithms are not the same to the bit on every processor.
+    # The last bit of a logarithm depends on the processor.
     decays = state_space.log_decays((3,), a_log=None, seed=42)
     biases = state_space.dt_biases((3,), dt=None, seed=42)
     np.testing.assert_allclose(decays, [2.2254412, 0.4350027, 0.3464949], rtol=1e-6)
