@@ -51,8 +51,9 @@ def steps_of(model: Any) -> int:
 def trained_weight(model: Any) -> tuple[Any, float] | None:
     """Find a variable that its layer initializes to a constant and that is not constant.
 
-    Only variables whose absolute values differ count: `initialize` and users may set a bias to
-    another constant, and the control of a hidden bias has random signs.
+    Variables with one or two absolute values do not count: `initialize` and users may set a bias,
+    or the part of it that belongs to a gate, to another constant, and the control of a hidden
+    bias has random signs.
 
     Returns:
         The first such variable and the constant of its initializer, or `None`.
@@ -66,8 +67,7 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
             if name == "bias" and getattr(layer, "unit_forget_bias", False):
                 # An LSTM starts the part of its forget gate at 1.
                 continue
-            values = values_of(variable)
-            if values.size and np.ptp(np.abs(values)) > 0:
+            if len(np.unique(np.abs(values_of(variable)))) > 2:
                 return variable, constant
     return None
 
