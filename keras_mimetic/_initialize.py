@@ -17,6 +17,7 @@ from keras_mimetic._patterns.kernels import rounded_to, values_of
 from keras_mimetic._patterns.mlp import MLPSite
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
+from keras_mimetic._rules import Redraw
 from keras_mimetic._structures import STRUCTURES, Rules, Structures
 from keras_mimetic._structures.base import NewWeights, Skip
 from keras_mimetic._trained import check_untrained
@@ -98,10 +99,12 @@ def initialize(
             of all settings, and so have the classes in `keras_mimetic.structures`.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
-        rules: Dict from regular expressions to the name of a structure or `None`, to correct
-            or extend what is found. A layer with a weight whose `variable.path` matches gets
-            that structure, or is skipped for `None`. Expressions match anywhere in the path, as
-            in Keras's `LayoutMap`. A layer whose context is unknown is taken for
+        rules: Dict from regular expressions to the name of a structure, a Keras initializer or
+            `None`, to correct or extend what is found. A layer with a weight whose
+            `variable.path` matches gets that structure, or is skipped for `None`. With an
+            initializer or its name, such as `"orthogonal"`, the weights that match are
+            redrawn, and no structure is written to them. Expressions match anywhere in the path,
+            as in Keras's `LayoutMap`. A layer whose context is unknown is taken for
             self-attention, or for an MLP without a normalization before it.
         control: If `True`, write a norm-matched baseline: random weights without structure,
             with the norms of the structured ones. The mean of an MLP kernel gets a random sign
@@ -147,17 +150,21 @@ def initialize(
     new: list[tuple[Any, np.ndarray]] | None = None if dry_run else []
     rows = [row for site in found.sites for row in _changes(site, settings, seed, control, new)]
     clear_caches()
+    rows += [_redrawn(redraw, seed, new) for redraw in found.redraws]
     for layer, layer_path, why in found.opaque:
         reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))
     if not any(row.written for row in rows):
         _warn_of_nothing(settings, rows)
+    for structure, pattern in found.emptied.items():
+        warn(f"the rule {pattern!r} skips all layers of {structure!r}")
     assign_all(new or ())
     return Report(
         tuple(rows),
         seed=seed,
         control=control,
         dry_run=dry_run,
+        rules=found.rules,
         notes=(
             (() if structures is None else _missing(settings, rows))
             + found.notes
@@ -253,6 +260,27 @@ def _sample(site: Site, settings: dict[str, Any], seed: int, control: bool) -> N
     values = structure.control(site, sampled.values, stream) if control else sampled.values
     rounded = {role: _rounded(value, site.variables[role]) for role, value in values.items()}
     return NewWeights(rounded, sampled.notes)
+
+
+def _redrawn(redraw: Redraw, seed: int, new: list[tuple[Any, np.ndarray]] | None) -> WeightChange:
+    """Return the row of a weight that a rule redraws, and add its new values to `new`."""
+    variable, values, note = redraw.variable, None, "frozen (trainable=False)"
+    if variable.trainable:
+        values = _rounded(redraw.sample(seed), variable)
+        initializer = redraw.initializer
+        name = initializer if isinstance(initializer, str) else type(initializer).__name__
+        note = f"{name}, by the rule {redraw.pattern!r}"
+        if new is not None:
+            new.append((variable, values))
+    return WeightChange(
+        path=variable.path,
+        layer_path=redraw.layer_path,
+        structure="initializer",
+        shape=tuple(variable.shape),
+        norm_before=array_norm(values_of(variable)),
+        norm_after=None if values is None else array_norm(values),
+        note=note,
+    )
 
 
 def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:

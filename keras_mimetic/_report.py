@@ -1,6 +1,7 @@
 """The report of a re-initialization."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from keras_mimetic._tables import html_table, rich_table, show
@@ -21,7 +22,8 @@ class WeightChange:
         path: The weight's `variable.path`, which `rules` match.
         layer_path: Path of its layer in the model (attributes and containers), from which its
             random stream is derived. Unlike `path`, it is the same each time the model is built.
-        structure: Name of the structure; `""` for a layer that could not be traced.
+        structure: Name of the structure; `"initializer"` for a weight that a rule redraws,
+            and `""` for a layer that could not be traced.
         shape: Shape of the weight.
         norm_before: Frobenius norm before.
         norm_after: Frobenius norm of the new values in the weight's dtype; `None` if skipped.
@@ -66,6 +68,7 @@ class Report:
         control: Whether a norm-matched baseline without structure was written.
         dry_run: Whether the model was left unchanged.
         notes: Further remarks, such as assumptions that were made.
+        rules: The number of layers that each rule matches.
     """
 
     rows: tuple[WeightChange, ...]
@@ -73,6 +76,7 @@ class Report:
     control: bool
     dry_run: bool
     notes: tuple[str, ...] = ()
+    rules: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def written(self) -> tuple[WeightChange, ...]:
@@ -119,6 +123,9 @@ class Report:
         verb = "would be given" if self.dry_run else "given"
         weights = "weight" if count == 1 else "weights"
         head = f"{count} {weights} {verb} {what}, {len(self.skipped)} skipped; seed {self.seed}"
+        if self.rules:
+            met = (f"{rule!r} {n} layer{'' if n == 1 else 's'}" for rule, n in self.rules.items())
+            head += f"; rules: {', '.join(met)}"
         return head if self.rows else f"{head}: no layers for these structures were found"
 
     def _cells(self) -> list[tuple[str, ...]]:

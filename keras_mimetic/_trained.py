@@ -51,7 +51,7 @@ def steps_of(model: Any) -> int:
 def trained_weight(model: Any) -> tuple[Any, float] | None:
     """Find a variable that its layer initializes to a constant and that is not constant.
 
-    Variables with one or two absolute values do not count: `initialize` and users may set a bias,
+    Only variables with several new absolute values count: `initialize` and users may set a bias,
     or the part of it that belongs to a gate, to another constant, and the control of a hidden
     bias has random signs.
 
@@ -67,7 +67,9 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
             if name == "bias" and getattr(layer, "unit_forget_bias", False):
                 # An LSTM starts the part of its forget gate at 1.
                 continue
-            if len(np.unique(np.abs(values_of(variable)))) > 2:
+            values = values_of(variable)
+            changed = np.abs(values[values != constant])
+            if changed.size and np.ptp(changed) > 0:
                 return variable, constant
     return None
 
