@@ -12,7 +12,7 @@ import numpy as np
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES
+from keras_mimetic._structures import STRUCTURES, compound_layers
 from keras_mimetic.initializers.with_seed import with_seed
 
 
