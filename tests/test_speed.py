@@ -68,7 +68,7 @@ def test_a_row_by_hand():
     )
     # A ratio of 1.0004 is printed as 1.000, and is that.
     assert str(timing.Row("it", [1.0004], "other", [1.0], aim=1.0)).endswith(" 1.000 | yes |")
-    # Nothing beside it: the aim is at the seconds themselves.
+    # With nothing to compare, the aim is in seconds.
     alone = timing.Row("it", [0.049, 0.051, 0.052], aim=0.05)
     assert str(alone) == "| it | 51.0 ms |  |  |  |  |  | 3 | 50.0 ms | no |"
 
