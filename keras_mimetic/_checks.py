@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal
 
+from keras_mimetic._tables import printable
+
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
 
@@ -117,4 +119,4 @@ def warn(message: str) -> None:
     package = __name__.partition(".")[0]
     while frame and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(printable(message), stacklevel=level)
