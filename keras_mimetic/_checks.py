@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
+from keras_mimetic._tables import printable
+
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
 
@@ -125,4 +127,4 @@ def warn(message: str) -> None:
     package = __name__.partition(".")[0]
     while frame and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(printable(message), stacklevel=level)

@@ -104,6 +104,8 @@ def find_sites(
             if rule.site is not None and rule.structure == structure:
                 sites += [rule.site] if rule.site.layer not in seen else []
     sites = _each_weight_once(sites)
+    order = {call.operation: number for number, call in reversed([*enumerate(graph.calls)])}
+    sites.sort(key=lambda site: order.get(site.layer, len(order)))
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque

@@ -138,6 +138,11 @@ def initialize(
     Reference: the papers of the structures, arXiv:2602.07156 (`"mlp"`), arXiv:2305.09828
     (`"attention"`), arXiv:2210.03651 (`"depthwise"`) and arXiv:2410.11135 (`"state_space"`).
     """
+    if isinstance(structures, (int, np.integer)) and not isinstance(structures, bool):
+        raise TypeError(
+            "Argument `structures` must be names of structures or a dict of settings. "
+            f"Received: structures={structures!r}. Did you mean seed={structures!r}?"
+        )
     settings = _check_structures(structures)
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):
         check_flag(name, flag)
@@ -155,7 +160,7 @@ def initialize(
         reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))
     if not any(row.written for row in rows):
-        _warn_of_nothing(settings, rows)
+        _warn_of_nothing(settings, rows, dry_run)
     for structure, pattern in found.emptied.items():
         warn(f"the rule {pattern!r} skips all layers of {structure!r}")
     assign_all(new or ())
@@ -325,13 +330,15 @@ def _with_change(row: WeightChange) -> WeightChange:
     factor = row.norm_after / row.norm_before
     if 0.5 <= factor <= 2:
         return row
-    return dataclasses.replace(row, note=f"{row.note}; norm changes by a factor of {factor:.2g}")
+    what = f"norm changes by a factor of {factor:.2g}" if factor < 1000 else "was almost zero"
+    return dataclasses.replace(row, note=f"{row.note}; {what}")
 
 
-def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None:
+def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange], dry_run: bool) -> None:
     looked = ", ".join(STRUCTURES[name].looks_for for name in settings)
     skipped = len({row.layer_path for row in rows if row.structure})
     why = [f"{skipped} found and skipped; print the report for the reasons"] if skipped else []
     why += [f"{row.path} {row.note}" for row in rows if not row.structure]
     found = "; ".join(why) or "none were found"
-    warn(f"initialize wrote no weight. It looked for {looked}: {found}.")
+    verb = "would write" if dry_run else "wrote"
+    warn(f"initialize {verb} no weight. It looked for {looked}: {found}.")
