@@ -15,10 +15,13 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-from keras_mimetic._tables import printable
-
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for control characters, which names from elsewhere may have."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def is_auto(value: Any) -> bool:

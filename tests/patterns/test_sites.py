@@ -1089,7 +1089,7 @@ def test_layers_that_also_return_none():
 
         def call(self, x):
             y, scores = self.attention(x)
-            return self.down(self.up(y)), scores
+            return y + self.down(self.up(y)), scores
 
     class Model(keras.Model):
         def __init__(self):
