@@ -43,13 +43,17 @@ def initialize(
       hidden layer is at least as wide as input and output. Shifts the first kernel to a
       nonzero mean. After a LayerNormalization or BatchNormalization, also sets the hidden
       bias below zero. A normalization directly before the activation gets a beta below zero
-      instead. MLPs after a normalized activation, as in ConvMixer, and the gates of gated
-      MLPs are skipped unless the settings are numbers.
+      instead. These are skipped unless the settings are numbers: MLPs after a normalized
+      activation, as in ConvMixer; the gates of gated MLPs; MLPs with an activation like tanh,
+      without a flat side; and heads, the MLPs that give the model's output after
+      convolutions, attention or recurrent layers. 1x1 convolutions must have a residual
+      connection around them, or be a head.
     - `"attention"`: `keras.layers.MultiHeadAttention` and its subclasses, and attention built
       from `keras.layers.Attention` or from operations: projections (also fused in one
       kernel), a product, a softmax, a product, a projection. Samples query and key kernels,
       and value and output kernels, in pairs. Causal attention keeps its query and key
-      kernels unless the settings are numbers, and grouped-query attention all of them.
+      kernels unless the settings are numbers, as attention with a mask that cannot be traced
+      does; grouped-query attention keeps all of them.
       Cross-attention is skipped.
     - `"depthwise"`: depthwise convolutions, including those of `SeparableConv*D` and `Conv*D`
       with one group per channel. Samples smooth, centered filters that widen with depth.
