@@ -1,6 +1,7 @@
 """The sites of a model: where each structure could go, and where it is asked for."""
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -172,8 +173,9 @@ def check_names(structures: Any) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(structures))
     except TypeError as error:  # not iterable, or of something that is no name
         raise TypeError(
-            "Argument `structures` must be names of structures, or where settings are allowed a "
-            f"dict from names to these. Received: structures={structures!r}"
+            "Argument `structures` must be names of structures, or where settings are allowed one "
+            "dict from names to these, such as {'mlp': {'mean': -1}}. "
+            f"Received: structures={structures!r}"
         ) from error
     if not names:
         raise ValueError(
@@ -183,7 +185,11 @@ def check_names(structures: Any) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)
-            raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
+            near = difflib.get_close_matches(str(name), STRUCTURES, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"Argument `structures` must name some of {known}. Received: {name!r}{hint}"
+            )
     return names
 
 
@@ -236,7 +242,7 @@ def _named_by_rules(
         if not matches:
             raise ValueError(
                 f"Rule {pattern!r} matches no weight's path. The model has, for instance, "
-                f"{', '.join(repr(path) for path, _ in owners[:3])}."
+                f"{', '.join(map(repr, _nearest(pattern, [path for path, _ in owners])))}."
             )
         for layer in matches:
             if layer in named and named[layer].pattern != pattern:
@@ -255,6 +261,15 @@ def _named_by_rules(
                     )
             named[layer] = _Named(pattern, structure, site)
     return named
+
+
+def _nearest(pattern: str, paths: list[str]) -> list[str]:
+    """Return the three paths that are most like a pattern."""
+    # A pattern is often a part of a path.
+    shares = [
+        difflib.SequenceMatcher(None, pattern, path).find_longest_match().size for path in paths
+    ]
+    return [path for _, path in sorted(zip(shares, paths, strict=True), key=lambda x: -x[0])][:3]
 
 
 def path_of(layer: Any) -> str:
