@@ -1,6 +1,7 @@
 """The sites of a model: where each structure could go, and where it is asked for."""
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -253,8 +254,9 @@ def check_names(structures: Any) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(structures))
     except TypeError as error:  # not iterable, or of something that is no name
         raise TypeError(
-            "Argument `structures` must be names of structures, or where settings are allowed a "
-            f"dict from names to these. Received: structures={structures!r}"
+            "Argument `structures` must be names of structures, or where settings are allowed one "
+            "dict from names to these, such as {'mlp': {'mean': -1}}. "
+            f"Received: structures={structures!r}"
         ) from error
     if not names:
         raise ValueError(
@@ -264,7 +266,11 @@ def check_names(structures: Any) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)
-            raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
+            near = difflib.get_close_matches(str(name), STRUCTURES, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"Argument `structures` must name some of {known}. Received: {name!r}{hint}"
+            )
     return names
 
 

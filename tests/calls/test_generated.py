@@ -58,7 +58,6 @@ def rows(report):
     return [(r.layer_path, r.structure, r.shape, r.written, r.norm_after) for r in report.rows]
 
 
-@pytest.mark.filterwarnings("ignore:initialize would write no weight")
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(MODELS)
 def test_invariants(tmp_path_factory, description):
