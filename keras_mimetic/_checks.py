@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal, TypeVar
 
-T = TypeVar("T")
-
 from keras_mimetic._tables import printable
+
+T = TypeVar("T")
 
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
