@@ -63,11 +63,19 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
     value = module if name == _MODULES[name] else getattr(module, name)
     globals()[name] = value
     return value
+
+
+def _hint(name: str) -> str:
+    for module in (initializers, layers):
+        if name in module.__all__:
+            return f". It is {module.__name__}.{name}"
+    known = {public.lower(): public for public in __all__}
+    return f". Did you mean {known[name.lower()]!r}?" if name.lower() in known else ""
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,11 @@ T = TypeVar("T")
 AUTO: Literal["auto"] = "auto"
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes for control characters, which names from elsewhere may have."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def is_auto(value: Any) -> bool:
     """Return whether a value is the string `"auto"`."""
     # Arrays compare elementwise, so check the type first.
@@ -125,4 +130,4 @@ def warn(message: str) -> None:
     package = __name__.partition(".")[0]
     while frame and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(printable(message), stacklevel=level)

@@ -1,7 +1,7 @@
 """The sites of a model: where each structure could go, and where it is asked for."""
 
 import dataclasses
-import re
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,7 +9,8 @@ import keras
 
 from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES, compound_layers, default_names
+from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
+from keras_mimetic._structures import STRUCTURES, default_names
 from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.held_weights import HeldProjection
@@ -29,11 +30,17 @@ class Found:
         sites: Sites of all requested structures.
         opaque: Composite layers that could not be traced: layer, layer path, reason.
         notes: Assumptions about the model.
+        redraws: Weights that rules give an initializer.
+        rules: The number of layers that each rule matches.
+        emptied: Structures all of whose sites a rule skips, with the rule.
     """
 
     sites: list[Site]
     opaque: list[tuple[Any, str, str]]
     notes: tuple[str, ...] = ()
+    redraws: tuple[Redraw, ...] = ()
+    rules: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    emptied: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def find_sites(
@@ -64,7 +71,8 @@ def find_sites(
     layer_paths = find_layer_paths(model)
     layer_paths |= _paths_of_held_weights(graph, layer_paths)
     layers = sublayers(model)
-    named = _named_by_rules(layers, rules, layer_paths)
+    ruled = read_rules(layers, rules, layer_paths)
+    named = ruled.named
     sites = []
     for structure in structures:
         try:
@@ -77,7 +85,11 @@ def find_sites(
             owners = (getattr(x, "owner", x) for x in (site.layer, *site.other_layers))
             rules_of = (named.get(layer) for layer in owners)
             rule = next((rule for rule in rules_of if rule is not None), None)
-            if rule is None:
+            redraw = _redrawn(site, ruled)
+            if redraw is not None:
+                why = f"by the rule {redraw.pattern!r}, which draws its weights"
+                sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
+            elif rule is None:
                 sites.append(site)
             elif rule.structure != structure:
                 what = "" if rule.structure is None else f", which gives it {rule.structure!r}"
@@ -93,6 +105,8 @@ def find_sites(
             if rule.site is not None and rule.structure == structure:
                 sites += [rule.site] if rule.site.layer not in seen else []
     sites = _each_weight_once(sites)
+    order = {call.operation: number for number, call in reversed([*enumerate(graph.calls)])}
+    sites.sort(key=lambda site: order.get(site.layer, len(order)))
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque
@@ -107,11 +121,34 @@ def find_sites(
     notes += tuple(
         f"the rule {pattern!r} has no effect, since `structures` leaves out {structure!r}"
         for pattern, structure in (rules or {}).items()
-        if structure is not None and structure not in structures
+        if isinstance(structure, str) and structure in STRUCTURES and structure not in structures
     )
     if {"mlp", "attention"} & set(structures):
         notes += _unaccounted(layers, sites, opaque)
-    return Found(sites, opaque, notes)
+    counts = ruled.counts
+    return Found(sites, opaque, notes, ruled.redraws, counts, _emptied(sites, rules or {}))
+
+
+# Variables that a site reads and does not write.
+_READ = ("second", "gamma", "beta", "inner_gamma")
+
+
+def _redrawn(site: Site, ruled: Ruled) -> Redraw | None:
+    """Return the rule that gives an initializer to a weight of a site."""
+    written = [x for role, x in site.variables.items() if role not in _READ]
+    return next((r for r in ruled.redraws for x in written if overlap(r.variable, x)), None)
+
+
+def _emptied(sites: list[Site], rules: Mapping[str, Any]) -> dict[str, str]:
+    """Return structures of several sites that one rule with `None` skips, with the rule."""
+    emptied = {}
+    for structure in {site.structure for site in sites}:
+        reasons = [site.skip_reason for site in sites if site.structure == structure]
+        for pattern, given in rules.items():
+            why = f"by the rule {pattern!r}"
+            if given is None and len(reasons) > 1 and set(reasons) == {why}:
+                emptied[structure] = pattern
+    return emptied
 
 
 def _paths_of_held_weights(graph: Graph, layer_paths: dict[Any, str]) -> dict[Any, str]:
@@ -217,8 +254,9 @@ def check_names(structures: Any) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(structures))
     except TypeError as error:  # not iterable, or of something that is no name
         raise TypeError(
-            "Argument `structures` must be names of structures, or where settings are allowed a "
-            f"dict from names to these. Received: structures={structures!r}"
+            "Argument `structures` must be names of structures, or where settings are allowed one "
+            "dict from names to these, such as {'mlp': {'mean': -1}}. "
+            f"Received: structures={structures!r}"
         ) from error
     if not names:
         raise ValueError(
@@ -228,7 +266,11 @@ def check_names(structures: Any) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)
-            raise ValueError(f"Argument `structures` must name some of {known}. Received: {name!r}")
+            near = difflib.get_close_matches(str(name), STRUCTURES, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"Argument `structures` must name some of {known}. Received: {name!r}{hint}"
+            )
     return names
 
 
@@ -240,80 +282,3 @@ _CANDIDATE_LAYERS = (
     *DEPTHWISE,
     *SEPARABLE,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Named:
-    """The effect of a rule on a layer."""
-
-    pattern: str
-    structure: str | None
-    site: Site | None
-
-
-def _named_by_rules(
-    layers: list[Any], rules: Any, layer_paths: dict[Any, str]
-) -> dict[Any, _Named]:
-    """Return the rule that applies to each layer with a matching weight."""
-    if rules is None:
-        return {}
-    if not isinstance(rules, Mapping):
-        raise TypeError(
-            "Argument `rules` must be a dict from regular expressions to names of structures. "
-            f"Received: rules={rules!r}"
-        )
-    named: dict[Any, _Named] = {}
-    owners = _owners(layers)
-    for pattern, structure in rules.items():
-        if structure is not None and not (isinstance(structure, str) and structure in STRUCTURES):
-            known = ", ".join(repr(name) for name in STRUCTURES)
-            raise ValueError(
-                f"Argument `rules` must give each weight one of {known} or None. "
-                f"Received: {structure!r} for {pattern!r}"
-            )
-        try:
-            matches = [layer for path, layer in owners if re.search(pattern, path)]
-        except (re.error, TypeError) as error:
-            raise ValueError(
-                "Argument `rules` must have regular expressions as keys. "
-                f"Received: {pattern!r} ({error})"
-            ) from error
-        if not matches:
-            raise ValueError(
-                f"Rule {pattern!r} matches no weight's path. The model has, for instance, "
-                f"{', '.join(repr(path) for path, _ in owners[:3])}."
-            )
-        for layer in matches:
-            if layer in named and named[layer].pattern != pattern:
-                raise ValueError(
-                    f"Rules {named[layer].pattern!r} and {pattern!r} both match layer "
-                    f"{path_of(layer)!r}."
-                )
-            site = None
-            if structure is not None:
-                site = STRUCTURES[structure].site_at(layer, layer_paths[layer])
-                if site is None:
-                    raise ValueError(
-                        f"Rule {pattern!r} names layer {path_of(layer)!r} (a "
-                        f"{type(layer).__name__}), to which the structure {structure!r} cannot "
-                        "be given."
-                    )
-            named[layer] = _Named(pattern, structure, site)
-    return named
-
-
-def path_of(layer: Any) -> str:
-    """`layer.path`, which Keras leaves empty for some outermost models."""
-    return layer.path or layer.name
-
-
-def _owners(layers: list[Any]) -> list[tuple[str, Any]]:
-    """Each variable's path with the layer that it belongs to, or the whole one around it."""
-    owners: dict[int, tuple[str, Any]] = {}
-    compounds = compound_layers()
-    for layer in layers:
-        for variable in layer.variables:
-            owner = owners.get(id(variable), (None, None))[1]
-            if not isinstance(owner, compounds):
-                owners[id(variable)] = (variable.path, layer)
-    return list(owners.values())

@@ -17,6 +17,7 @@ from keras_mimetic._patterns.kernels import rounded_to, values_of
 from keras_mimetic._patterns.mlp import MLPSite
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
+from keras_mimetic._rules import Redraw
 from keras_mimetic._structures import STRUCTURES, Rules, Structures
 from keras_mimetic._structures.base import NewWeights, Skip
 from keras_mimetic._trained import check_untrained
@@ -42,13 +43,17 @@ def initialize(
       hidden layer is at least as wide as input and output. Shifts the first kernel to a
       nonzero mean. After a LayerNormalization or BatchNormalization, also sets the hidden
       bias below zero. A normalization directly before the activation gets a beta below zero
-      instead. MLPs after a normalized activation, as in ConvMixer, and the gates of gated
-      MLPs are skipped unless the settings are numbers.
+      instead. These are skipped unless the settings are numbers: MLPs after a normalized
+      activation, as in ConvMixer; the gates of gated MLPs; MLPs with an activation like tanh,
+      without a flat side; and heads, the MLPs that give the model's output after
+      convolutions, attention or recurrent layers. 1x1 convolutions must have a residual
+      connection around them, or be a head.
     - `"attention"`: `keras.layers.MultiHeadAttention` and its subclasses, and attention built
       from `keras.layers.Attention` or from operations: projections (also fused in one
       kernel), a product, a softmax, a product, a projection. Samples query and key kernels,
       and value and output kernels, in pairs. Causal attention keeps its query and key
-      kernels unless the settings are numbers, and grouped-query attention all of them.
+      kernels unless the settings are numbers, as attention with a mask that cannot be traced
+      does; grouped-query attention keeps all of them.
       Cross-attention is skipped.
     - `"depthwise"`: depthwise convolutions, including those of `SeparableConv*D` and `Conv*D`
       with one group per channel. Samples smooth, centered filters that widen with depth.
@@ -98,10 +103,12 @@ def initialize(
             of all settings, and so have the classes in `keras_mimetic.structures`.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
-        rules: Dict from regular expressions to the name of a structure or `None`, to correct
-            or extend what is found. A layer with a weight whose `variable.path` matches gets
-            that structure, or is skipped for `None`. Expressions match anywhere in the path, as
-            in Keras's `LayoutMap`. A layer whose context is unknown is taken for
+        rules: Dict from regular expressions to the name of a structure, a Keras initializer or
+            `None`, to correct or extend what is found. A layer with a weight whose
+            `variable.path` matches gets that structure, or is skipped for `None`. With an
+            initializer or its name, such as `"orthogonal"`, the weights that match are
+            redrawn, and no structure is written to them. Expressions match anywhere in the path,
+            as in Keras's `LayoutMap`. A layer whose context is unknown is taken for
             self-attention, or for an MLP without a normalization before it.
         control: If `True`, write a norm-matched baseline: random weights without structure,
             with the norms of the structured ones. The mean of an MLP kernel gets a random sign
@@ -135,6 +142,11 @@ def initialize(
     Reference: the papers of the structures, arXiv:2602.07156 (`"mlp"`), arXiv:2305.09828
     (`"attention"`), arXiv:2210.03651 (`"depthwise"`) and arXiv:2410.11135 (`"state_space"`).
     """
+    if isinstance(structures, (int, np.integer)) and not isinstance(structures, bool):
+        raise TypeError(
+            "Argument `structures` must be names of structures or a dict of settings. "
+            f"Received: structures={structures!r}. Did you mean seed={structures!r}?"
+        )
     settings = _check_structures(structures)
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):
         check_flag(name, flag)
@@ -147,17 +159,21 @@ def initialize(
     new: list[tuple[Any, np.ndarray]] | None = None if dry_run else []
     rows = [row for site in found.sites for row in _changes(site, settings, seed, control, new)]
     clear_caches()
+    rows += [_redrawn(redraw, seed, new) for redraw in found.redraws]
     for layer, layer_path, why in found.opaque:
         reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))
     if not any(row.written for row in rows):
-        _warn_of_nothing(settings, rows)
+        _warn_of_nothing(settings, rows, dry_run)
+    for structure, pattern in found.emptied.items():
+        warn(f"the rule {pattern!r} skips all layers of {structure!r}")
     assign_all(new or ())
     return Report(
         tuple(rows),
         seed=seed,
         control=control,
         dry_run=dry_run,
+        rules=found.rules,
         notes=(
             (() if structures is None else _missing(settings, rows))
             + found.notes
@@ -255,6 +271,27 @@ def _sample(site: Site, settings: dict[str, Any], seed: int, control: bool) -> N
     return NewWeights(rounded, sampled.notes)
 
 
+def _redrawn(redraw: Redraw, seed: int, new: list[tuple[Any, np.ndarray]] | None) -> WeightChange:
+    """Return the row of a weight that a rule redraws, and add its new values to `new`."""
+    variable, values, note = redraw.variable, None, "frozen (trainable=False)"
+    if variable.trainable:
+        values = _rounded(redraw.sample(seed), variable)
+        initializer = redraw.initializer
+        name = initializer if isinstance(initializer, str) else type(initializer).__name__
+        note = f"{name}, by the rule {redraw.pattern!r}"
+        if new is not None:
+            new.append((variable, values))
+    return WeightChange(
+        path=variable.path,
+        layer_path=redraw.layer_path,
+        structure="initializer",
+        shape=tuple(variable.shape),
+        norm_before=array_norm(values_of(variable)),
+        norm_after=None if values is None else array_norm(values),
+        note=note,
+    )
+
+
 def _rounded(values: np.ndarray, variable: Any) -> np.ndarray:
     """Values as the variable will hold them, or an error if it cannot."""
     if values.shape != tuple(variable.shape):
@@ -297,13 +334,15 @@ def _with_change(row: WeightChange) -> WeightChange:
     factor = row.norm_after / row.norm_before
     if 0.5 <= factor <= 2:
         return row
-    return dataclasses.replace(row, note=f"{row.note}; norm changes by a factor of {factor:.2g}")
+    what = f"norm changes by a factor of {factor:.2g}" if factor < 1000 else "was almost zero"
+    return dataclasses.replace(row, note=f"{row.note}; {what}")
 
 
-def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange]) -> None:
+def _warn_of_nothing(settings: dict[str, Any], rows: list[WeightChange], dry_run: bool) -> None:
     looked = ", ".join(STRUCTURES[name].looks_for for name in settings)
     skipped = len({row.layer_path for row in rows if row.structure})
     why = [f"{skipped} found and skipped; print the report for the reasons"] if skipped else []
     why += [f"{row.path} {row.note}" for row in rows if not row.structure]
     found = "; ".join(why) or "none were found"
-    warn(f"initialize wrote no weight. It looked for {looked}: {found}.")
+    verb = "would write" if dry_run else "wrote"
+    warn(f"initialize {verb} no weight. It looked for {looked}: {found}.")

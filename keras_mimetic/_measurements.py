@@ -7,11 +7,12 @@ import math
 import os
 import pathlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_mimetic._checks import printable
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
 from keras_mimetic._tables import html_table, rich_table, show
@@ -164,7 +165,7 @@ class Measurements:
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         for row in self.to_dicts():
-            writer.writerow({name: "" if _is_nan(x) else x for name, x in row.items()})
+            writer.writerow({name: _csv_cell(x) for name, x in row.items()})
         if path is not None:
             pathlib.Path(path).write_text(text.getvalue(), encoding="utf-8")
         return text.getvalue()
@@ -234,7 +235,8 @@ class Measurements:
     def __str__(self) -> str:
         blocks = [self._marked_headline(), *(self._block(name) for name in self._structures())]
         if self.skipped:
-            blocks.append("skipped:\n" + "\n".join(f"{x.path}  {x.reason}" for x in self.skipped))
+            lines = [_filled(printable(f"{x.path}  {x.reason}")) for x in self.skipped]
+            blocks.append("\n".join(["skipped:", *lines]))
         return "\n\n".join(blocks)
 
     def _repr_html_(self) -> str:
@@ -254,13 +256,14 @@ class Measurements:
         tables = [(name, self._cells(name), STRUCTURES[name].legend) for name in self._structures()]
         if self.skipped:
             skipped: list[tuple[str, ...]] = [("layer", "reason")]
-            skipped += [(x.path, x.reason) for x in self.skipped]
+            skipped += [(printable(x.path), printable(x.reason)) for x in self.skipped]
             tables.append(("skipped", skipped, ""))
         return tables
 
     def _structures(self) -> list[str]:
         """Return the names of the structures that have rows."""
-        return list(dict.fromkeys(row.structure for row in self.rows))
+        found = {row.structure for row in self.rows}
+        return [name for name in STRUCTURES if name in found]
 
     def _headline(self) -> str:
         layers = dict.fromkeys((row.structure, row.layer_path) for row in self.rows)
@@ -280,35 +283,50 @@ class Measurements:
         return self._headline() + mark
 
     def _block(self, structure: str) -> str:
-        """Return the table of one structure: one line per layer."""
+        """Return the table of one structure: a line per layer, in parts that are narrow enough."""
         lines = self._cells(structure)
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-        legend = f"{structure}: {STRUCTURES[structure].legend}"
-        return "\n".join([textwrap.fill(legend, 100, subsequent_indent="  "), *text])
+        layers, *columns, notes = zip(*lines, strict=True)
+        names = [_shortened(name) for name in layers]
+        parts: list[list[tuple[str, ...]]] = []
+        for column in columns:
+            if parts and _width([names, *parts[-1], column]) <= _WIDTH:
+                parts[-1].append(column)
+            else:
+                parts.append([column])
+        text = [_filled(f"{structure}: {STRUCTURES[structure].legend}")]
+        for part in parts:
+            widths = [max(map(len, column)) for column in (names, *part)]
+            text += [
+                "  ".join(map(str.ljust, line, widths)).rstrip()
+                for line in zip(names, *part, strict=True)
+                if any(line[1:])
+            ]
+        noted = zip(layers, notes, strict=True)
+        text += [_filled(f"{name}: {note}") for name, note in noted if note]
+        return "\n".join(text)
 
     def _cells(self, structure: str) -> list[tuple[str, ...]]:
         """Return the table of one structure, untrained weights once below equal shapes."""
-        rows = self.select(structure=structure)
+        by_layer: dict[str, list[Measurement]] = {}
+        for row in self.select(structure=structure):
+            by_layer.setdefault(row.layer_path, []).append(row)
+        known = {(row.part, row.figure) for rows in by_layer.values() for row in rows}
         columns = [
             column
             for column in STRUCTURES[structure].figures
-            if column.heading
-            and any((row.part, row.figure) == (column.part, column.name) for row in rows)
+            if column.heading and (column.part, column.name) in known
         ]
         lines = [("", *(column.heading for column in columns), "")]
-        layer_paths = list(dict.fromkeys(row.layer_path for row in rows))
-        for number, layer_path in enumerate(layer_paths):
-            here = [row for row in rows if row.layer_path == layer_path]
-            lines.append((here[0].path, *(_cell(here, column) for column in columns), here[0].note))
-            null = ("  untrained weights", *(_null_cell(here, column) for column in columns), "")
+        null: tuple[str, ...] = ()
+        for rows in by_layer.values():
+            cells = tuple(_null_cell(rows, column) for column in columns)
+            if null and null != cells:
+                lines.append(("  untrained weights", *null, ""))
             # Once for layers of equal shapes.
-            following = [
-                row for row in rows if row.layer_path in layer_paths[number + 1 : number + 2]
-            ]
-            if not following or null[1:-1] != tuple(_null_cell(following, c) for c in columns):
-                lines.append(null)
-        return lines
+            null = cells
+            path, note = printable(rows[0].path), printable(rows[0].note)
+            lines.append((path, *(_cell(rows, column) for column in columns), note))
+        return [*lines, ("  untrained weights", *null, "")]
 
 
 def _known_names(column: str) -> list[str]:
@@ -361,5 +379,24 @@ def _null_cell(rows: list[Measurement], column: FigureSpec) -> str:
     return f"{text} per head" if len(found) > 1 else text
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, str):
+        # A spreadsheet would compute it.
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
+    return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+# Columns of the printed tables, and of names in them.
+_WIDTH, _NAME = 100, 48
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, subsequent_indent="  ")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
+
+
+def _width(columns: Sequence[Sequence[str]]) -> int:
+    return sum(2 + max(map(len, column)) for column in columns) - 2

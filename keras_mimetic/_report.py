@@ -1,9 +1,15 @@
 """The report of a re-initialization."""
 
 import dataclasses
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from keras_mimetic._checks import printable
 from keras_mimetic._tables import html_table, rich_table, show
+
+# Equal rows of a report with more rows than this are printed as one.
+_MANY = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +27,8 @@ class WeightChange:
         path: The weight's `variable.path`, which `rules` match.
         layer_path: Path of its layer in the model (attributes and containers), from which its
             random stream is derived. Unlike `path`, it is the same each time the model is built.
-        structure: Name of the structure; `""` for a layer that could not be traced.
+        structure: Name of the structure; `"initializer"` for a weight that a rule redraws,
+            and `""` for a layer that could not be traced.
         shape: Shape of the weight.
         norm_before: Frobenius norm before.
         norm_after: Frobenius norm of the new values in the weight's dtype; `None` if skipped.
@@ -52,7 +59,8 @@ class Report:
     """The result of `keras_mimetic.initialize`: one row per weight that was written or skipped.
 
     `print(report)` prints it as plain text, `report.show()` as a table that fits the
-    terminal, and a notebook shows it as HTML.
+    terminal, and a notebook shows it as HTML. In a long report, weights whose paths differ in
+    numbers share a row there.
 
     Examples:
 
@@ -61,11 +69,13 @@ class Report:
     >>> paths = [row.path for row in report.written]
 
     Attributes:
-        rows: A `WeightChange` for each weight that was written or skipped.
+        rows: A `WeightChange` for each weight that was written or skipped, in the order of the
+            network.
         seed: The seed that was used, also if none was given.
         control: Whether a norm-matched baseline without structure was written.
         dry_run: Whether the model was left unchanged.
         notes: Further remarks, such as assumptions that were made.
+        rules: The number of layers that each rule matches.
     """
 
     rows: tuple[WeightChange, ...]
@@ -73,6 +83,7 @@ class Report:
     control: bool
     dry_run: bool
     notes: tuple[str, ...] = ()
+    rules: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def written(self) -> tuple[WeightChange, ...]:
@@ -88,6 +99,9 @@ class Report:
         """Return the rows as plain dicts, with `written` as a further key."""
         return [{**dataclasses.asdict(row), "written": row.written} for row in self.rows]
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
     def show(self) -> None:
         """Print a table that fits the terminal; in files and pipes, the text of `print`."""
         show(self)
@@ -98,11 +112,11 @@ class Report:
     def __str__(self) -> str:
         head = self._headline()
         if not self.rows:
-            return "\n".join([head, *self.notes])
+            return "\n".join([head, *map(printable, self.notes)])
         cells = self._cells()
         widths = [max(len(line[column]) for line in cells) for column in range(4)]
         lines = ["  ".join([*map(str.ljust, line[:4], widths), line[4]]) for line in cells]
-        return "\n".join([head, *(line.rstrip() for line in lines), *self.notes])
+        return "\n".join([head, *(line.rstrip() for line in lines), *map(printable, self.notes)])
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
@@ -119,18 +133,44 @@ class Report:
         verb = "would be given" if self.dry_run else "given"
         weights = "weight" if count == 1 else "weights"
         head = f"{count} {weights} {verb} {what}, {len(self.skipped)} skipped; seed {self.seed}"
+        if self.rules:
+            met = (f"{rule!r} {n} layer{'' if n == 1 else 's'}" for rule, n in self.rules.items())
+            head += f"; rules: {', '.join(met)}"
         return head if self.rows else f"{head}: no layers for these structures were found"
 
     def _cells(self) -> list[tuple[str, ...]]:
         """Return the table, including its heading."""
-        return [
-            ("weight", "structure", "norm before", "norm after", "note"),
-            *(
-                (row.path, row.structure, _norm(row.norm_before), _norm(row.norm_after), row.note)
-                for row in self.rows
-            ),
+        groups: dict[Any, list[WeightChange]] = {}
+        for number, row in enumerate(self.rows):
+            like = _NUMBER.sub("*", row.path), row.structure, _NUMBER.sub("*", row.note)
+            groups.setdefault(like if len(self.rows) > _MANY else number, []).append(row)
+        lines: list[tuple[str, ...]] = [
+            ("weight", "structure", "norm before", "norm after", "note")
         ]
+        for rows in groups.values():
+            path, note = rows[0].path, _span(row.note for row in rows)
+            if len(rows) > 1:
+                path = f"{_NUMBER.sub('*', path)} ({len(rows)})"
+            norms = [
+                _span(_norm(getattr(row, name)) for row in _by_norm(rows, name))
+                for name in ("norm_before", "norm_after")
+            ]
+            lines.append((path, rows[0].structure, *norms, note))
+        return [tuple(map(printable, line)) for line in lines]
+
+
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
 def _norm(norm: float | None) -> str:
     return "" if norm is None else f"{norm:.4g}"
+
+
+def _by_norm(rows: list[WeightChange], name: str) -> list[WeightChange]:
+    return sorted(rows, key=lambda row: getattr(row, name) or 0.0)
+
+
+def _span(texts: Iterable[str]) -> str:
+    """Return the first and the last of some texts, or their common text."""
+    ends = list(texts)
+    return ends[0] if ends[0] == ends[-1] else f"{ends[0]} ... {ends[-1]}"

@@ -51,8 +51,9 @@ def steps_of(model: Any) -> int:
 def trained_weight(model: Any) -> tuple[Any, float] | None:
     """Find a variable that its layer initializes to a constant and that is not constant.
 
-    Only variables whose absolute values differ count: `initialize` and users may set a bias to
-    another constant, and the control of a hidden bias has random signs.
+    Only variables with several new absolute values count: `initialize` and users may set a bias,
+    or the part of it that belongs to a gate, to another constant, and the control of a hidden
+    bias has random signs.
 
     Returns:
         The first such variable and the constant of its initializer, or `None`.
@@ -67,7 +68,8 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
                 # An LSTM starts the part of its forget gate at 1.
                 continue
             values = values_of(variable)
-            if values.size and np.ptp(np.abs(values)) > 0:
+            changed = np.abs(values[values != constant])
+            if changed.size and np.ptp(changed) > 0:
                 return variable, constant
     return None
 

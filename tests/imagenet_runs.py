@@ -1,4 +1,4 @@
-"""Small runs of examples/imagenet, and what they leave."""
+"""Small runs of examples/imagenet and their results."""
 
 import csv
 import os

@@ -15,6 +15,7 @@ import warnings
 
 import keras
 
+from common import folders
 from common import script as runner
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -69,6 +70,9 @@ def _here(script, arguments):
         err.write(traceback.format_exc() if text is None else f"\n{name}: {text}\n")
         code = 1
     finally:
+        # A process would end here, and its locks with it.
+        while folders.LOCKS:
+            folders.LOCKS.pop().release(force=True)
         sys.argv, sys.path[:] = argv, path
         keras.config.set_dtype_policy(policy)
     return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), err.getvalue())

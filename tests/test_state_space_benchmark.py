@@ -25,7 +25,7 @@ TRANSFORMERS = TORCH and importlib.util.find_spec("transformers") is not None
 @pytest.fixture(autouse=True)
 def quick_processes(monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Where others use the cores too, so small a call waits mostly for its second thread.
+    # On a busy machine so small a call mostly waits for its second thread.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -50,7 +50,7 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(na
     assert not finished.stdout
 
 
-def test_times_of_each_length_beside_what_the_backend_has(tmp_path):
+def test_times_of_each_length(tmp_path):
     output = tmp_path / "times.csv"
     arguments = (*SIZES, "--part", "time", "--clock", "processor", "--output", output)
     finished = scripts.run("benchmarks/state_space.py", *arguments)
@@ -92,14 +92,14 @@ def test_memory_of_each_length_and_a_picture(tmp_path, capsys):
             f"ours, {kind}, MiB" for kind in (FORWARD, TRAINING)
         ]
         assert float(row["ours, forward, MiB"]) > 0
-    # What backwards needs is kept.
+    # The backward pass needs kept values.
     assert float(row["ours, training step, MiB"]) > float(row["ours, forward, MiB"])
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-# Not in a fresh process, where it would be measured: whether it can be.
+# Only whether it can be measured: a fresh process would measure it.
 @pytest.mark.parametrize("name", [NAIVE, "transformers 8"])
-def test_memory_of_what_stands_beside(name):
+def test_memory_of_other_layers(name):
     if name != NAIVE and not TRANSFORMERS:
         pytest.skip("without transformers")
     args = state_space.parse([*SIZES, "--batch", "1"])
@@ -133,7 +133,7 @@ def test_the_peak_is_that_of_this_process():
 
 
 @pytest.mark.parametrize("entry", ["VmHWM", "VmRSS"])
-def test_a_system_that_keeps_its_peak_is_told(monkeypatch, tmp_path, entry):
+def test_a_system_that_keeps_its_peak_is_reported(monkeypatch, tmp_path, entry):
     # Where it can be written, or cannot, and where what it says is missing.
     monkeypatch.setattr(state_space, "PROCESS", tmp_path)
     assert not state_space.forget_peak()
@@ -149,7 +149,7 @@ def test_a_system_that_keeps_its_peak_is_told(monkeypatch, tmp_path, entry):
     assert state_space.forget_peak()
 
 
-def test_of_two_chunk_sizes_the_better_stands_in_the_table():
+def test_the_table_has_the_better_of_two_chunk_sizes():
     # Each was timed beside ours, which was slower in the rounds of the second.
     results = [
         Result(OURS, FORWARD, 64, [1.0, 3.0], mib=5.0),

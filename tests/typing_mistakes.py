@@ -16,7 +16,6 @@ def mistakes(model: keras.Model) -> None:
     keras_mimetic.initialize(model, {"mlp": {"maen": -1.0}})  # type: ignore[arg-type]
     keras_mimetic.initialize(model, {"mlp": {"mean": "-1"}})  # type: ignore[arg-type]
     keras_mimetic.initialize(model, seeds=0)  # type: ignore[call-arg]
-    keras_mimetic.initialize(model, rules={"head": "mpl"})  # type: ignore[dict-item]
     print(keras_mimetic.initialize(model).left)  # type: ignore[attr-defined]
     print(keras_mimetic.measure(model).row)  # type: ignore[attr-defined]
     MimeticMean(mode="fan_inn")  # type: ignore[arg-type]
@@ -27,6 +26,6 @@ def mistakes(model: keras.Model) -> None:
 
 def right(model: keras.Model) -> None:
     keras_mimetic.initialize(model, {"mlp": {"mean": -1.0}, "attention": None}, seed=0)
-    keras_mimetic.initialize(model, ["mlp"], rules={"head": None})
+    keras_mimetic.initialize(model, ["mlp"], rules={"head": None, "stem": "orthogonal"})
     MimeticMLPBlock(256, mean=-0.5, norm="before")
     MimeticMultiHeadAttention(2, 16, query_key=(0.7, 0.7))

@@ -23,8 +23,7 @@ COLUMNS = (
 class Row:
     """Seconds of ours by round, and of what it is compared with in the same rounds, if anything.
 
-    `aim` and `required` are upper bounds of the median ratio, or of our median seconds where
-    nothing is compared.
+    `aim` is an upper bound of the median ratio, or of our median seconds where nothing is compared.
     """
 
     what: str
@@ -32,7 +31,6 @@ class Row:
     beside: str = ""
     theirs: list[float] | None = None
     aim: float | None = None
-    required: float | None = None
 
     def __str__(self):
         show, ratio, interval, fastest, takes = seconds, "", "", "", ""
@@ -46,11 +44,9 @@ class Row:
         if bounds := median_interval(values):
             interval = " to ".join(map(show, bounds))
         aim = "" if self.aim is None else show(self.aim)
-        if self.required is not None:
-            aim += f" (required: {show(self.required)})"
         # Rounded as it is printed, so that no row contradicts itself.
         value = round(statistics.median(values), 4 if self.theirs is None else 3)
-        met = verdict(value, self.aim, self.required)
+        met = "" if self.aim is None else "yes" if value <= self.aim else "no"
         ours = seconds(statistics.median(self.ours))
         cells = (self.what, ours, self.beside, takes, ratio, interval, fastest)
         return "| " + " | ".join((*cells, str(len(values)), aim, met)) + " |"
@@ -110,15 +106,6 @@ def median_interval(values):
     interval = quantile_test(values, p=0.5).confidence_interval(0.95)
     ends = float(interval.low), float(interval.high)
     return None if any(map(math.isnan, ends)) else ends
-
-
-def verdict(value, aim, required=None):
-    """Return whether a value is at most the aim, and if not, at most what is required."""
-    if aim is None:
-        return ""
-    if value <= aim:
-        return "yes"
-    return "no" if required is None or value > required else "no (required: yes)"
 
 
 def seconds(value):

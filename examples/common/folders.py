@@ -13,7 +13,8 @@ KEY = ("model", "init", "learning_rate", "seed")
 RESULTS = ("validation_accuracy", "test_accuracy")
 _ABOUT = ("seconds", "curve", "backend", "hardware", "versions")
 COLUMNS = (*KEY, *RESULTS, *_ABOUT)
-_locks = []
+# Locks of this process, which end with it.
+LOCKS = []
 
 
 class SettingsError(script.Stop):
@@ -65,7 +66,7 @@ def keep_settings(folder, settings):
         raise SettingsError(
             f"{folder} is in use by another process: wait, or choose another --output."
         ) from error
-    _locks.append(lock)  # It ends with the process.
+    LOCKS.append(lock)
     path = folder / "args.json"
     if path.exists():
         different = different_settings(read_settings(folder), settings)

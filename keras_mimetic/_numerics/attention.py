@@ -126,22 +126,10 @@ def sample_pair(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample both weights of a pair by `query_key` or `value_output`.
+    """Sample float32 weights of shapes `first` and `second` by `query_key` or `value_output`.
 
-    If several consecutive heads share a key and a value head, `_for_groups` extends them.
-
-    Args:
-        pair: Name of the pair, one of `PAIRS`.
-        first: Shape of the first weight, `(dim, num_heads, head_dim)`. Values have one head
-            per group.
-        second: Shape of the second weight: `(dim, num_heads, head_dim)` for keys, which
-            have one head per group, and `(num_heads, head_dim, dim)` for outputs.
-        noise: See `query_key`.
-        identity: See `query_key`.
-        seed: See `query_key`.
-
-    Returns:
-        The two weights, float32 arrays of shapes `first` and `second`.
+    Shapes are `(dim, num_heads, head_dim)`, for outputs `(num_heads, head_dim, dim)`. Keys and
+    values may have fewer heads, each of which consecutive heads share (see `_for_groups`).
     """
     method, columns = (query_key, second[0]) if pair == "query_key" else (value_output, second[-1])
     rows, heads, head_dim = first
@@ -158,16 +146,16 @@ def sample_pair(
 def _for_groups(
     pair: str, left: np.ndarray, right: np.ndarray, size: int, noise: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Extend the pairs of groups to heads, `size` of which share a key and a value head (ours).
+    """Extend the weights of groups to heads, `size` of which share a key and a value head (ours).
 
     The deviations of the heads from the mean of their group are normals that sum to zero.
 
     - Query and key: W_K is paired with the mean of the query weights of its group. The
       product of each head is noise plus identity, projected on the columns of W_K. Each
-      head has a noise of its own.
+      head has its own noise.
     - Value and output: W_V is paired with the sum of the output weights of its group. Heads
-      that attend alike therefore give what one head with the sum would give. The entries of
-      each head have 1 / size of the variance of the sum.
+      with equal attention therefore act as one head with this sum. The entries of each head
+      have 1 / size of the variance of the sum.
     """
     if pair == "query_key":
         rows, groups, head_dim = left.shape

@@ -215,17 +215,10 @@ def random_signs(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def with_signs_in_mean(values: np.ndarray, signs: np.ndarray) -> tuple[np.ndarray, float]:
-    """Give the mean of a weight a sign for each entry: its norm without its mean.
+    """Replace the mean of a float32 weight by signs (+1, -1) of its size, one for each entry.
 
-    The operation is idempotent: `signs` that the weight contains already are replaced.
-
-    Args:
-        values: float32 array.
-        signs: Array of its shape, of +1 and -1.
-
-    Returns:
-        float32 array of the same shape and, up to sampling error, norm; and its standard
-        deviation without the signs, in that of `values`.
+    This keeps the norm up to sampling error, and is idempotent. The second result is the
+    standard deviation without the signs, relative to that before.
     """
     mean, std = array_moments(values)
     values = values - np.float32(mean)

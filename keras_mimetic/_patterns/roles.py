@@ -288,7 +288,8 @@ class _Roles:
             query, key = query[order], shared
             attention.grouped = True
         attention.query, attention.key = query, key
-        if any(len(np.unique(x)) != x.size for x in (query, key)) or len(query) % len(key):
+        sizes = np.bincount(group.ravel())
+        if any(len(np.unique(x)) != x.size for x in (query, key)) or np.ptp(sizes):
             attention.odd["query_key"] = SHARED_CHANNELS
 
     def _gather(

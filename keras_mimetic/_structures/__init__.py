@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
+import keras
+
 from keras_mimetic._structures.attention import Attention, AttentionSettings
 from keras_mimetic._structures.base import Structure
 from keras_mimetic._structures.depthwise import Depthwise, DepthwiseSettings
@@ -30,8 +32,9 @@ class StructureSettings(TypedDict, total=False):
 # Names of structures, or names with settings; `None` for the defaults. Not `Iterable`, which
 # would accept dicts with misspelled settings.
 Structures = StructureName | Sequence[StructureName] | StructureSettings | None
-# Structures by regular expressions on weight paths; `None` skips the weights that match.
-Rules = Mapping[str, StructureName | None] | None
+# Names of structures, and initializers or their names, by regular expressions on weight paths;
+# `None` skips the weights that match.
+Rules = Mapping[str, str | keras.initializers.Initializer | None] | None
 
 
 def register(structure: Structure) -> None:

@@ -6,7 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._tracing.operations import does, name_of, own_activation
+from keras_mimetic._tracing.operations import (
+    does,
+    is_matrix_on_last_axis,
+    name_of,
+    own_activation,
+)
 from keras_mimetic._tracing.symbol import Value
 
 
@@ -56,7 +61,8 @@ def held_projection(operation: Any, args: Any, owners: Mapping[int, Any], held: 
     else:
         equation = "...x,xy->...y" if len(weight.shape) == 2 else ""
     if isinstance(owner, keras.layers.Dense) and owner.kernel is weight:
-        return owner if equation and own_activation(owner) is None else None
+        fits = is_matrix_on_last_axis(equation) and own_activation(owner) is None
+        return owner if fits else None
     if not equation:
         return None
     return held.setdefault(id(weight), HeldProjection(weight, owner, equation))

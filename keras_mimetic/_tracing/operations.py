@@ -89,7 +89,7 @@ def is_projection(operation: Any) -> bool:
     if isinstance(operation, CONVOLUTIONS):
         ones = all(size == 1 for size in (*operation.kernel_size, *operation.strides))
         return ones and operation.groups == 1
-    return _is_matrix_on_last_axis(getattr(operation, "equation", ""))
+    return is_matrix_on_last_axis(getattr(operation, "equation", ""))
 
 
 def channel_axis(operation: Any, rank: int) -> int:
@@ -125,7 +125,8 @@ def is_depthwise(operation: Any) -> bool:
     return operation.groups > 1 and operation.kernel.shape[-2] == 1
 
 
-def _is_matrix_on_last_axis(equation: str) -> bool:
+def is_matrix_on_last_axis(equation: str) -> bool:
+    """Return whether the second factor of an equation is a matrix (inputs, outputs)."""
     inputs, _, output = equation.replace(" ", "").partition("->")
     inputs, _, kernel = inputs.partition(",")
     return (

@@ -64,7 +64,7 @@ def test_a_comparison_and_its_resumption(tmp_path):
     assert table in first.stdout
     assert table.count("| mixer |") == 3
 
-    # What one process does, two did.
+    # One process gives the results of two.
     lines = (tmp_path / "runs.csv").read_text().splitlines(keepends=True)
     (tmp_path / "runs.csv").write_text("".join(lines[:-1]))
     second = run(*arguments)
@@ -98,9 +98,9 @@ def test_names_of_models_and_variants():
             variants.parse(name)
 
 
-# But for the one of published size, which takes long.
+# Without the model of published size, which takes long.
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "vit_ti"])
-def test_rows_start_from_equal_weights_but_for_what_they_change(model):
+def test_variants_of_a_seed_share_all_other_weights(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal", "mlp", "all")
     models = {name: build_variant(model, variants.parse(name), 3, IMAGES) for name in names}
 
@@ -124,7 +124,7 @@ def test_rows_start_from_equal_weights_but_for_what_they_change(model):
 
 
 @pytest.mark.parametrize("model", ["vit", "convmixer"])
-def test_lsuv_gives_every_layer_outputs_of_unit_variance(model):
+def test_lsuv_scales_outputs_to_unit_variance(model):
     model = build_variant(model, variants.parse("lsuv"), 0, IMAGES, width=32)
     batch = IMAGES.train[0][:256]
     np.testing.assert_allclose(array(model(batch)).std(), 1, rtol=1e-4)
@@ -135,7 +135,7 @@ def test_lsuv_gives_every_layer_outputs_of_unit_variance(model):
 
 
 def test_the_vit_of_published_size():
-    # DeiT's, without its class token, and with patches of 4 pixels and few classes.
+    # DeiT's, without a class token, with patches of 4 pixels and few classes.
     model = MODELS["vit_ti"][0]((32, 32, 3), 10, patch=4)
     assert model.count_params() == pytest.approx(5.4e6, rel=0.02)
 
@@ -155,7 +155,7 @@ def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     run("default", 1)
     assert len(one_run._compiled) == 1
     assert run("spatial", 0) == first
-    # The same as compiled for it alone, with the weights of its seed.
+    # A model compiled for this run alone gives the same.
     model = build_variant("convmixer", variants.parse("spatial"), 0, IMAGES, width=32)
     args.verbose = 0
     training.compile_model(model, IMAGES, args, rate=4e-3)
@@ -163,7 +163,7 @@ def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     assert history["val_accuracy"][-1] == first[0]
 
 
-def test_means_per_input_are_shared_by_the_hidden_units():
+def test_means_per_input_are_equal_for_all_hidden_units():
     plain, moved = (
         build_variant("convnext", variants.parse(n), 0, IMAGES) for n in ("spatial", "per_input0.4")
     )
@@ -175,7 +175,7 @@ def test_means_per_input_are_shared_by_the_hidden_units():
             assert spread == pytest.approx(0.4, rel=0.3)
 
 
-def test_hidden_biases_behind_kernels_of_any_scale():
+def test_hidden_biases_scale_with_the_kernel():
     names = ("mlp_bias-0.5", "orthogonal_bias-0.5")
     models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in names]
     ours, orthogonal = models
@@ -186,7 +186,7 @@ def test_hidden_biases_behind_kernels_of_any_scale():
         np.testing.assert_allclose(ratio, deviations, rtol=0.02)
 
 
-def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_would():
+def test_a_shared_bias_moves_hidden_units_like_a_mean_after_a_layer_norm():
     rows = ("spatial", "mean-1", "shared_bias-1")
     models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in rows]
     plain, mean, shared = (next(x for x in m.layers if hasattr(x, "fc1")) for m in models)
@@ -205,11 +205,11 @@ def test_a_shared_bias_moves_all_hidden_units_as_a_mean_behind_a_layer_norm_woul
     shared.shared.assign(0.01)
     moved = [array(layer(x)) for layer in (plain, mean, shared)]
     assert np.abs(moved[1] - moved[0]).max() > 0.1
-    # The mean is in deviations of the kernel that was drawn, the number in those of the law.
+    # The mean is in standard deviations of the sample, the number in those of the distribution.
     np.testing.assert_allclose(moved[2], moved[1], rtol=1e-2, atol=1e-2)
 
 
-def test_rows_that_do_not_apply():
+def test_variants_that_do_not_apply():
     assert not applies("convmixer", variants.parse("shared_bias-1"))
     assert not applies("mixer", variants.parse("spatial"))
     assert applies("mixer", variants.parse("mean-1"))
@@ -219,7 +219,7 @@ def test_rows_that_do_not_apply():
 
 
 def runs_of(tmp_path, accuracies):
-    """A folder with runs of {(row, rate): {seed: (validation, test)}}."""
+    """Write a folder of runs, {(variant, rate): {seed: (validation, test)}}."""
     settings = {
         **{"dataset": "x.npz", "train_size": 9, "epochs": 1, "batch_size": 3, "width": None},
         **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no", "jit": "auto"},
@@ -233,7 +233,7 @@ def runs_of(tmp_path, accuracies):
     return folders.Runs(tmp_path)
 
 
-def test_a_verdict_is_of_pairs_at_the_rate_that_validation_chose(tmp_path):
+def test_verdicts_pair_seeds_at_the_rate_chosen_by_validation(tmp_path):
     runs = runs_of(
         tmp_path,
         {

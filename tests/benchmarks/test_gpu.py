@@ -33,7 +33,7 @@ def read(folder):
         return list(csv.DictReader(file))
 
 
-def test_measurements_are_lines_and_are_made_once(tmp_path):
+def test_each_measurement_is_made_once(tmp_path):
     rows = run(tmp_path, "--part", "images", "state-space")
     lines = read(tmp_path)
     assert [line["what"] for line in lines] == [row[1] for row in rows]
@@ -49,7 +49,7 @@ def test_measurements_are_lines_and_are_made_once(tmp_path):
     assert len(run(tmp_path, "--part", "images", "--image-size", 64)) == len(rows) + 1
 
 
-def test_results_without_their_header_are_not_lost(tmp_path):
+def test_a_file_without_its_header_is_kept(tmp_path):
     run(tmp_path, "--part", "cifar10", "--minutes", 1e-9)
     path = tmp_path / "results.csv"
     lines = path.read_text().splitlines(keepends=True)
@@ -60,7 +60,7 @@ def test_results_without_their_header_are_not_lost(tmp_path):
     assert path.read_text() == "".join(lines[1:])
 
 
-def test_what_does_not_fit_in_the_time_is_not_yet_measured(tmp_path):
+def test_what_does_not_fit_in_the_time_is_listed_as_missing(tmp_path):
     rows = run(tmp_path, "--minutes", 1e-9)
     assert {row[0] for row in rows} == set(gpu_parts.PARTS)
     assert {row[2] for row in rows} == {"not yet measured"}
@@ -88,7 +88,7 @@ def test_a_measurement_that_fails_does_not_stop_the_others(tmp_path, monkeypatch
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="timm is in PyTorch")
-def test_timm_stands_beside(tmp_path, monkeypatch):
+def test_timm_is_measured_too(tmp_path, monkeypatch):
     import torch
 
     def create_model(name, num_classes):
@@ -119,13 +119,13 @@ def test_backends_in_processes_with_runs_on_images(tmp_path):
     name = "vit, default, seed 0, digits, 64 images, augmentation auto, 1 epochs, bfloat16"
     assert [row[:2] for row in rows] == [["cifar10", name]]
     assert 0 < float(rows[0][2]) < 100
-    # What was measured with other settings is not taken for this.
+    # Other settings are other measurements.
     more = ("--backends", "torch", "--part", "cifar10", "--variant", "default")
     other = run(tmp_path, *more, "--augment", "on")
     assert other[0] == rows[0]
     assert "augmentation on" in other[1][1]
     assert 0 < float(other[1][2]) < 100
-    # The time is over: what is there is shown.
+    # Without time left, existing measurements are shown.
     assert run(tmp_path, *more, "--minutes", 1e-3) == other
 
 

@@ -63,9 +63,9 @@ def test_written_weights():
     changed = {path for path in before if (before[path] != after[path]).any()}
     assert changed == {row.path for row in report.written}
     assert not report.skipped
-    assert [row.structure for row in report.rows] == (
-        ["mlp"] * 4 + ["attention"] * 8 + ["depthwise"] * 2
-    )
+    written = [row.structure for row in report.rows]
+    # In the order of the network.
+    assert written == (["attention"] * 4 + ["depthwise"] + ["mlp"] * 2) * 2
     for row in report.rows:
         assert row.shape == before[row.path].shape
         assert row.norm_before == pytest.approx(np.linalg.norm(before[row.path]), rel=1e-5)
@@ -503,8 +503,8 @@ def test_rules():
     rules = {"^mix/": "mlp", "^up/": None}
     report = keras_mimetic.initialize(model, settings, seed=0, rules=rules)
     assert [(row.path, row.written) for row in report.rows] == [
-        ("up/kernel", False),
         ("mix/kernel", True),
+        ("up/kernel", False),
     ]
 
 
@@ -724,13 +724,72 @@ def test_every_structure_has_a_control_of_its_norms():
     model = keras.Model([base.inputs, sequences, tokens], [base.outputs, mixed, embedded])
     for name, entry in STRUCTURES.items():
         assert entry.check(dict(entry.defaults)).keys() == entry.defaults.keys()
-        report = keras_mimetic.initialize(model, name, seed=0, dry_run=True)
-        control = keras_mimetic.initialize(model, name, seed=0, dry_run=True, control=True)
+        settings = {name: {"rms": 1} if name == "position" else None}
+        report = keras_mimetic.initialize(model, settings, seed=0, dry_run=True)
+        control = keras_mimetic.initialize(model, settings, seed=0, dry_run=True, control=True)
         assert report.written
         for a, b in zip(report.rows, control.rows, strict=True):
             # Decays and steps are logarithms, and have no structureless twin of their norm.
             if a.path.split("/")[-1] not in ("a_log", "dt_bias"):
                 assert a.norm_after == pytest.approx(b.norm_after, rel=1e-2)
+
+
+def test_rules_with_initializers():
+    def build():
+        x = inputs = keras.Input((4, 8))
+        x = layers.Dense(8, name="stem")(x)
+        for name in ("a", "b"):
+            y = layers.Dense(16, "gelu", name=f"up_{name}")(x)
+            x = x + layers.Dense(8, name=f"down_{name}")(y)
+        return keras.Model(inputs, layers.Dense(3, name="head")(x))
+
+    models = [build() for _ in range(2)]
+    rules = {
+        r"stem/kernel": "orthogonal",
+        r"^head/": keras.initializers.Constant(0.5),
+        r"down_.*kernel": keras.initializers.RandomNormal(stddev=0.1),
+        r"up_a/kernel": "he_normal",
+    }
+    reports = [keras_mimetic.initialize(model, "mlp", seed=3, rules=rules) for model in models]
+    for name in ("stem", "head", "up_a", "down_a", "down_b"):
+        kernels = [array(model.get_layer(name).kernel) for model in models]
+        np.testing.assert_array_equal(*kernels)
+    model = models[0]
+    stem = array(model.get_layer("stem").kernel)
+    np.testing.assert_allclose(stem @ stem.T, np.eye(8), atol=1e-5)
+    assert (array(model.get_layer("head").kernel) == 0.5).all()
+    downs = [array(model.get_layer(f"down_{name}").kernel) for name in "ab"]
+    assert downs[0].std() == pytest.approx(0.1, rel=0.3)
+    assert not np.array_equal(*downs)
+    drawn = {row.path: row.note for row in reports[0].rows if row.structure == "initializer"}
+    assert drawn["stem/kernel"] == "orthogonal, by the rule 'stem/kernel'"
+    assert len(drawn) == 6
+    # A structure is written where no rule redraws, and left where one does.
+    of_mlps = {row.path: row for row in reports[0].rows if row.structure == "mlp"}
+    assert of_mlps["up_b/kernel"].written
+    assert "which draws its weights" in of_mlps["up_a/kernel"].note
+    assert "rules: 'stem/kernel' 1 layer, '^head/' 1 layer, 'down_.*kernel' 2 layers" in str(
+        reports[0]
+    )
+
+
+def test_frozen_weights_are_not_redrawn():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, name="first"), layers.Dense(3)])
+    model.layers[0].trainable = False
+    report = keras_mimetic.initialize(model, seed=0, rules={"kernel": "zeros"})
+    assert [row.written for row in report.rows] == [False, True]
+    assert "frozen" in report.skipped[0].note
+
+
+def test_a_rule_that_skips_all_layers_of_a_structure_warns():
+    x = inputs = keras.Input((4, 8))
+    for _ in range(2):
+        x = x + layers.MultiHeadAttention(2, 4)(x, x)
+        x = x + layers.Dense(8)(layers.Dense(16, "gelu")(x))
+    model = keras.Model(inputs, layers.Dense(3, name="head")(x))
+    with pytest.warns(UserWarning, match="the rule 'head' skips all layers of 'attention'"):
+        report = keras_mimetic.initialize(model, seed=0, rules={"head": None})
+    assert "'head' 3 layers" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -796,7 +855,8 @@ def test_a_rule_for_a_structure_that_is_left_out_is_noted():
     model = make()
     report = keras_mimetic.initialize(model, "depthwise", seed=0, rules={"^dense": "mlp"})
     assert "the rule '^dense' has no effect, since `structures` leaves out 'mlp'" in report.notes
-    assert not keras_mimetic.initialize(model, seed=0, rules={"^dense": None}).notes[1:]
+    with pytest.warns(UserWarning, match="skips all layers of 'mlp'"):
+        assert not keras_mimetic.initialize(model, seed=0, rules={"^dense": None}).notes[1:]
 
 
 def test_structures_that_are_not_there_are_noted():

@@ -48,9 +48,8 @@ def one_mlp(units=64, width=16, **kwargs):
 
 
 def line_of(measured, layer):
-    """Return the line of the layer in the printed table."""
-    (line,) = (x for x in str(measured).splitlines() if x.split()[:1] == [layer.path])
-    return line
+    """Return the lines of the layer in the printed table, which may have several parts."""
+    return "  ".join(x for x in str(measured).splitlines() if x.split()[:1] == [layer.path])
 
 
 def test_written_strengths_are_measured():

@@ -1,6 +1,7 @@
 """Results are rich tables in a terminal, and plain text elsewhere."""
 
 import io
+import re
 
 import keras
 import pytest
@@ -33,15 +34,15 @@ def test_wide_tables_have_the_cells_of_print(results, number):
     result = results[number]
     shown = printed(result, width=400)
     # Brackets are part of a name or a range, not rich's markup.
-    for cell in (cell for line in str(result).splitlines()[1:] for cell in line.split("  ")):
-        assert cell.strip(" :") in shown or "noise and" in cell
+    for line in str(result).splitlines()[1:]:
+        for cell in re.split("  |: ", line):
+            assert cell.strip(" :") in shown or "noise and" in cell
     assert "[bold]mix" in shown
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["report", "measurements"])
 def test_tables_fit_a_narrow_terminal(results, number):
     result = results[number]
-    assert max(map(len, str(result).splitlines())) > 80
     shown = printed(result, width=80)
     assert max(map(len, shown.splitlines())) <= 80
     # Cells are folded, not cut.
@@ -69,3 +70,51 @@ def test_str_is_plain_text_everywhere(results, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert [str(result) for result in results] == plain
     assert not any("\x1b" in text for text in plain)
+
+
+def test_names_from_elsewhere_are_shown_and_not_obeyed():
+    name = "\x1b[2Jdense\nall weights are fine"
+    x = keras.Input((16,))
+    model = keras.Model(x, layers.Dense(16)(layers.Dense(32, "gelu", name=name)(x)))
+    report = keras_mimetic.initialize(model, seed=0, dry_run=True)
+    measured = keras_mimetic.measure(model)
+    for result in (report, measured):
+        for text in (str(result), printed(result, width=200)):
+            assert "\\x1b[2Jdense\\nall" in text.replace("\n", "")
+            assert "\x1b" not in text
+    assert len(str(report).splitlines()) == 2 + len(report)
+
+
+def test_csv_cells_are_no_formulas():
+    x = keras.Input((16,))
+    model = keras.Model(x, layers.Dense(16)(layers.Dense(32, "gelu", name="=1+1")(x)))
+    assert ",'=1+1," in keras_mimetic.measure(model).to_csv()
+
+
+@pytest.fixture(scope="module")
+def long():
+    x = inputs = keras.Input((16,))
+    for number in range(12):
+        name = f"a_long_name_of_a_layer_in_a_model_of_many_blocks_{number}"
+        y = layers.Dense(32 * (1 + number // 6), "gelu", name=name)(layers.LayerNormalization()(x))
+        x = x + layers.Dense(16)(y)
+    return keras.Model(inputs, x)
+
+
+def test_equal_rows_of_a_long_report_are_one(long):
+    report = keras_mimetic.initialize(long, seed=0)
+    assert len(report) == len(report.rows) == 24
+    lines = str(report).splitlines()
+    assert len(lines) == 2 + 2
+    assert all("_blocks_*/" in line and "(12)" in line for line in lines[2:])
+    # In the order of the network.
+    assert [row.path.split("_")[-1] for row in report.rows[:3]] == [
+        "0/kernel",
+        "0/bias",
+        "1/kernel",
+    ]
+
+
+def test_printed_measurements_are_narrow(long):
+    text = str(keras_mimetic.measure(long))
+    assert max(map(len, text.splitlines())) <= 100

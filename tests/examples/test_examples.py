@@ -102,8 +102,10 @@ def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
     )
     assert finished.returncode == 0, finished.stderr
     assert len(rows_of(tmp_path / "out")) == 4
-    assert json.loads((tmp_path / "out" / "args.json").read_text())["settings"] == {
-        "dataset": str(path),
+    settings = json.loads((tmp_path / "out" / "args.json").read_text())["settings"]
+    assert len(settings.pop("data_sha256")) == 64
+    assert settings == {
+        "dataset": "small",
         "train_size": 36,
         "epochs": 1,
         "batch_size": 16,
@@ -365,7 +367,7 @@ def test_crop_and_flip():
     moved = data.crop_and_flip(images, np.random.default_rng(0), padding=4)
     assert moved.shape == images.shape
     for before, after in zip(images, moved, strict=True):
-        # What is not padding is a window of the image, in its place.
+        # Without padding, a window of the image.
         seen = after[after > 0]
         assert set(seen) <= set(before.ravel())
         assert seen.size >= 4 * 4 * 3
@@ -377,7 +379,7 @@ def weights_of(name, init):
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_inits_differ_in_the_structure_alone(name):
+def test_inits_differ_only_in_structure(name):
     weights = {init: weights_of(name, init) for init in training.INITS}
     default = weights["default"]
     kernels = [values for path, values in default if path.endswith("kernel")]
@@ -416,7 +418,7 @@ def test_inits_differ_in_the_structure_alone(name):
         assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_the_vit_of_the_example_is_that_of_the_others():
+def test_the_vit_of_the_example_is_the_shared_one():
     written_out, shared = (
         make((32, 32, 3), 10, seed=3) for make in (cifar10.vit, models.MODELS["vit"])
     )
@@ -443,7 +445,7 @@ def row(**kwargs):
     return {**empty, "model": "vit", "seconds": 1.0, "curve": "0.1 0.2", **kwargs}
 
 
-def test_table_is_of_the_best_validated_rate_and_paired(tmp_path):
+def test_tables_pair_seeds_at_the_rate_chosen_by_validation(tmp_path):
     runs = folders.Runs(tmp_path, {"epochs": 1})
     test = {"default": [0.50, 0.60, 0.70], "mlp": [0.52, 0.61, 0.73]}
     for init, accuracies in test.items():
@@ -478,7 +480,7 @@ def test_table_is_of_the_best_validated_rate_and_paired(tmp_path):
     assert "| vit | mlp | 0.2 | 62.00 ± 10.54 | +2.00 [-0.48, +4.48] | 3 |" in text
 
 
-def test_contrasts_are_paired_and_only_of_what_was_run(tmp_path):
+def test_contrasts_need_both_inits(tmp_path):
     runs = folders.Runs(tmp_path, {"epochs": 1})
     test = {"default": [0.5, 0.6], "control": [0.50, 0.58], "spatial": [0.53, 0.60]}
     for init, accuracies in test.items():

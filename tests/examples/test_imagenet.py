@@ -20,7 +20,7 @@ from imagenet import train as imagenet
 
 def assert_same_run(folder, other, rtol=0.0, atol=0.0):
     for a, b in zip(history_of(folder), history_of(other), strict=True):
-        # Sums of many threads' parts come in any order.
+        # Threads add their parts in any order.
         assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
     before, after = variables_of(folder), variables_of(other)
     assert before.keys() == after.keys()
@@ -99,15 +99,14 @@ def test_a_run_from_start_to_end(model, tmp_path, capsys):
         imagenet.main(arguments(*given, "--resume", "--seed", 1, output=out))
 
 
-def test_killed_at_any_moment_it_ends_as_if_it_never_was(tmp_path):
+def test_a_killed_run_resumes_to_the_result_of_a_whole_one(tmp_path):
     more = ("--synthetic-images", 160, "--epochs", 3, "--accumulate", 2)
     # JAX has no attention in float16 on CPUs.
     precision = "bfloat16" if keras.backend.backend() == "jax" else "float16"
     more = (*more, "--drop-path", 0.2, "--ema", 0.9, "--mixed-precision", precision)
     finished = run(*SMALL, *more, output=tmp_path / "whole")
     assert finished.returncode == 0, finished.stderr
-    # From the first step on, within some epochs or while they are saved, and before the end
-    # on fast machines and slow ones.
+    # The kills hit training or saving, before the end on fast machines and on slow ones.
     longest = sum(row["seconds"] for row in history_of(tmp_path / "whole", without=())) / 2
     delays = random.Random(0)
     codes = []
@@ -167,7 +166,7 @@ def test_a_batch_in_parts_is_the_same_step(tmp_path):
             assert a[name] == pytest.approx(b[name], rel=1e-4)
 
 
-def test_a_loss_that_is_no_number_stops_and_leaves_the_checkpoint(tmp_path):
+def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     given = (*SMALL, "--learning-rate", 1e30, "--clip", 0, "--warmup-epochs", 0)
     with pytest.raises(imagenet.DivergedError, match="The .* became nan in epoch 1, .* none yet"):
         imagenet.main(arguments(*given, output=tmp_path))
@@ -220,7 +219,7 @@ def test_errors_are_one_sentence(tmp_path):
     assert "Traceback" not in finished.stderr
 
 
-def test_presets_are_whole_and_options_change_them():
+def test_options_change_presets():
     args = recipe.parse(arguments("--preset", "full", "--epochs", 10, "--mixup", 0))
     given = recipe.of(args)
     assert (given.epochs, given.mixup, given.ema) == (10, 0, 0.9999)

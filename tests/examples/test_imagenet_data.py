@@ -35,7 +35,7 @@ HOW = recipe.Recipe(
 
 
 def encoded(seed, form="JPEG", size=(60, 40)):
-    """A smooth picture, which compression changes little."""
+    """Return a smooth picture, which compression changes little."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 4, 3)).astype("uint8")
     file = io.BytesIO()
     Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR).save(file, form)
@@ -44,7 +44,7 @@ def encoded(seed, form="JPEG", size=(60, 40)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """24 and 10 images of 2 classes; one is a PNG that is named otherwise."""
+    """Write 24 and 10 images of 2 classes. One is a PNG with the name of a JPEG."""
     number = 0
     for split, count in (("train", 12), ("val", 5)):
         for name in ("cat", "dog"):
@@ -107,7 +107,7 @@ def test_training_batches_are_functions_of_seed_and_epoch(folder):
     assert first[0].dtype == np.uint8
     assert first[1].sum() == pytest.approx(24, rel=1e-5)
     second = whole(read(reader.training(), epoch=1))
-    # From the middle, as a run that goes on.
+    # From the middle, as in a resumed run.
     for a, b in zip(second, whole(read(again.training(epoch=1), epoch=1)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert (first[0] != second[0]).any()
@@ -230,7 +230,6 @@ def test_rand_augment_is_a_function_of_the_seed_and_stronger_with_magnitude():
     assert len({result.tobytes() for result in results}) > 20
 
 
-# What each operation can do to a ramp of grays from 0 to 255 at full strength.
 def test_operations_do_nothing_at_magnitude_0_and_enough_at_10():
     random = np.random.default_rng(0)
     image = random.integers(40, 200, (32, 32, 3)).astype("float32")
@@ -285,7 +284,7 @@ def test_erasing():
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 0.0)])
 def test_mixing_keeps_labels_and_pixels_together(mixup, cutmix):
-    # Image i is of class i and grey 20 i, so that its label tells what it is mixed of.
+    # Image i has class i and gray 20 i, so that its label tells its parts.
     count = 8
     grey = 20 * np.arange(count, dtype="uint8")
     images = np.broadcast_to(grey[:, None, None, None], (count, 32, 32, 3))

@@ -20,14 +20,14 @@ SMALL = (
 
 
 def text_file(folder, count=200):
-    """A text of words in an order without sense."""
+    """Write random words."""
     words = np.random.default_rng(0).choice(["tea", "for", "two", "and\n"], count)
     path = folder / "words.txt"
     path.write_text(" ".join(words))
     return path
 
 
-def test_parts_follow_one_another(tmp_path):
+def test_parts_are_consecutive(tmp_path):
     path = text_file(tmp_path)
     text = language.load(str(path), 8)
     parts = (text.train, text.validation, text.test)
@@ -41,9 +41,9 @@ def test_parts_follow_one_another(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["topics", "docstrings"])
-def test_the_text_of_python_is_english_and_says_nothing_twice(name, monkeypatch):
+def test_python_texts_are_english_without_repetitions(name, monkeypatch):
     if name == "docstrings":
-        # All of the library's take seconds to read.
+        # Reading the whole library takes seconds.
         monkeypatch.setattr("sys.stdlib_module_names", {"json", "email"})
     text = language.load(name, 64)
     train, test = text.decode(text.train), text.decode(text.test)
@@ -63,7 +63,7 @@ def test_targets_are_the_characters_after_the_inputs():
     found = "".join(map(chr, tokens)).find
     starts = [found("".join(map(chr, window))) for window in inputs]
     assert starts[0] == 0
-    # From end to end, without overlap.
+    # They cover the text without overlap.
     assert starts[-1] == 900 - 9
     assert (np.diff(starts) >= 8).all()
     assert targets[-1, -1] == tokens[-1]
@@ -85,7 +85,7 @@ def test_batches_are_functions_of_seed_and_step():
     assert (np.array(by_two) != list(batches(2, 6, 4))).any()
 
 
-def test_models_of_one_seed_share_what_is_not_replaced():
+def test_models_of_one_seed_share_all_other_weights():
     args = language.parse(SMALL)
     weights = {}
     for init in language.INITS:

@@ -19,12 +19,12 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_copy_asks_for_what_stood_before():
+def test_copy_asks_for_earlier_symbols():
     tokens, answers, weights = recall.make("copy", 5, 7, seed=0)
     assert tokens.shape == answers.shape == weights.shape == (7, 10)
     np.testing.assert_array_equal(answers[:, 5:], tokens[:, :5])
     np.testing.assert_array_equal(tokens[:, 5], 0)
-    # An answer is seen after it has been given, never before.
+    # An answer is visible only after it was given.
     np.testing.assert_array_equal(tokens[:, 6:], answers[:, 5:-1])
     np.testing.assert_array_equal(weights, np.arange(10) >= 5 + np.zeros((7, 1)))
 
@@ -57,7 +57,7 @@ def test_batches_are_functions_of_seed_epoch_and_number():
         assert (a[0] != b[0]).any()
 
 
-def test_networks_of_one_seed_share_what_is_not_replaced():
+def test_networks_of_one_seed_share_all_other_weights():
     args = recall.parse(SMALL)
     models = {init: recall.build("copy", init, 0, args) for init in recall.INITS}
     own = models["mamba2"]

@@ -1,0 +1,160 @@
+"""Rules, which give structures or initializers to weights by their paths."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_mimetic._numerics.random import fold_in
+from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._patterns.site import Site
+from keras_mimetic._structures import STRUCTURES, compound_layers
+from keras_mimetic.initializers.with_seed import with_seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """The effect of a rule on a layer: a structure, or `None` to skip it."""
+
+    pattern: str
+    structure: str | None
+    site: Site | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Redraw:
+    """A weight that a rule gives an initializer.
+
+    Attributes:
+        pattern: The rule.
+        variable: The weight.
+        layer_path: Path of its layer in the model.
+        index: Its number among the weights of the layer.
+        initializer: The initializer, as given.
+    """
+
+    pattern: str
+    variable: Any
+    layer_path: str
+    index: int
+    initializer: Any
+
+    def sample(self, seed: int) -> np.ndarray:
+        """Draw values from a stream of the weight's own."""
+        stream = fold_in(seed, *f"initializer:{self.layer_path}/{self.index}".encode())
+        initializer = with_seed("rules", self.initializer, stream)
+        return values_of(initializer(tuple(self.variable.shape), dtype="float32"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ruled:
+    """The effects of all rules, and the number of layers that each matches."""
+
+    named: dict[Any, Named] = dataclasses.field(default_factory=dict)
+    redraws: tuple[Redraw, ...] = ()
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def read_rules(layers: list[Any], rules: Any, layer_paths: dict[Any, str]) -> Ruled:
+    """Return the effects of rules on the layers of a model.
+
+    Raises:
+        TypeError: if `rules` is no dict.
+        ValueError: as `find_sites`.
+    """
+    if rules is None:
+        return Ruled()
+    if not isinstance(rules, Mapping):
+        raise TypeError(
+            "Argument `rules` must be a dict from regular expressions to names of structures or "
+            f"initializers. Received: rules={rules!r}"
+        )
+    named: dict[Any, Named] = {}
+    redraws: dict[int, Redraw] = {}
+    counts = {}
+    owners = _owners(layers)
+    for pattern, given in rules.items():
+        is_structure = given is None or (isinstance(given, str) and given in STRUCTURES)
+        if not is_structure and not _is_initializer(given):
+            known = ", ".join(repr(name) for name in STRUCTURES)
+            raise ValueError(
+                f"Argument `rules` must give each weight one of {known}, a Keras initializer or "
+                f"None. Received: {given!r} for {pattern!r}"
+            )
+        matches = _matches(pattern, owners)
+        counts[pattern] = len({layer for _, layer in matches})
+        for variable, layer in matches:
+            known_rule = redraws.get(id(variable)) if not is_structure else named.get(layer)
+            if known_rule is not None and known_rule.pattern != pattern:
+                raise ValueError(
+                    f"Rules {known_rule.pattern!r} and {pattern!r} both match layer "
+                    f"{path_of(layer)!r}."
+                )
+            if is_structure:
+                named[layer] = Named(pattern, given, _site(layer, pattern, given, layer_paths))
+            else:
+                index = next(n for n, x in enumerate(layer.variables) if x is variable)
+                redraws[id(variable)] = Redraw(pattern, variable, layer_paths[layer], index, given)
+    return Ruled(named, tuple(redraws.values()), counts)
+
+
+def _is_initializer(given: Any) -> bool:
+    if isinstance(given, str):
+        try:
+            return keras.initializers.get(given) is not None
+        except ValueError:
+            return False
+    return isinstance(given, keras.initializers.Initializer)
+
+
+def _matches(pattern: Any, owners: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    try:
+        matches = [(x, layer) for x, layer in owners if re.search(pattern, x.path)]
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            "Argument `rules` must have regular expressions as keys. "
+            f"Received: {pattern!r} ({error})"
+        ) from error
+    if not matches:
+        nearest = difflib.get_close_matches(pattern, [x.path for x, _ in owners], cutoff=0)
+        raise ValueError(
+            f"Rule {pattern!r} matches no weight's path. The nearest ones are "
+            f"{', '.join(map(repr, nearest))}."
+        )
+    return matches
+
+
+def _site(
+    layer: Any, pattern: str, structure: str | None, layer_paths: dict[Any, str]
+) -> Site | None:
+    """Return the site of a layer for the structure that a rule gives it."""
+    if structure is None:
+        return None
+    site = STRUCTURES[structure].site_at(layer, layer_paths[layer])
+    if site is None:
+        raise ValueError(
+            f"Rule {pattern!r} names layer {path_of(layer)!r} (a {type(layer).__name__}), to which "
+            f"the structure {structure!r} cannot be given."
+        )
+    return site
+
+
+def path_of(layer: Any) -> str:
+    """`layer.path`, which Keras leaves empty for some outermost models."""
+    return layer.path or layer.name
+
+
+def _owners(layers: list[Any]) -> list[tuple[Any, Any]]:
+    """Return each variable with the layer that it belongs to, or the whole one around it."""
+    owners: dict[int, tuple[Any, Any]] = {}
+    compounds = compound_layers()
+    for layer in layers:
+        for variable in layer.variables:
+            owner = owners.get(id(variable), (None, None))[1]
+            if not isinstance(owner, compounds):
+                owners[id(variable)] = variable, layer
+    return list(owners.values())
