@@ -177,8 +177,10 @@ class Reader:
             place, *arrays = next(iterator, (own[:0], *nothing))
             if missing := sorted({*expected} - {*place}):
                 name = split.name(order, missing[0])
-                self.error = DatasetError(f"{name!r} cannot be decoded: remove or replace it.")
-                raise self.error
+                error = DatasetError(f"{name!r} cannot be decoded: remove or replace it.")
+                # The first: images of a batch that a backend cancels are missing, too.
+                self.error = self.error or error
+                raise error
             yield tuple(arrays)
 
     def _train_image(self, seed, place, encoded):
