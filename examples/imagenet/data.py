@@ -142,7 +142,8 @@ class Reader:
         images = self._decoded(
             split.read(order), lambda place, encoded: self._train_image(augment, place, encoded)
         )
-        batches = images.batch(self._batch, drop_remainder=True).enumerate()
+        # With the remainder: a batch that lacks an image must not be dropped as a whole.
+        batches = images.batch(self._batch).enumerate()
         batches = batches.map(
             lambda number, batch: self._mixed(mix, number, batch),
             tf.data.AUTOTUNE,

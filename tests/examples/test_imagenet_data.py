@@ -94,7 +94,7 @@ def test_folders_that_are_not_as_they_should_be(folder):
     with pytest.raises(data.DatasetError, match="There is no folder .*cat/train"):
         imagenet_sources.image_folder(folder / "train" / "cat")
     (folder / "empty" / "train").mkdir(parents=True)
-    with pytest.raises(data.DatasetError, match="has no folders: there must be one for each class"):
+    with pytest.raises(data.DatasetError, match="has no folders: there must be one per class"):
         imagenet_sources.image_folder(folder / "empty")
 
 
