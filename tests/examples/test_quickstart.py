@@ -46,7 +46,7 @@ class Rows(html.parser.HTMLParser):
         self.inside = False
 
     def handle_data(self, data):
-        if self.inside and not data.replace(".", "").isdigit():
+        if self.inside and not data.replace(".", "").replace(" ", "").isdigit():
             self.rows[-1].append(data)
 
 
