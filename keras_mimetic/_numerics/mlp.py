@@ -221,6 +221,9 @@ def with_signs_in_mean(values: np.ndarray, signs: np.ndarray) -> tuple[np.ndarra
     standard deviation without the signs, relative to that before.
     """
     mean, std = array_moments(values)
+    if abs(mean) < 1e-6 * std:
+        # A mean of 0, up to rounding.
+        return values, 1.0
     values = values - np.float32(mean)
     signs = signs - signs.mean(dtype=np.float32)
     values -= (np.vdot(values, signs) / np.vdot(signs, signs)) * signs
