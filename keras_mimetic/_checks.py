@@ -1,4 +1,4 @@
-"""Argument checks shared by the whole package.
+"""Argument checks and warnings shared by the whole package.
 
 Each check returns the value as a plain Python object, so that configs can be saved as
 JSON, or raises an error that names the argument, the allowed values and the received
@@ -12,8 +12,6 @@ import operator
 import warnings
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal
-
-from keras_mimetic._tables import printable
 
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
@@ -111,6 +109,11 @@ def check_shape(shape: Any) -> tuple[int, ...]:
             )
         check_integer("shape", dim, minimum=0)
     return tuple(operator.index(dim) for dim in shape)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for control characters, which names from elsewhere may have."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def warn(message: str) -> None:

@@ -13,9 +13,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from keras_mimetic._checks import printable
 from keras_mimetic._structures import STRUCTURES, StructureSettings
 from keras_mimetic._structures.base import FigureSpec
-from keras_mimetic._tables import html_table, printable, rich_table, show
+from keras_mimetic._tables import html_table, rich_table, show
 
 # Columns whose values are names from a fixed list.
 _NAMED = {"structure", "part", "figure"}

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from keras_mimetic._tables import html_table, printable, rich_table, show
+from keras_mimetic._checks import printable
+from keras_mimetic._tables import html_table, rich_table, show
 
 # Equal rows of a report with more rows than this are printed as one.
 _MANY = 20

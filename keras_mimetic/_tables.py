@@ -5,11 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def printable(text: str) -> str:
-    """Return a text with escapes for control characters, which names from elsewhere may have."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def html_table(
     caption: str, lines: Sequence[Sequence[str]], notes: Iterable[str] = (), legend: str = ""
 ) -> str:
