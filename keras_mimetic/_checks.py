@@ -1,4 +1,4 @@
-"""Argument checks shared by the whole package.
+"""Argument checks and warnings shared by the whole package.
 
 Each check returns the value as a plain Python object, so that configs can be saved as
 JSON, or raises an error that names the argument, the allowed values and the received
@@ -17,11 +17,6 @@ T = TypeVar("T")
 
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes for control characters, which names from elsewhere may have."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def is_auto(value: Any) -> bool:
@@ -122,6 +117,11 @@ def check_shape(shape: Any) -> tuple[int, ...]:
             )
         check_integer("shape", dim, minimum=0)
     return tuple(operator.index(dim) for dim in shape)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for control characters, which names from elsewhere may have."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def warn(message: str) -> None:

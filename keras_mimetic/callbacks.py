@@ -82,13 +82,15 @@ class StructureLogger(keras.callbacks.Callback):
         self._known: dict[str, list[str]] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Forget an earlier training."""
+        """Find the layers to measure."""
         self.history, self._sites = [], None
+        # With TensorFlow the first batch builds a model whose input's shape is not known.
+        if self.model.built and self.model.weights:
+            self._sites = self._found()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Measure before the first epoch."""
-        # With TensorFlow the first batch builds a model whose input's shape is not known.
-        if not self.history and self.model.built and self.model.weights:
+        if not self.history and self._sites is not None:
             self._measure(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -121,15 +123,18 @@ class StructureLogger(keras.callbacks.Callback):
 
         return plot_history(self.history)
 
+    def _found(self) -> list[Site]:
+        check_model("model", self.model, self.inputs)
+        self._known = {}
+        sites = find_sites(self.model, self.structures, self.rules, self.inputs).sites
+        if not sites:
+            looked = ", ".join(STRUCTURES[name].looks_for for name in self.structures)
+            warn(f"StructureLogger found nothing to measure. It looked for {looked}.")
+        return sites
+
     def _measure(self, epoch: int) -> None:
-        model = self.model
         if self._sites is None:
-            check_model("model", model, self.inputs)
-            self._sites = find_sites(model, self.structures, self.rules, self.inputs).sites
-            self._known = {}
-            if not self._sites:
-                looked = ", ".join(STRUCTURES[name].looks_for for name in self.structures)
-                warn(f"StructureLogger found nothing to measure. It looked for {looked}.")
+            self._sites = self._found()
         by_name: dict[str, list[float]] = {}
         broken: set[str] = set()
         for site in self._sites:
@@ -157,7 +162,7 @@ class StructureLogger(keras.callbacks.Callback):
     def _names(self, by_name: Mapping[str, Any]) -> list[str]:
         """Return the names of the logged figures, in order."""
         if self.figures is None:
-            return [name for name in by_name if name in _drawn()]
+            return [name for name in _drawn() if name in by_name]
         unknown = [name for name in self.figures if name not in by_name]
         if unknown:
             raise ValueError(
@@ -167,14 +172,14 @@ class StructureLogger(keras.callbacks.Callback):
         return list(self.figures)
 
 
-def _drawn() -> set[str]:
-    """Return the names of the figures that `Measurements.plot` draws."""
-    return {
+def _drawn() -> list[str]:
+    """Return the names of the figures that `Measurements.plot` draws, in its order."""
+    return [
         f"{structure}/{panel.part}/{panel.name}"
         for structure, entry in STRUCTURES.items()
         for panel in entry.figures
         if panel.panel
-    }
+    ]
 
 
 def _check_figures(figures: Any) -> tuple[str, ...] | None:

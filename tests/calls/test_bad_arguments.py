@@ -314,9 +314,8 @@ def test_arguments_of_measurements(method, name, value, trained):
 def test_arguments_of_a_logger_before_training(name, value, model):
     logger = StructureLogger(**{name: value})
     logger.set_model(model)
-    logger.on_train_begin()
     with pytest.raises((TypeError, ValueError)) as caught:
-        logger.on_epoch_begin(0)
+        logger.on_train_begin()
     assert_clear(caught.value, "Rule" if "Rule " in str(caught.value) else name)
 
 
