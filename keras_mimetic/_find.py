@@ -87,7 +87,8 @@ def find_sites(
             rule = next((rule for rule in rules_of if rule is not None), None)
             redraw = _redrawn(site, ruled)
             if redraw is not None:
-                why = f"by the rule {redraw.pattern!r}, which draws its weights"
+                path = redraw.variable.path
+                why = f"the rule {redraw.pattern!r} draws a part of it, {path}"
                 sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
             elif rule is None:
                 sites.append(site)
@@ -106,7 +107,10 @@ def find_sites(
                 sites += [rule.site] if rule.site.layer not in seen else []
     sites = _each_weight_once(sites)
     order = {call.operation: number for number, call in reversed([*enumerate(graph.calls)])}
-    sites.sort(key=lambda site: order.get(site.layer, len(order)))
+    # A layer that holds a table may be followed, and then be no operation itself.
+    at = ((order.get(x.layer, order.get(getattr(x, "added_by", None))), x) for x in sites)
+    numbered = [(len(order) if number is None else number, site) for number, site in at]
+    sites = [site for _, site in sorted(numbered, key=lambda pair: pair[0])]
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque
@@ -140,13 +144,15 @@ def _redrawn(site: Site, ruled: Ruled) -> Redraw | None:
 
 
 def _emptied(sites: list[Site], rules: Mapping[str, Any]) -> dict[str, str]:
-    """Return structures of several sites that one rule with `None` skips, with the rule."""
+    """Return structures that only one rule with `None` keeps from several sites, with the rule."""
     emptied = {}
     for structure in {site.structure for site in sites}:
-        reasons = [site.skip_reason for site in sites if site.structure == structure]
+        reasons = [
+            site.skip_reason or site.default_skip for site in sites if site.structure == structure
+        ]
         for pattern, given in rules.items():
-            why = f"by the rule {pattern!r}"
-            if given is None and len(reasons) > 1 and set(reasons) == {why}:
+            skipped = reasons.count(f"by the rule {pattern!r}")
+            if given is None and skipped > 1 and all(reasons):
                 emptied[structure] = pattern
     return emptied
 

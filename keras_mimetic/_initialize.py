@@ -159,7 +159,10 @@ def initialize(
     new: list[tuple[Any, np.ndarray]] | None = None if dry_run else []
     rows = [row for site in found.sites for row in _changes(site, settings, seed, control, new)]
     clear_caches()
-    rows += [_redrawn(redraw, seed, new) for redraw in found.redraws]
+    redrawn = [_redrawn(redraw, seed, new) for redraw in found.redraws]
+    # A weight has one row.
+    paths = {(row.layer_path, row.path) for row in redrawn}
+    rows = [row for row in rows if (row.layer_path, row.path) not in paths] + redrawn
     for layer, layer_path, why in found.opaque:
         reason = f"could not be traced: {why}"
         rows.append(WeightChange.of_layer(path_of(layer), layer_path, "", reason))

@@ -128,11 +128,15 @@ class Report:
 
     def _headline(self) -> str:
         # Parts of a fused kernel have rows of their own.
-        count = len({(row.layer_path, row.path) for row in self.written})
+        redrawn = len([row for row in self.written if row.structure == "initializer"])
+        count = len({(row.layer_path, row.path) for row in self.written}) - redrawn
         what = "control weights of the same norms" if self.control else "structure"
         verb = "would be given" if self.dry_run else "given"
         weights = "weight" if count == 1 else "weights"
-        head = f"{count} {weights} {verb} {what}, {len(self.skipped)} skipped; seed {self.seed}"
+        head = f"{count} {weights} {verb} {what}, {len(self.skipped)} skipped"
+        if redrawn:
+            head += f", {redrawn} redrawn by rules"
+        head += f"; seed {self.seed}"
         if self.rules:
             met = (f"{rule!r} {n} layer{'' if n == 1 else 's'}" for rule, n in self.rules.items())
             head += f"; rules: {', '.join(met)}"

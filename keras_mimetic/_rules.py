@@ -47,7 +47,13 @@ class Redraw:
         """Draw values from a stream of the weight's own."""
         stream = fold_in(seed, *f"initializer:{self.layer_path}/{self.index}".encode())
         initializer = with_seed("rules", self.initializer, stream)
-        return values_of(initializer(tuple(self.variable.shape), dtype="float32"))
+        try:
+            return values_of(initializer(tuple(self.variable.shape), dtype="float32"))
+        except ValueError as error:
+            raise ValueError(
+                f"Rule {self.pattern!r} cannot draw {self.variable.path!r}: {error} An expression "
+                "that ends in 'kernel' leaves biases out."
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +105,14 @@ def read_rules(layers: list[Any], rules: Any, layer_paths: dict[Any, str]) -> Ru
             else:
                 index = next(n for n, x in enumerate(layer.variables) if x is variable)
                 redraws[id(variable)] = Redraw(pattern, variable, layer_paths[layer], index, given)
+    for redraw in redraws.values():
+        owner = next(layer for variable, layer in owners if variable is redraw.variable)
+        other = named.get(owner)
+        if other is not None and other.structure is None:
+            raise ValueError(
+                f"Rules {other.pattern!r} and {redraw.pattern!r} both match "
+                f"{redraw.variable.path!r}."
+            )
     return Ruled(named, tuple(redraws.values()), counts)
 
 

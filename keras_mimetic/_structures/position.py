@@ -29,7 +29,7 @@ from keras_mimetic._tracing.symbol import Value
 
 # Root mean square entry of the tables of image patches, by default.
 PATCHES_RMS = 0.5
-SEQUENCE = "a table of a sequence, not of image patches: name an `rms`"
+SEQUENCE = "a table of a sequence, not of image patches: set `rms` to a number to write it"
 # So many tensors are looked at for the rows and columns of patches.
 _TENSORS = 64
 # Rows before those of the patches: of class tokens and registers.
@@ -49,12 +49,14 @@ class PositionSite(Site):
     Attributes:
         grid: The number of positions (n,), or rows and columns of an image's patches (h, w).
         prefix: Rows of the table before these, such as that of a class token.
+        added_by: The operation that adds the table, or `None` if it is unknown.
     """
 
     structure: ClassVar[str] = "position"
 
     grid: tuple[int, ...]
     prefix: int = 0
+    added_by: Any = None
 
 
 class Position(Structure):
@@ -155,7 +157,8 @@ class _Finder:
             given = keras.tree.flatten((call.args, call.kwargs))
             streams = [x for x in given if self._is_stream(x)]
             for other in given:
-                for stream in streams if len(streams) == 1 else ():
+                # Of several, as tokens and segments, one is enough.
+                for stream in streams:
                     table = None if other is stream else self._table(other, stream.shape)
                     if table is None or id(table[0]) in found:
                         continue
@@ -163,7 +166,8 @@ class _Finder:
                     found.add(id(variable))
                     grid = _grid(stream, used) if used == _length(variable) else None
                     path = self._layer_paths[layer]
-                    yield _site(layer, path, variable, grid)
+                    site = _site(layer, path, variable, grid)
+                    yield dataclasses.replace(site, added_by=call.operation)
 
     def _is_stream(self, x: Any) -> bool:
         return isinstance(x, Value) and x.constant is None and x not in self._tables

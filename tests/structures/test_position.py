@@ -91,6 +91,31 @@ def test_tables_of_a_sequence_are_found(make):
     assert site.prefix == 0
 
 
+def test_a_table_beside_tokens_and_segments():
+    tokens, segments = (keras.Input((6,), dtype="int32") for _ in range(2))
+    first, second = (layers.Embedding(9, WIDTH) for _ in range(2))
+    table = Embedded()
+    table.build(None)
+    added = layers.Add()
+    x = added([first(tokens), second(segments), table.embedding(ops.arange(6)[None])])
+    assert sites(keras.Model([tokens, segments], layers.Dense(3)(x))) == []
+
+    class Encoder(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.segments, self.positions = first, second, table.embedding
+            self.add = added
+
+        def call(self, ids):
+            summands = self.tokens(ids), self.segments(ids), self.positions(ops.arange(6)[None])
+            return self.add([*summands])
+
+    model = Encoder()
+    model(np.zeros((2, 6), "int32"))
+    (site,) = sites(model)
+    assert (site.layer, site.grid) == (table.embedding, (6,))
+
+
 class Other(Table):
     """Has a table, and adds something else."""
 
