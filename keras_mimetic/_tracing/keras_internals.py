@@ -92,12 +92,7 @@ def preserve_model_state(model: Any) -> Iterator[None]:
     that an attribute holds are not undone, nor what other threads do meanwhile.
     """
     layers = sublayers(model)
-    records = [
-        (record, list(record))
-        for layer in layers
-        for record in (layer._inbound_nodes, layer._outbound_nodes)
-    ]
-    listening.layers, listening.changes = set(map(id, layers)), []
+    listening.layers, listening.changes, listening.nodes = set(map(id, layers)), [], set()
     try:
         # The scope discards assignments to variables.
         with keras.StatelessScope():
@@ -107,8 +102,9 @@ def preserve_model_state(model: Any) -> Iterator[None]:
             # Bypass `__setattr__`, which tracks attributes.
             attributes.pop(name, None)
             attributes.update(before)
-        for record, items in records:
-            record[:] = items
+        for layer in layers if listening.nodes else ():
+            for record in (layer._inbound_nodes, layer._outbound_nodes):
+                record[:] = [node for node in record if node not in listening.nodes]
 
 
 @contextlib.contextmanager
@@ -129,7 +125,7 @@ def recording_calls() -> Iterator[None]:
         (layer, "_clear_losses", _unless_listening),
         (layer, "add_weight", _refuse_weights),
         (variable, "assign", _unless_symbolic),
-        (keras_layer, "Node", _unless_symbolic),
+        (keras_layer, "Node", _make_node),
         (keras.src.backend.random, "dropout", _first_if_symbolic),
         (keras.src.backend.random, "shuffle", _first_if_symbolic),
         *((keras.src.backend.core, name, _followed(f)) for name, f in _CONTROL_FLOW.items()),
@@ -238,6 +234,15 @@ _ALWAYS = (_refuse_weights, _set_attribute)
 
 def _any_symbol(structure: Any) -> bool:
     return any(isinstance(x, Symbol) for x in keras.tree.flatten(structure))
+
+
+def _make_node(original: Any, *args: Any, **kwargs: Any) -> Any:
+    if _any_symbol((args, kwargs)):
+        return None
+    # A functional model is being created inside the traced `call`.
+    node = original(*args, **kwargs)
+    listening.nodes.add(node)
+    return node
 
 
 def _unless_symbolic(original: Any, *args: Any, **kwargs: Any) -> Any:
