@@ -391,6 +391,53 @@ def weights_of_a_layer():
     return keras.Model(inputs, Held()(inputs))
 
 
+@model(2, 2)
+def rotary_list():
+    """Rotary positions of a list of queries and keys (RoFormer)."""
+
+    class Rotary(layers.Layer):
+        def call(self, tensors):
+            angles = np.arange(6)[:, None] / 10 ** np.repeat(np.arange(4) / 4, 2)
+            places = [1] * (ops.ndim(tensors[0]) - 3)
+            angles = angles.reshape(6, *places, 8).astype("float32")
+            turned = [ops.stack([-x[..., 1::2], x[..., ::2]], ops.ndim(x)) for x in tensors]
+            return [
+                x * np.cos(angles) + ops.reshape(y, ops.shape(x)) * np.sin(angles)
+                for x, y in zip(tensors, turned, strict=True)
+            ]
+
+    def attend(y):
+        q, k, v = (ops.reshape(layers.Dense(16)(y), (-1, 6, 2, 8)) for _ in range(3))
+        y = ops.dot_product_attention(*Rotary()([q, k]), v)
+        return layers.Dense(16)(ops.reshape(y, (-1, 6, 16)))
+
+    return transformer(attend)
+
+
+@model(1)
+def gated_delta():
+    """The gated delta rule, in one chunk (Qwen3-Next)."""
+    inputs = keras.Input((6, 16))
+    qkv = ops.transpose(ops.reshape(layers.Dense(48)(inputs), (-1, 6, 3, 2, 8)), (2, 0, 3, 1, 4))
+    q, k, v = ops.unstack(qkv, 3)
+    decay, rate = (
+        ops.transpose(layers.Dense(2, activation)(inputs), (0, 2, 1))
+        for activation in ("log_sigmoid", "sigmoid")
+    )
+    total, rate = ops.cumsum(decay, axis=-1), rate[..., None]
+    decay = ops.exp(total[..., None] - total[..., None, :])
+    known = ops.einsum("bhid,bhjd->bhij", k * rate, k) * decay * np.tri(6, k=-1, dtype="float32")
+    # The inverse of 1 + known, as a product.
+    inverse, power = ops.subtract(np.eye(6, dtype="float32"), known), known
+    for _ in range(2):
+        power = power @ power
+        inverse = inverse + inverse @ power
+    v = ops.einsum("bhij,bhjd->bhid", inverse, v * rate)
+    scores = ops.einsum("bhid,bhjd->bhij", q, k) * decay * np.tri(6, dtype="float32")
+    y = ops.transpose(ops.einsum("bhij,bhjd->bhid", scores, v), (0, 2, 1, 3))
+    return keras.Model(inputs, inputs + layers.Dense(16)(ops.reshape(y, (-1, 6, 16))))
+
+
 @model(1, 1)
 def modern_decoder():
     """Grouped queries with rotary positions, SwiGLU, RMSNorm (Llama by hand)."""

@@ -305,7 +305,7 @@ def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite
             why = UNKNOWN
         inputs = [_input(sources[role]) for role in ("query", roles[0], roles[-1])]
         first, second = (inputs[0], inputs[2]) if name == "query_key" else (inputs[0], inputs[1])
-        apart = CROSS[name]
+        apart = found.odd.get("query_key") or CROSS[name]
         if first is not None and second is not None:
             apart = context.why_apart(name, first, second)
         pairs[name] = not apart

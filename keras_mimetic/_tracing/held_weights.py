@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.operations import (
     does,
     is_matrix_on_last_axis,
@@ -15,7 +16,7 @@ from keras_mimetic._tracing.operations import (
 from keras_mimetic._tracing.symbol import Value
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class HeldProjection:
     """A matrix that a layer multiplies with, in the form of a projection layer.
 
@@ -23,6 +24,7 @@ class HeldProjection:
         kernel: The weight.
         owner: The layer that it belongs to.
         equation: The equation of the product, as of an `EinsumDense`.
+        bias: The weight that is added directly after each of its calls, or `None`.
     """
 
     kernel: Any
@@ -66,3 +68,23 @@ def held_projection(operation: Any, args: Any, owners: Mapping[int, Any], held: 
     if not equation:
         return None
     return held.setdefault(id(weight), HeldProjection(weight, owner, equation))
+
+
+def set_biases(graph: Graph, owners: Mapping[int, Any]) -> None:
+    """Set the bias of each projection that is a weight of a layer."""
+    added: dict[Value, list[Any]] = {}
+    for call in graph.calls:
+        is_add = name_of(call.operation) == "Add" and len(call.inputs) == 1
+        given = keras.tree.flatten(call.args) if is_add else []
+        weight = next((x for x in given if id(x) in owners), None)
+        for value in call.inputs:
+            added.setdefault(value, []).append(weight)
+    biases: dict[HeldProjection, list[Any]] = {}
+    for call in graph.calls:
+        if isinstance(call.operation, HeldProjection):
+            biases.setdefault(call.operation, []).extend(added.get(call.outputs[0], [None]))
+    for held, (bias, *others) in biases.items():
+        if bias is None or any(other is not bias for other in others):
+            continue
+        if tuple(bias.shape) == tuple(held.kernel.shape[-1:]):
+            held.bias = bias

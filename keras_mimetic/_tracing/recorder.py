@@ -170,6 +170,8 @@ class Recorder:
             return self._enter(operation, args, kwargs)
         if isinstance(operation, keras.layers.TimeDistributed):
             return self._time_distributed(operation, args, kwargs)
+        if name_of(operation) == "Ndim":
+            return len(args[0].shape)  # Keras returns a tensor.
         if name_of(operation) in CONTROL_FLOW:
             return operation.call(*args, **kwargs)
         with self.paused():

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_mimetic._tracing.graph import Graph
+from keras_mimetic._tracing.held_weights import set_biases
 from keras_mimetic._tracing.keras_internals import (
     own_variables,
     preserve_global_state,
@@ -33,5 +34,6 @@ def trace(model: Any, inputs: Any = None) -> Graph:
     with preserve_global_state(), preserve_model_state(model), recording_calls(), recorder.on():
         outputs = recorder.model(model, inputs)
         flat = keras.tree.flatten(outputs)
+        set_biases(graph, owners)
         graph.outputs = [x.value for x in flat if isinstance(x, Symbol)]
     return graph

@@ -486,6 +486,23 @@ def test_cross_attention_is_skipped():
     assert [row.note for row in report.rows] == ["cross-attention"] * 4
 
 
+def test_unknown_queries_are_not_cross_attention():
+    class Opaque(layers.Layer):
+        def compute_output_spec(self, both):
+            return [keras.KerasTensor(x.shape, x.dtype) for x in both]
+
+        def call(self, both):
+            raise RuntimeError("no")
+
+    x = keras.Input((TOKENS, DIM))
+    q, k, v = (ops.reshape(dense(x), (-1, TOKENS, HEADS, SIZE)) for _ in range(3))
+    y = ops.dot_product_attention(*Opaque()([q, k]), v)
+    z = dense(ops.reshape(y, (-1, TOKENS, HEADS * SIZE)), DIM)
+    report = keras_mimetic.initialize(keras.Model(x, z), "attention", seed=0)
+    assert {row.note for row in report.skipped} == {sites.UNKNOWN}
+    assert not report.written
+
+
 def test_each_pair_is_considered_separately():
     x, memory = keras.Input((TOKENS, DIM)), keras.Input((TOKENS, DIM))
     z = dense(attend(heads(dense(x)), heads(dense(x)), heads(dense(memory))), DIM)

@@ -1168,3 +1168,36 @@ def test_opaque_layers_keep_their_position_in_the_network(early, expected):
 def test_causal_filters_are_skipped(body, causal):
     (site,) = sites_of(functional(body, (16, 8)), "depthwise")
     assert ("causal" in site.skip_reason) is causal
+
+
+class OwnWeights(layers.Layer):
+    """An MLP of weights of the layer, with a bias in each place of `biases`."""
+
+    def __init__(self, *biases):
+        super().__init__()
+        self.biases = biases
+
+    def build(self, shape):
+        self.up, self.down = self.add_weight((8, 16)), self.add_weight((16, 8))
+        self.bias = [self.add_weight((16,), "zeros") for _ in range(2)]
+
+    def call(self, x):
+        for number in self.biases:
+            y = x @ self.up
+            y = y if number is None else ops.add(self.bias[number], y)
+            x = x + ops.relu(y) @ self.down
+        return x
+
+
+@pytest.mark.parametrize(
+    ("biases", "expected"),
+    [((0,), 0), ((None,), None), ((1, 1), 1), ((0, 1), None), ((0, None), None)],
+)
+def test_the_bias_of_a_projection_that_is_a_weight(biases, expected):
+    layer = OwnWeights(*biases)
+    model = functional(layer)
+    (site,) = sites_of(model, "mlp")
+    assert site.bias is (None if expected is None else layer.bias[expected])
+    keras_mimetic.initialize(model, {"mlp": {"hidden_bias": -0.5}}, seed=0)
+    changed = [bool(np.any(keras.ops.convert_to_numpy(bias))) for bias in layer.bias]
+    assert changed == [expected == 0, expected == 1]
