@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number
+from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number, warn
 from keras_mimetic._numerics.fans import MODES, fans
 from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
 from keras_mimetic._numerics.random import DISTRIBUTIONS
@@ -131,6 +131,8 @@ class MimeticMean(NumPyInitializer):
         super().__init__(seed)
 
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
+        if len(shape) == 1:
+            warn(f"MimeticMean is for kernels. It was used for a bias or scale of shape {shape}.")
         return mean_shifted(
             shape,
             mean=self._mean(shape),
