@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mimetic._checks import printable
+from keras_mimetic._checks import did_you_mean, printable
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
 from keras_mimetic._tables import html_table, rich_table, show
@@ -138,6 +138,7 @@ class Measurements:
                 raise ValueError(
                     f"Argument `{name}` of `select` must be one of "
                     f"{', '.join(map(repr, known))}. Received: {name}={columns[name]!r}"
+                    f"{did_you_mean(columns[name], known)}"
                 )
         wanted = columns.items()
         return tuple(

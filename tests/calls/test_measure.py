@@ -405,6 +405,12 @@ def test_the_table_has_one_line_per_layer_and_one_for_untrained_weights():
         assert "±" in rows[-1]
 
 
+def test_select_asks_for_the_name_that_was_meant():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(4)])
+    with pytest.raises(ValueError, match=r"Received: figure='maen'\. Did you mean 'mean'\?"):
+        keras_mimetic.measure(model).select(figure="maen")
+
+
 def test_a_figure_that_untrained_weights_have_exactly_gets_a_mark():
     up, down = layers.Dense(16, "relu"), layers.Dense(8)
     model = keras.Sequential([layers.LayerNormalization(), up, down])
