@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from keras_mimetic import initializers, layers
+from keras_mimetic._checks import did_you_mean
 
 if TYPE_CHECKING:
     from keras_mimetic import callbacks, structures
@@ -71,11 +72,13 @@ def __getattr__(name: str) -> Any:
 
 
 def _hint(name: str) -> str:
-    for module in (initializers, layers):
+    if name.startswith("_"):
+        return ""
+    for part in ("initializers", "layers", "callbacks", "structures"):
+        module = importlib.import_module(f"{__name__}.{part}")
         if name in module.__all__:
             return f". It is {module.__name__}.{name}"
-    known = {public.lower(): public for public in __all__}
-    return f". Did you mean {known[name.lower()]!r}?" if name.lower() in known else ""
+    return did_you_mean(name.lower(), __all__)
 
 
 def __dir__() -> list[str]:

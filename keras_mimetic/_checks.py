@@ -5,6 +5,7 @@ JSON, or raises an error that names the argument, the allowed values and the rec
 value: a `TypeError` for a wrong type, a `ValueError` for a wrong value.
 """
 
+import difflib
 import inspect
 import math
 import numbers
@@ -117,6 +118,12 @@ def check_shape(shape: Any) -> tuple[int, ...]:
             )
         check_integer("shape", dim, minimum=0)
     return tuple(operator.index(dim) for dim in shape)
+
+
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """Return a question that ends an error about a name, or `""` if no known name is like it."""
+    near = difflib.get_close_matches(str(value), list(known), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def printable(text: str) -> str:

@@ -1,12 +1,12 @@
 """The sites of a model: where each structure could go, and where it is asked for."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
+from keras_mimetic._checks import did_you_mean
 from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
@@ -14,7 +14,12 @@ from keras_mimetic._structures import STRUCTURES, default_names
 from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.held_weights import HeldProjection
-from keras_mimetic._tracing.keras_internals import own_variables, sublayers
+from keras_mimetic._tracing.keras_internals import (
+    own_variables,
+    preserve_global_state,
+    preserve_model_state,
+    sublayers,
+)
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._tracing.recorder import is_composite, reason
@@ -67,6 +72,11 @@ def find_sites(
         graph = trace(model, inputs)
     except Exception as error:
         graph = Graph(opaque=[(model, reason(error))])
+    why = _why_opaque(model, graph)
+    if inputs is not None and why and not _why_opaque(model, trace(model)):
+        # Perhaps because of the inputs: try them on the model itself.
+        with preserve_global_state(), preserve_model_state(model):
+            call_on_zeros(model, inputs, why)
     structures = tuple(structures)
     layer_paths = find_layer_paths(model)
     layer_paths |= _paths_of_held_weights(graph, layer_paths)
@@ -131,6 +141,11 @@ def find_sites(
         notes += _unaccounted(layers, sites, opaque)
     counts = ruled.counts
     return Found(sites, opaque, notes, ruled.redraws, counts, _emptied(sites, rules or {}))
+
+
+def _why_opaque(model: Any, graph: Graph) -> str:
+    """Return why a model as a whole could not be traced, or `""`."""
+    return next((why for layer, why in graph.opaque if layer is model), "")
 
 
 # Variables that a site reads and does not write.
@@ -239,7 +254,8 @@ def check_model(name: str, model: Any, inputs: Any = None) -> None:
     if not model.weights:
         raise ValueError(
             f"Argument `{name}` must have weights: call it once on data or zeros, as in "
-            "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input. "
+            "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input, or pass "
+            "`inputs` to `initialize`, which then builds it. "
             f"Received: {model.name!r}, which has no weights"
         )
     for layer in sublayers(model):
@@ -272,10 +288,9 @@ def check_names(structures: Any) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)
-            near = difflib.get_close_matches(str(name), STRUCTURES, n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"Argument `structures` must name some of {known}. Received: {name!r}{hint}"
+                f"Argument `structures` must name some of {known}. "
+                f"Received: {name!r}{did_you_mean(name, STRUCTURES)}"
             )
     return names
 

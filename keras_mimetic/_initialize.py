@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_mimetic._assign import assign_all
 from keras_mimetic._cache import clear_caches
-from keras_mimetic._checks import check_flag, warn
+from keras_mimetic._checks import check_flag, did_you_mean, warn
 from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import check_seed, fold_in
@@ -181,6 +181,7 @@ def initialize(
             (() if structures is None else _missing(settings, rows))
             + found.notes
             + _after_trained_norms(found.sites)
+            + (_refusal(model) if dry_run and not force else ())
         ),
     )
 
@@ -206,6 +207,7 @@ def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
             raise ValueError(
                 f"Settings of the structure {name!r} must be among {known}. "
                 f"Received: {', '.join(repr(key) for key in unknown)}"
+                f"{did_you_mean(unknown[0], entry.defaults)}"
             )
         checked[name] = entry.check({**entry.defaults, **settings})
     return checked
@@ -231,6 +233,15 @@ def _after_trained_norms(sites: list[Site]) -> tuple[str, ...]:
         "no hidden bias, and the mean for any input. To initialize the model as a new one, call "
         "`keras_mimetic.reset(model)` first",
     )
+
+
+def _refusal(model: Any) -> tuple[str, ...]:
+    """Return a note on the error that a dry run of a trained model does not raise."""
+    try:
+        check_untrained(model, force=False)
+    except ValueError as error:
+        return (f"without `dry_run` this call raises an error: {error}",)
+    return ()
 
 
 def _changes(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_mimetic._checks import printable
+from keras_mimetic._checks import did_you_mean, printable
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
 from keras_mimetic._tables import html_table, rich_table, show
@@ -138,6 +138,7 @@ class Measurements:
                 raise ValueError(
                     f"Argument `{name}` of `select` must be one of "
                     f"{', '.join(map(repr, known))}. Received: {name}={columns[name]!r}"
+                    f"{did_you_mean(columns[name], known)}"
                 )
         wanted = columns.items()
         return tuple(
@@ -358,8 +359,11 @@ def _cell(rows: list[Measurement], column: FigureSpec) -> str:
     text = format(middle, column.format_spec)
     mean, deviation = found[0].untrained_mean, found[0].untrained_std
     # Heads of untrained weights are independent.
-    if mean is not None and deviation and not math.isnan(deviation):
-        text += "*" if abs(middle - mean) > _FAR * deviation / math.sqrt(len(values)) else ""
+    if mean is not None and deviation is not None and not math.isnan(deviation):
+        limit = _FAR * deviation / math.sqrt(len(values))
+        # What untrained weights have exactly, such as biases of 0, is compared as printed.
+        is_far = abs(middle - mean) > limit if limit else float(text) != mean
+        text += "*" if is_far else ""
     if len(values) > 1:
         text += f" [{min(values):{column.format_spec}} to {max(values):{column.format_spec}}]"
     return text

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mimetic._checks import did_you_mean
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
@@ -90,6 +91,7 @@ def read_rules(layers: list[Any], rules: Any, layer_paths: dict[Any, str]) -> Ru
             raise ValueError(
                 f"Argument `rules` must give each weight one of {known}, a Keras initializer or "
                 f"None. Received: {given!r} for {pattern!r}"
+                f"{did_you_mean(given, [*STRUCTURES, *dir(keras.initializers)])}"
             )
         matches = _matches(pattern, owners)
         counts[pattern] = len({layer for _, layer in matches})

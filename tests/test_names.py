@@ -74,6 +74,13 @@ def test_public_names_are_listed_and_others_are_none():
     for name in keras_mimetic.__all__:
         assert getattr(keras_mimetic, name) is not None
     assert callable(keras_mimetic.initialize)
+    for name, hint in (
+        ("MimeticMean", "It is keras_mimetic.initializers.MimeticMean"),
+        ("StructureLogger", "It is keras_mimetic.callbacks.StructureLogger"),
+        ("initialise", "Did you mean 'initialize'"),
+    ):
+        with pytest.raises(AttributeError, match=hint):
+            getattr(keras_mimetic, name)
 
 
 IMPORT = "import sys; sys.modules[sys.argv[1]] = None; import keras_mimetic"

@@ -154,6 +154,8 @@ class MLP(Structure):
             if wants_bias and site.bias is None
             else ""
         )
+        if settings["mean"] is None and settings["hidden_bias"] is None:
+            return Skip("`mean` and `hidden_bias` are None")
         if mean is None and hidden_bias is None:
             return Skip(
                 no_bias

@@ -61,11 +61,11 @@ def check_inputs(model: Any, inputs: Any) -> None:
         _check_names(model, args[0])
 
 
-def call_on_zeros(model: Any, inputs: Any) -> None:
+def call_on_zeros(model: Any, inputs: Any, why: str = "") -> None:
     """Call a model on zeros of the shapes and dtypes of `inputs`.
 
     Raises:
-        ValueError: if the model fails.
+        ValueError: if the model fails, with the reason `why`, if it is known.
     """
 
     def zeros(x: Any) -> Any:
@@ -77,9 +77,10 @@ def call_on_zeros(model: Any, inputs: Any) -> None:
     try:
         model(*keras.tree.map_structure(zeros, args), **keras.tree.map_structure(zeros, kwargs))
     except Exception as error:
+        names = ", ".join(inspect.signature(model.call).parameters)
         raise ValueError(
-            "Argument `inputs` must be a valid input of the model. "
-            f"Received: {_shown(inputs)} ({type(error).__name__}: {error})"
+            f"Argument `inputs` must be a valid input of the model, whose `call` takes ({names}). "
+            f"Received: {_shown(inputs)} ({why or f'{type(error).__name__}: {error}'})"
         ) from error
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number
+from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number, warn
 from keras_mimetic._numerics.fans import MODES, fans
 from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
 from keras_mimetic._numerics.random import DISTRIBUTIONS
@@ -27,6 +27,9 @@ class MimeticMean(NumPyInitializer):
     - Any other number shifts the outputs of `x @ W` by `mean * sqrt(fan_in) * average(x) /
       rms(x)` of their standard deviations. For inputs uniform on (0, 1), `fan_in=3072` and
       `mean=-0.1`, the shift is -4.8 standard deviations, and a ReLU layer is dead.
+
+    Biases keep their zeros and recurrent kernels their orthogonal matrices with Keras's own
+    initializers. This one warns when it samples a bias; shapes of recurrent kernels do not tell.
 
     Samples `W = s * (Z + mean)`, where Z has mean 0 and variance 1 and
     `s = sqrt(scale / fan)`: `keras.initializers.VarianceScaling`, shifted by `mean` standard
@@ -131,6 +134,8 @@ class MimeticMean(NumPyInitializer):
         super().__init__(seed)
 
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
+        if len(shape) == 1:
+            warn(f"MimeticMean is for kernels. It was used for a bias or scale of shape {shape}.")
         return mean_shifted(
             shape,
             mean=self._mean(shape),

@@ -392,6 +392,10 @@ def test_mean_and_hidden_bias_can_each_be_none():
         model, up = mlp_after(layers.LayerNormalization())
         (row,) = keras_mimetic.initialize(model, {"mlp": settings}, seed=0).rows
         assert row.path == getattr(up, role).path
+    settings = {"mean": None, "hidden_bias": None}
+    with pytest.warns(UserWarning, match="wrote no weight"):
+        (row,) = keras_mimetic.initialize(model, {"mlp": settings}, seed=0).rows
+    assert row.note == "`mean` and `hidden_bias` are None"
 
 
 def test_a_hidden_bias_without_a_bias_is_noted():
@@ -564,7 +568,7 @@ class Unbuilt(keras.Model):
 
 
 def test_a_model_without_weights_is_built_by_its_inputs():
-    with pytest.raises(ValueError, match="must have weights: call it once.*ops.zeros") as caught:
+    with pytest.raises(ValueError, match="call it once.*ops.zeros.*or pass `inputs`") as caught:
         keras_mimetic.initialize(Unbuilt(), seed=0)
     # The error shows a line that works.
     model = Unbuilt()
@@ -1039,3 +1043,55 @@ def test_sharded_models():
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+class Scaled(Unbuilt):
+    """Cannot be traced with its optional argument."""
+
+    def call(self, x, scale=None):
+        return super().call(x if scale is None else x * float(array(scale).mean()))
+
+
+def test_inputs_that_a_built_model_cannot_take():
+    x = np.ones((2, 8), "float32")
+    model = Scaled()
+    model(x)
+    before = model.get_weights()
+    for inputs, shown in (
+        ({"images": x}, r"\{'images': \(2, 8\)\}"),
+        ({"x": x, "sacle": x}, "'sacle'"),
+        (np.ones((2, 9), "float32"), r"shapes \(2, 9\).*value 8"),
+    ):
+        for call in (keras_mimetic.initialize, keras_mimetic.measure):
+            with pytest.raises(ValueError, match=rf"`inputs` .* takes \(x, scale\).*{shown}"):
+                call(model, inputs=inputs)
+    # Not the fault of the inputs.
+    with pytest.warns(UserWarning, match="scaled could not be traced"):
+        keras_mimetic.initialize(model, seed=0, inputs=(x, x))
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_dry_run_of_a_trained_model_tells_that_the_real_one_raises():
+    model, _ = mlp_after(layers.LayerNormalization())
+    assert not keras_mimetic.initialize(model, seed=0, dry_run=True).notes
+    model.compile("sgd", "mse")
+    model.fit(np.random.rand(4, 64), np.ones((4, 64)), batch_size=4, verbose=0)
+    report = keras_mimetic.initialize(model, seed=0, dry_run=True)
+    assert "without `dry_run` this call raises an error: Argument `model` has been" in str(report)
+    report = keras_mimetic.initialize(model, seed=0, dry_run=True, force=True)
+    assert "without `dry_run`" not in str(report)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ({"structures": "mpl"}, "mlp"),
+        ({"structures": {"mlp": {"maen": -1}}}, "mean"),
+        ({"rules": {"kernel": "orthogonale"}}, "orthogonal"),
+        ({"rules": {"kernel": "mimetic_depthwise"}}, "depthwise"),
+    ],
+)
+def test_errors_ask_for_the_name_that_was_meant(arguments, meant):
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        keras_mimetic.initialize(make(), **arguments)

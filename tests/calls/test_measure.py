@@ -1,6 +1,7 @@
 import csv
 import io
 import math
+import re
 import sys
 
 import keras
@@ -402,6 +403,24 @@ def test_the_table_has_one_line_per_layer_and_one_for_untrained_weights():
         # Alike, so that one line does for both.
         assert rows[-1].startswith("  untrained weights")
         assert "±" in rows[-1]
+
+
+def test_select_asks_for_the_name_that_was_meant():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, "relu"), layers.Dense(4)])
+    with pytest.raises(ValueError, match=r"Received: figure='maen'\. Did you mean 'mean'\?"):
+        keras_mimetic.measure(model).select(figure="maen")
+
+
+def test_a_figure_that_untrained_weights_have_exactly_gets_a_mark():
+    up, down = layers.Dense(16, "relu"), layers.Dense(8)
+    model = keras.Sequential([layers.LayerNormalization(), up, down])
+    model(np.ones((2, 8), "float32"))
+    bias = keras_mimetic.measure(model).select(part="hidden_bias", figure="mean")[0]
+    assert (bias.value, bias.untrained_mean, bias.untrained_std) == (0, 0, 0)
+    assert "+0.00*" not in str(keras_mimetic.measure(model))
+    keras_mimetic.initialize(model, {"mlp": {"mean": None, "hidden_bias": -0.5}}, seed=0)
+    up.kernel.assign(np.random.default_rng(0).normal(size=(8, 16)))
+    assert re.search(r"hidden bias\n.* -\d\.\d\d\*\n", str(keras_mimetic.measure(model)))
 
 
 def test_plot(tmp_path):

@@ -58,7 +58,7 @@ def test_mean_0_is_glorot_uniform():
     [
         ((64, 300), {}, 64),
         ((3, 3, 16, 32), {}, 144),
-        ((100,), {}, 100),
+        ((100, 1), {}, 100),
         ((8, 4, 100), {"input_axes": (0,), "output_axes": (1, 2)}, 8),
         ((8, 4, 100), {"input_axes": (0, 1), "output_axes": (2,)}, 32),
     ],
@@ -430,3 +430,9 @@ def test_the_tensor_shares_the_memory_of_the_sample(monkeypatch):
     values = np.from_dlpack(tensor)
     np.testing.assert_array_equal(values, drawn[0])
     assert np.shares_memory(values, drawn[0])
+
+
+def test_a_bias_warns():
+    layer = keras.layers.Dense(3, bias_initializer=MimeticMean(seed=0))
+    with pytest.warns(UserWarning, match=r"is for kernels.*bias or scale of shape \(3,\)"):
+        layer.build((None, 2))
