@@ -134,7 +134,7 @@ class MimeticMean(NumPyInitializer):
         super().__init__(seed)
 
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
-        if len(shape) == 1:
+        if len(shape) == 1 and self.mean != 0:
             warn(f"MimeticMean is for kernels. It was used for a bias or scale of shape {shape}.")
         return mean_shifted(
             shape,

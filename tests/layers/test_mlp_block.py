@@ -202,7 +202,12 @@ def test_named_fc2_initializers_use_the_seed(name):
 
 @pytest.mark.parametrize(
     "unseeded",
-    [keras.initializers.HeNormal, keras.initializers.HeNormal(), MimeticMean, "he_normal"],
+    [
+        keras.initializers.HeNormal,
+        keras.initializers.HeNormal(),
+        MimeticMean(mean=0.0),
+        "he_normal",
+    ],
 )
 def test_the_seed_covers_initializers_without_one(unseeded):
     weights = []
