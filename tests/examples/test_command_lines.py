@@ -14,6 +14,7 @@ SCRIPTS = (
     *(f"examples/{name}" for name in ("cifar10.py", "imagenet", "language.py", "look_inside.py")),
     "examples/recall.py",
     *(f"benchmarks/{name}.py" for name in ("compare", "verdict", "gpu", "speed", "state_space")),
+    "benchmarks/language_once.py",
 )
 WITHOUT_KERAS = """
 import runpy, sys
