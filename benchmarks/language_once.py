@@ -35,11 +35,18 @@ INITS = {
     "value_output": {"structures": _VALUE_OUTPUT},
     "control": {"structures": _VALUE_OUTPUT, "control": True},
     "noise": {"structures": _NOISE},
+    # Kernels of Keras's default, without structure.
+    "glorot": {"structures": "depthwise", "rules": {"kernel$": "glorot_uniform"}},
     "mean": {"structures": {"mlp": {"mean": -1.0, "hidden_bias": None}}},
     "bias": {"structures": {"mlp": {"mean": None, "hidden_bias": -0.5}}},
     "all": {"structures": {**_VALUE_OUTPUT, "mlp": {"mean": -1.0, "hidden_bias": -0.5}}},
 }
-CONTRASTS = (("value_output", "control"), ("value_output", "noise"), ("all", "value_output"))
+CONTRASTS = (
+    ("value_output", "control"),
+    ("value_output", "glorot"),
+    ("value_output", "noise"),
+    ("all", "value_output"),
+)
 SIZES = {"vocabulary": 1024, "context": 64, "batch_size": 32, "width": 64, "depth": 4, "heads": 4}
 
 
