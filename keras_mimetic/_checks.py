@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 # The value of arguments whose number the package chooses.
@@ -31,7 +33,7 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
     allowed = f"an integer >= {minimum}"
     try:
         # In Python a `bool` is an `int`; as a seed or width it is always a mistake.
-        number = None if isinstance(value, bool) else operator.index(value)
+        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         number = None
     if number is None:

@@ -40,6 +40,9 @@ def reset(model: Any, seed: int | None = None) -> None:
 
     A learning rate that a callback has lowered becomes that of the previous `reset` again.
 
+    It needs memory for another copy of the weights and of the optimizer's variables. While
+    Keras draws a weight, its initializer needs up to four times the memory of that weight.
+
     Examples:
 
     >>> for seed in range(3):
