@@ -17,14 +17,16 @@ from keras_mimetic.initializers.attention import (
 from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import with_seed
-from keras_mimetic.layers.sublayers import Changes
+from keras_mimetic.layers.sublayers import Composite
 
 # Random parts of a layer: its projections, and the gate of newer versions of Keras.
 _STREAMS = (*ROLES, "gate")
+# Keras has no public name for the gate.
+_ATTRIBUTES = {role: f"{role}_dense" for role in ROLES} | {"gate": "_gate_dense"}
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
+class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
     """Keras's `MultiHeadAttention` with projections paired as in trained networks.
 
     In each head, the product of query and key weights W_Q W_K^T starts near a positive multiple
@@ -152,9 +154,13 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
                 "structure is for matrices. "
                 f"Received: output_shape={self._output_shape}, value_output={value_output}"
             )
+        # In the order in which Keras's `build` creates them. Older versions of Keras have no gate.
+        gate = ("gate",) if getattr(self, "_use_gate", False) else ()
+        self._roles = ("query", "key", *gate, "value", "output")
+        self._sublayers = tuple(_ATTRIBUTES[role] for role in self._roles)
         self._is_self_attention = True
+        # The arguments of the projections that `build` creates.
         self._projections: Any = None
-        self._changes = Changes(tuple(f"{role}_dense" for role in ROLES))
 
     def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
@@ -165,29 +171,25 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         key_shape = value_shape if key_shape is None else key_shape
-        roles = ("query", "key", *(("gate",) if self._has_gate() else ()), "value", "output")
         initializers = self._initializers(query_shape[-1], value_shape[-1], key_shape[-1])
-        # Keras's `build` requests one initializer per projection, in this order.
-        self._projections = iter([initializers[role] for role in roles])
+        self._projections = iter(
+            [
+                {"kernel_initializer": initializers[role], **self._arguments_of(_ATTRIBUTES[role])}
+                for role in self._roles
+            ]
+        )
         super().build(query_shape, value_shape, key_shape)
         self._projections = None
-        for role in ROLES:
-            if getattr(self, f"{role}_dense").kernel_initializer is not initializers[role]:
+        for role in self._roles:
+            if getattr(self, _ATTRIBUTES[role]).kernel_initializer is not initializers[role]:
                 raise RuntimeError(
                     "This version of Keras builds the projections of `MultiHeadAttention` in an "
                     "order that keras_mimetic does not support. Please report it."
                 )
-
-        for name in self._changes.names:
-            self._changes.restore_lora(name, getattr(self, name))
+        self._restore_lora()
 
     def _get_common_kwargs_for_sublayer(self) -> dict[str, Any]:
-        arguments = super()._get_common_kwargs_for_sublayer()
-        return {**arguments, "kernel_initializer": next(self._projections)}
-
-    def _has_gate(self) -> bool:
-        # The argument is absent in older versions of Keras.
-        return getattr(self, "_use_gate", False)
+        return {**super()._get_common_kwargs_for_sublayer(), **next(self._projections)}
 
     def _initializers(self, query_dim: int, value_dim: int, key_dim: int) -> dict[str, Any]:
         """Return the initializers of the kernels by role."""
@@ -223,16 +225,7 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             "query_key": _serialize(self.query_key),
             "value_output": _serialize(self.value_output),
             "causal": self.causal,
-            # The config of Keras's layer has the policies of quantized sublayers.
-            **self._changes.config(self, quantized=False),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MimeticMultiHeadAttention":
-        config, changes = Changes.split(config)
-        layer = super().from_config(config)
-        layer._changes.update(changes)
-        return layer
 
 
 def _serialize(strengths: Any) -> Any:

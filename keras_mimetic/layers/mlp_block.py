@@ -21,7 +21,7 @@ from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
 from keras_mimetic.layers.arguments import get, serialize_initializer
 from keras_mimetic.layers.onnx import layer_normalization
-from keras_mimetic.layers.sublayers import Changes, check_float_policy
+from keras_mimetic.layers.sublayers import Composite, check_float_policy
 
 # As in Vision Transformers. Keras's default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
@@ -30,7 +30,7 @@ _STREAMS = ("fc1_kernel", "fc2_kernel", "dropout1", "dropout2", "fc1_bias", "fc2
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticMLPBlock(keras.layers.Layer):
+class MimeticMLPBlock(Composite):
     """The MLP of Transformers and ConvNeXts with mimetic initial weights.
 
     Computes `fc2(activation(fc1(x)))` on the last axis of `x`, and with `norm` and `residual`:
@@ -106,6 +106,8 @@ class MimeticMLPBlock(keras.layers.Layer):
     - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs" (arXiv:2602.07156).
     """
 
+    _sublayers = ("fc1", "fc2")
+
     def __init__(
         self,
         hidden_dim: int,
@@ -157,7 +159,6 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.fc2: Any = None
         self._dropout1: Any = None
         self._dropout2: Any = None
-        self._changes = Changes(("fc1", "fc2"))
         self.supports_masking = True
 
     def _check_hidden_bias(self) -> None:
@@ -197,19 +198,20 @@ class MimeticMLPBlock(keras.layers.Layer):
             kernel_initializer=MimeticMean(mean, seed=self._seeds["fc1_kernel"]),
             bias_initializer=self._initial_bias(mean, hidden_bias, input_dim),
             name="fc1",
-            dtype=self._changes.policies.get("fc1", self.dtype_policy),
+            **self._arguments_of("fc1"),
             **shared,
         )
-        self._changes.build("fc1", self.fc1, input_shape)
+        self.fc1.build(input_shape)
         self.fc2 = keras.layers.Dense(
             output_dim,
             kernel_initializer=self._fc2_initializer,
             bias_initializer=self._fc2_bias_initializer,
             name="fc2",
-            dtype=self._changes.policies.get("fc2", self.dtype_policy),
+            **self._arguments_of("fc2"),
             **shared,
         )
-        self._changes.build("fc2", self.fc2, hidden_shape)
+        self.fc2.build(hidden_shape)
+        self._restore_lora()
         if self.dropout:
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(
@@ -257,15 +259,7 @@ class MimeticMLPBlock(keras.layers.Layer):
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "seed": self.seed,
-            **self._changes.config(self),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MimeticMLPBlock":
-        config, changes = Changes.split(config)
-        layer = super().from_config(config)
-        layer._changes.update(changes)
-        return layer
 
     def _strengths(self, input_dim: int) -> tuple[float, float]:
         """Return the mean and the hidden bias of fc1."""

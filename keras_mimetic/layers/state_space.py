@@ -13,7 +13,7 @@ from keras_mimetic.initializers.state_space import StateSpaceWeight
 from keras_mimetic.layers.causal_conv import causal_conv, conv_state_after
 from keras_mimetic.layers.recurrent_inputs import check_mask, check_state, shapes_agree
 from keras_mimetic.layers.selective_scan import chunk_scan, reshape, selective_state_update
-from keras_mimetic.layers.sublayers import Changes, check_float_policy
+from keras_mimetic.layers.sublayers import Composite, check_float_policy
 
 # As in the reference implementation.
 _NORM_EPSILON = 1e-5
@@ -22,7 +22,7 @@ _MAX_CONV_WIDTH = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticStateSpace(keras.layers.Layer):
+class MimeticStateSpace(Composite):
     """The selective state space of Mamba-2, initialized as linear attention.
 
     Each head keeps a state H of fixed size, a matrix that every position t of the
@@ -122,6 +122,7 @@ class MimeticStateSpace(keras.layers.Layer):
       Models Learn to Recall" (arXiv:2410.11135): its initial weights.
     """
 
+    _sublayers = ("in_projection", "out_projection")
     # Attributes that `keras.layers.Bidirectional` reads, besides `go_backwards`.
     return_sequences, return_state, stateful = True, False, False
 
@@ -164,7 +165,6 @@ class MimeticStateSpace(keras.layers.Layer):
         self.seed = None if seed is None else check_seed(seed)
         check_float_policy(self)
         self._root = resolve_seed(self.seed)
-        self._changes = Changes(("in_projection", "out_projection"))
         self.in_projection: Any = None
         self.out_projection: Any = None
         self.supports_masking = True
@@ -198,6 +198,7 @@ class MimeticStateSpace(keras.layers.Layer):
         self.dt_bias = self._weight("dt_bias", (self.num_heads,), dt=self.initial_dt)
         self.skip = self._add("skip", (self.num_heads,), keras.initializers.Ones())
         self.norm_scale = self._add("norm_scale", (inner,), keras.initializers.Ones())
+        self._restore_lora()
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
         self.built = True
 
@@ -206,10 +207,10 @@ class MimeticStateSpace(keras.layers.Layer):
             units,
             use_bias=self.use_bias,
             kernel_initializer=StateSpaceWeight(role, self._root, **settings),
-            dtype=self._changes.policies.get(role, self.dtype_policy),
             name=role,
+            **self._arguments_of(role),
         )
-        self._changes.build(role, layer, input_shape)
+        layer.build(input_shape)
         return layer
 
     def _weight(self, role: str, shape: Any, **settings: Any) -> Any:
@@ -342,15 +343,7 @@ class MimeticStateSpace(keras.layers.Layer):
             "chunk_size": self.chunk_size,
             "go_backwards": self.go_backwards,
             "seed": self.seed,
-            **self._changes.config(self),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MimeticStateSpace":
-        config, changes = Changes.split(config)
-        layer = super().from_config(config)
-        layer._changes.update(changes)
-        return layer
 
     @property
     def _scan_dtype(self) -> str:
