@@ -5,6 +5,9 @@ from typing import Any
 
 import keras
 
+# Unknown sizes are `None`, or tensors in a graph of TensorFlow.
+Shape = tuple[Any, ...]
+
 # Entries of the config, each a dict by the names of sublayers: their quantized dtype policies, the
 # configs of their quantizers, and the arguments of `enable_lora`.
 _QUANTIZED, _QUANTIZERS, _LORA = _CHANGES = ("quantized", "quantizers", "lora")
