@@ -6,13 +6,8 @@ import keras
 from keras import ops
 
 from keras_mimetic._checks import check_flag, check_integer
-from keras_mimetic.layers.selective_scan import (
-    Tensor,
-    chunk_scan,
-    reshape,
-    selective_state_update,
-)
-from keras_mimetic.layers.sublayers import Composite, Shape
+from keras_mimetic.layers.selective_scan import chunk_scan, reshape, selective_state_update
+from keras_mimetic.layers.sublayers import Composite, Shape, Tensor
 
 State = tuple[Tensor, Tensor]
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from keras import ops
 
-# A tensor of the backend, or a symbolic one.
-Tensor = Any
+from keras_mimetic.layers.sublayers import Tensor
 
 # exp of it is 0 in float32 and float64. Sums of larger numbers would no longer be exact.
 _LOG_ZERO = -1000.0

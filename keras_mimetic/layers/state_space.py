@@ -168,7 +168,7 @@ class MimeticStateSpace(Mamba2):
         self.num_heads = self._inner_dim // self.head_dim
         bc_dim = self.num_groups * self.state_dim
         self._conv_dim = self._inner_dim + 2 * bc_dim
-        self.in_projection = self._dense(
+        self.in_projection = self._projection(
             "in_projection",
             self._inner_dim + self._conv_dim + self.num_heads,
             input_shape,
@@ -178,7 +178,7 @@ class MimeticStateSpace(Mamba2):
             input_dependent_dt=self.initial_dt is None,
         )
         inner_shape = (*input_shape[:-1], self._inner_dim)
-        self.out_projection = self._dense("out_projection", width, inner_shape)
+        self.out_projection = self._projection("out_projection", width, inner_shape)
         taps, identity = self.conv_width, self.convolution == "identity"
         self.conv_kernel = self._weight("conv_kernel", (taps, self._conv_dim), identity=identity)
         self.conv_bias = self._weight("conv_bias", (self._conv_dim,), taps=taps, identity=identity)
@@ -186,20 +186,16 @@ class MimeticStateSpace(Mamba2):
         self.dt_bias = self._weight("dt_bias", (self.num_heads,), dt=self.initial_dt)
         self.skip = self._add("skip", (self.num_heads,), keras.initializers.Ones())
         self.norm_scale = self._add("norm_scale", (self._inner_dim,), keras.initializers.Ones())
-        self._restore_lora()
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
         self.built = True
 
-    def _dense(self, role: str, units: int, input_shape: Shape, **settings: Any) -> Any:
-        layer = keras.layers.Dense(
-            units,
-            use_bias=self.use_bias,
-            kernel_initializer=StateSpaceWeight(role, self._root, **settings),
-            name=role,
-            **self._arguments_of(role),
+    def _projection(
+        self, role: str, units: int, input_shape: Shape, **settings: Any
+    ) -> keras.layers.Dense:
+        initializer = StateSpaceWeight(role, self._root, **settings)
+        return self._dense(
+            role, units, input_shape, use_bias=self.use_bias, kernel_initializer=initializer
         )
-        layer.build(input_shape)
-        return layer
 
     def _weight(self, role: str, shape: Shape, **settings: Any) -> keras.Variable:
         return self._add(role, shape, StateSpaceWeight(role, self._root, **settings))

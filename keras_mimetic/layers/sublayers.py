@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+# A tensor of the backend, or a symbolic one.
+Tensor = Any
 # Unknown sizes are `None`, or tensors in a graph of TensorFlow.
 Shape = tuple[Any, ...]
 
@@ -24,21 +26,29 @@ class Composite(keras.layers.Layer):
     _sublayers: tuple[str, ...]
     _changes: Mapping[str, Mapping[str, Any]] = {entry: {} for entry in _CHANGES}
 
-    def _arguments_of(self, sublayer: str) -> dict[str, Any]:
+    def _arguments_of(self, name: str) -> dict[str, Any]:
         """Return the dtype policy and the quantizers, as arguments for the class of a sublayer."""
-        arguments = {"dtype": self._changes[_QUANTIZED].get(sublayer, self.dtype_policy)}
+        arguments = {"dtype": self._changes[_QUANTIZED].get(name, self.dtype_policy)}
         # Older versions of Keras do not have the argument, and save no quantizers.
-        if sublayer in self._changes[_QUANTIZERS]:
-            quantizers = self._changes[_QUANTIZERS][sublayer]
-            quantizers = keras.saving.deserialize_keras_object(quantizers)
-            arguments["quantization_config"] = quantizers
+        if name in self._changes[_QUANTIZERS]:
+            config = self._changes[_QUANTIZERS][name]
+            arguments["quantization_config"] = keras.saving.deserialize_keras_object(config)
         return arguments
 
-    def _restore_lora(self) -> None:
-        """Enable LoRA on the sublayers, which have just been built, where the config says so."""
-        for name, arguments in self._changes[_LORA].items():
+    def _restore_lora(self, name: str, sublayer: keras.layers.Layer) -> None:
+        """Enable LoRA on a sublayer that has just been built, if the config says so."""
+        if name in self._changes[_LORA]:
             # Not by an argument of `Dense`, which ignores `lora_alpha`.
-            getattr(self, name).enable_lora(**arguments)
+            sublayer.enable_lora(**self._changes[_LORA][name])
+
+    def _dense(
+        self, name: str, units: int, input_shape: Shape, **arguments: Any
+    ) -> keras.layers.Dense:
+        """Return a sublayer, built, with the changes of the config."""
+        layer = keras.layers.Dense(units, name=name, **arguments, **self._arguments_of(name))
+        layer.build(input_shape)
+        self._restore_lora(name, layer)
+        return layer
 
     def get_config(self) -> dict[str, Any]:
         changes = self._changes
