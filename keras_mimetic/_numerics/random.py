@@ -16,10 +16,8 @@ a relative error of about 1e-6, and |z| is at most 5.42.
 """
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,6 +31,7 @@ from keras_mimetic._numerics.normal import (
     to_normals,
     to_truncated_normals,
 )
+from keras_mimetic._numerics.threads import in_threads
 
 # Standard deviation of a unit normal truncated at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
@@ -138,24 +137,6 @@ def sample_range(
 
     in_threads(fill, range(start, stop, _CHUNK), threads)
     return out
-
-
-def in_threads(function: Callable[[int], None], items: range, threads: int | None = None) -> None:
-    """Call a function with each item, in at most `threads` threads (default: one per processor)."""
-    threads = min(threads or processors(), len(items))
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(function, items))
-    else:
-        for item in items:
-            function(item)
-
-
-def processors() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _aligned(size: int) -> np.ndarray:
