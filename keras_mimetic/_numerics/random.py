@@ -71,7 +71,7 @@ def split_seed(seed: int, names: Sequence[str]) -> dict[str, int]:
 
 def sample(
     distribution: str,
-    shape: Any,
+    shape: Sequence[int],
     seed: int,
     *,
     mean: float = 0.0,
@@ -84,12 +84,10 @@ def sample(
     is that after the cut. The number of threads, by default one per processor, does not change
     the values.
 
-    References:
+    Reference for the generator:
 
     - [Salmon et al., 2011](https://doi.org/10.1145/2063384.2063405), "Parallel
-      random numbers: as easy as 1, 2, 3": the generator.
-    - Giles, 2012, "Approximating the erfinv function", GPU Computing Gems
-      (Jade edition), chapter 10: the normal distribution's inverse.
+      random numbers: as easy as 1, 2, 3".
     """
     shape = check_shape(shape)
     size = math.prod(shape)
@@ -130,10 +128,10 @@ def sample_range(
             tail = transform(x, [array[: len(x)] for array in own.scratch])
             _scale_and_shift(x, scale, shift)
             if tail is not None:
-                tails.append((tail[0] + first, *tail[1:]))
+                tails.append(tail._replace(positions=tail.positions + first))
         if tails:
-            where, *arguments = (np.concatenate(arrays) for arrays in zip(*tails, strict=True))
-            values[where] = _scale_and_shift(tail_normals(*arguments), scale, shift)
+            tail = Tail(*(np.concatenate(arrays) for arrays in zip(*tails, strict=True)))
+            values[tail.positions] = _scale_and_shift(tail_normals(tail), scale, shift)
 
     in_threads(fill, range(start, stop, _CHUNK), threads)
     return out
