@@ -146,7 +146,6 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
         self._roles = ("query", "key", *gate, "value", "output")
         self._sublayers = tuple(_ATTRIBUTES[role] for role in self._roles)
         self._is_self_attention = True
-        # The arguments of the projections that `build` creates.
         self._projections: Any = None
 
     def __call__(self, query: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:

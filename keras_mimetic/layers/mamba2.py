@@ -16,9 +16,7 @@ _NORM_EPSILON = 1e-5
 
 
 class Mamba2(Composite):
-    """Layer that computes Mamba-2 with the weights that `build` of a subclass creates.
-
-    Besides arguments of `MimeticStateSpace`, its attributes are:
+    """Layer that computes Mamba-2 with what `build` of a subclass creates.
 
     Attributes:
         _inner_dim: Channels of x, `num_heads * head_dim`.
