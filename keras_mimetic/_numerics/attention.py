@@ -5,14 +5,13 @@ multiple of the identity, and the product W_V W_O over all heads is near a negat
 multiple. Here both products are sampled first and then factored.
 """
 
-import functools
 import math
-from typing import Any
 
 import numpy as np
 
-from keras_mimetic._numerics.noise_plus_identity import factors, one_blas_thread
-from keras_mimetic._numerics.random import fold_in, in_threads, sample
+from keras_mimetic._numerics.noise_plus_identity import factors
+from keras_mimetic._numerics.random import fold_in, sample
+from keras_mimetic._numerics.threads import in_threads, one_blas_thread
 
 # Pairs of projections whose product has the structure.
 PAIRS = {"query_key": ("query", "key"), "value_output": ("value", "output")}
@@ -45,16 +44,11 @@ def query_key(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample W_Q and W_K of every head as factors of equal norms of noise plus identity.
+    """Sample W_Q (query_dim, num_heads, head_dim) and W_K (key_dim, num_heads, head_dim).
 
-    For each head, A = noise Z + identity I, where Z has independent normal entries of variance
-    1 / sqrt(query_dim key_dim). The dims differ only in cross-attention, with an identity of 0;
-    the variance is ours there. W_Q W_K^T is the matrix of rank `head_dim` nearest to A, its
-    truncated singular value decomposition (see `factors`).
-
-    Returns:
-        Two float32 arrays of shapes `(query_dim, num_heads, head_dim)` and
-        `(key_dim, num_heads, head_dim)`.
+    For each head, W_Q W_K^T is the matrix of rank `head_dim` nearest to noise Z + identity I (see
+    `factors`). The dims differ only in cross-attention, with an identity of 0; the variance of Z
+    is ours there.
 
     Reference:
 
@@ -91,16 +85,11 @@ def value_output(
     identity: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample W_V and W_O of all heads as factors of one product, at rank `num_heads * head_dim`.
+    """Sample W_V (value_dim, num_heads, head_dim) and W_O (num_heads, head_dim, output_dim).
 
-    The heads get consecutive slices of the factors. The layer then maps x to x A if the heads
-    have enough channels, and otherwise to x times the nearest matrix of that rank.
-
-    Returns:
-        Two float32 arrays of shapes `(value_dim, num_heads, head_dim)` and
-        `(num_heads, head_dim, output_dim)`.
-
-    Reference: see `query_key`.
+    They are factors of one product, of rank `num_heads * head_dim`, and each head has consecutive
+    slices of them. The layer then maps x to x A if the heads have enough channels, and otherwise
+    to x times the nearest matrix of that rank.
     """
     with one_blas_thread():
         left, right = factors(
@@ -187,121 +176,3 @@ def _inverse_root(matrix: np.ndarray) -> np.ndarray:
     least = 1e-6 * values[-1]
     roots = np.where(values > least, np.maximum(values, least) ** -0.5, 0)
     return ((vectors * roots) @ vectors.T).astype(np.float32)
-
-
-NAN = float("nan")
-# Width of the reference products of `strengths`: trace and norm of a truncated product
-# depend on the ratio of rank to width, and hardly on the width.
-_REFERENCE_WIDTH = 256
-
-
-# The diagonal of a product, the sum of its squared entries, and the sum of its entries.
-Moments = tuple[np.ndarray, float, float]
-
-
-def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) -> float:
-    """Return the mean of the diagonal of a product in stds of its off-diagonal entries.
-
-    It is mean_i P_ii / std_(i != j) P_ij for P = left right, of shapes (n, rank) and (rank, n):
-    0 plus or minus 1/sqrt(n) for independent entries, and NaN if it is undefined. P is not
-    computed: the cost is that of two (rank, rank) matrices.
-    """
-    count = len(left)
-    entries, energy, total = known or moments(left, right)
-    off = count * (count - 1)
-    if not off:
-        return NAN
-    mean = (total - entries.sum()) / off
-    variance = (energy - entries @ entries) / off - mean**2
-    # A variance below the rounding of float32 counts as 0.
-    if variance <= 1e-12 * energy / off:
-        return NAN
-    return float(entries.mean() / math.sqrt(variance))
-
-
-def expected_diagonal(count: int, rank: int) -> tuple[float, float] | None:
-    """Return mean and std of `diagonal` for independent normals, to 2 %; `None` if too small."""
-    if count < 16 or count * rank < 512:
-        return None
-    return 0.0, 1 / math.sqrt(count)
-
-
-def strengths(
-    left: np.ndarray, right: np.ndarray, known: Moments | None = None
-) -> tuple[float, float]:
-    """Estimate the `(noise, identity)` from which a product of (n, rank) and (rank, n) is sampled.
-
-    In expectation, the best approximation of noise Z + identity I of the same rank has
-    the trace and Frobenius norm of the product. At full rank there is a closed form:
-    identity is the mean of the diagonal. Below, both are interpolated from products
-    sampled at a reference width with the same ratio of rank to width. Both are NaN for a
-    product of zeros.
-    """
-    count, rank = len(left), min(left.shape)
-    entries, energy, _ = known or moments(left, right)
-    trace = float(entries.sum())
-    if energy <= 0:
-        return NAN, NAN
-    if rank == count:
-        identity = trace / count
-        # |Z|^2 is n in expectation.
-        return math.sqrt(max(0.0, energy / count - identity**2)), identity
-    # At most 1, which a projection on `rank` dimensions has.
-    aligned = abs(trace) / math.sqrt(rank * energy)
-    angle_of, norm_of = _reference(*_reference_sizes(count, rank))
-    angle = float(angle_of(min(aligned, 1.0)))
-    scale = math.sqrt(energy / count) / float(norm_of(angle))
-    return scale * math.cos(angle), math.copysign(scale * math.sin(angle), trace)
-
-
-def moments(left: np.ndarray, right: np.ndarray) -> Moments:
-    """Return the diagonal of a product, its squared Frobenius norm, and the sum of its entries."""
-    left, right = left.astype(np.float64), right.astype(np.float64)
-    entries = np.einsum("ir,ri->i", left, right)
-    energy = float(np.vdot(left.T @ left, right @ right.T))
-    return entries, energy, float(left.sum(axis=0) @ right.sum(axis=1))
-
-
-def _reference_sizes(count: int, rank: int) -> tuple[int, int]:
-    """Return a width up to the reference width, and a rank of nearly the same ratio to it."""
-    largest = min(count, _REFERENCE_WIDTH if 16 * rank >= count else 2 * _REFERENCE_WIDTH)
-    widths = range(largest, largest * 3 // 4, -1)
-
-    def error(width: int) -> float:
-        part = rank * width / count
-        return abs(part - max(1, round(part))) / part
-
-    width = min(widths, key=error)
-    return width, max(1, round(rank * width / count))
-
-
-@functools.lru_cache(maxsize=64)
-def _reference(width: int, rank: int) -> tuple[Any, Any]:
-    """Interpolate over sampled products of noise cos(angle) and identity sin(angle).
-
-    Return two functions: trace / norm to the angle, and the angle to norm / sqrt(width).
-    """
-    # Imported here: it is slow to import, and rarely needed.
-    from scipy.interpolate import PchipInterpolator
-
-    angles = np.linspace(0, math.pi / 2, 25)
-    aligned, norms = np.empty_like(angles), np.empty_like(angles)
-    # Small products vary more.
-    samples = min(max(1, 4096 // (width * rank)), 200)
-    for number, angle in enumerate(angles):
-        # The cosine of the last angle is not exactly 0.
-        noise = math.cos(angle) if number < len(angles) - 1 else 0.0
-        product = functools.partial(
-            factors, width, width, rank, noise=noise, identity=math.sin(angle), is_shared=False
-        )
-        with one_blas_thread():
-            found = [moments(*product(seed=fold_in(0, 0, index))) for index in range(samples)]
-        energy = float(np.mean([energy for _, energy, _ in found]))
-        trace = float(np.mean([entries.sum() for entries, _, _ in found]))
-        aligned[number] = trace / math.sqrt(rank * energy)
-        norms[number] = math.sqrt(energy / width)
-    # The expectations at both ends are known exactly.
-    aligned[0], aligned[-1] = 0, 1
-    rising = np.concatenate([[True], np.diff(np.maximum.accumulate(aligned)) > 0])
-    angle_of = PchipInterpolator(aligned[rising], angles[rising])
-    return angle_of, PchipInterpolator(angles, norms)

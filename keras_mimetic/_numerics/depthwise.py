@@ -117,9 +117,6 @@ def _spectrum(kernel_size: tuple[int, ...], sigma: float) -> tuple[np.ndarray, n
     return values / values.sum(), vectors
 
 
-NAN = float("nan")
-
-
 def empirical_covariance(filters: np.ndarray) -> np.ndarray:
     """Return the covariance (n, n) of n pixels over filters `(*kernel_size, count)`, count >= 2."""
     return np.atleast_2d(np.cov(filters.reshape(-1, filters.shape[-1]).astype(np.float64)))
@@ -134,23 +131,15 @@ def smooth_covariance(kernel_size: tuple[int, ...], sigma: float) -> np.ndarray:
 def fit_sigma(
     measured: np.ndarray, kernel_size: tuple[int, ...], *, centered: bool = True
 ) -> tuple[float, float]:
-    """Fit the closed form of `covariance` to a measured covariance.
+    """Return the sigma in squared pixels whose covariance is nearest to a measured one (n, n).
 
-    The fit is the nearest in the Frobenius norm, at the best scale.
-
-    Args:
-        measured: Covariance of shape (n, n).
-        kernel_size: Pixels along each spatial axis, n in total.
-        centered: `False` to fit `smooth_covariance`, the form without a center.
-
-    Returns:
-        `(sigma, explained)`: sigma in squared pixels, between 0.01 and the square of the
-        largest side of the filter; and the fraction of the squared Frobenius norm that the
-        fit explains, from 0 to 1. NaN for a covariance of zeros.
+    The second result is the fraction of the squared Frobenius norm that the fit explains at its
+    best scale. Sigma is between 0.01 and the square of the filter's largest side. Both are NaN for
+    a covariance of zeros. `centered=False` fits `smooth_covariance`, the form without a center.
     """
     norm = np.linalg.norm(measured)
     if not norm:
-        return NAN, NAN
+        return math.nan, math.nan
     unit = (measured / norm).ravel()
     # Large filters use the coarse grid alone: their forms are slow to compute.
     step = 1 if math.prod(kernel_size) <= _LARGEST_FINE else _STEP

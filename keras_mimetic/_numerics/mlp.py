@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -10,22 +9,20 @@ from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.large_arrays import add_to_array, array_moments
 from keras_mimetic._numerics.random import sample
 
-NAN = float("nan")
-
 
 def standardized_mean(matrix: np.ndarray) -> tuple[float, float]:
-    """Return the mean of a matrix (inputs, outputs) in its stds, and z clustered by input.
+    """Return the mean of a matrix (inputs, outputs) in its stds, and z; NaN where undefined.
 
     In trained networks, the weights of an input channel share a mean of random sign, so
     they are not independent evidence for a mean of the whole matrix. Therefore z treats the
     means of the channels as the independent samples: it is their mean divided by its standard
-    error. Both are NaN if all entries are equal; z is NaN for fewer than 2 inputs.
+    error.
     """
     means = matrix.mean(axis=1, dtype=np.float64)
     std = matrix.std(dtype=np.float64)
     if not std:
-        return NAN, NAN
-    z = NAN
+        return math.nan, math.nan
+    z = math.nan
     # Differences within rounding are no spread.
     if len(means) > 1 and (spread := means.std(ddof=1)) > 1e-9 * np.abs(means).max():
         z = means.mean() / spread * math.sqrt(len(means))
@@ -33,15 +30,13 @@ def standardized_mean(matrix: np.ndarray) -> tuple[float, float]:
 
 
 def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
-    """Return the energy of a matrix in the all-ones direction along an axis.
+    """Return n |u^T W|^2 / |W|^2 for u = (1, ..., 1) / sqrt(n) along an axis; NaN for zeros.
 
-    It is |u^T W|^2 / |W|^2 for u = (1, ..., 1) / sqrt(n), in multiples of 1/n, the
-    expectation for a random direction: 1 for independent entries, at most n, and NaN for a
-    matrix of zeros.
+    It is at most n, and 1 in expectation for independent entries.
     """
     largest = np.abs(matrix).max(initial=0)
     if not largest:
-        return NAN
+        return math.nan
     # Normalize first: squares might be out of range.
     matrix = matrix / largest
     total = float(np.vdot(matrix, matrix))
@@ -50,11 +45,10 @@ def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
 
 
 def expected_of_normals(inputs: int, outputs: int) -> dict[str, tuple[float, float]]:
-    """Return mean and std, by name, of the figures of a matrix of independent normals.
+    """Return mean and std, by name, of the figures of independent normals, where they are finite.
 
-    For a matrix of n entries, `mean` is distributed as t / sqrt(n - 1), with Student's t of
-    n - 1 degrees of freedom; `z` as t of `inputs` - 1 degrees of freedom; and the energies
-    are multiples of beta variables. Figures without a finite standard deviation are omitted.
+    For n entries, `mean` is distributed as t / sqrt(n - 1), with Student's t of n - 1 degrees of
+    freedom; `z` as t of `inputs` - 1 degrees; and the energies as multiples of beta variables.
     """
     entries = inputs * outputs
     expected = {}
@@ -83,22 +77,21 @@ def expected_part(some: int, entries: int) -> tuple[float, float]:
 
 
 def effective_bias(
-    matrix: np.ndarray, bias: Any, gamma: Any, beta: Any, *, centered: bool
+    matrix: np.ndarray,
+    bias: np.ndarray | None,
+    gamma: np.ndarray | None,
+    beta: np.ndarray | None,
+    *,
+    centered: bool,
 ) -> np.ndarray:
-    """Return the bias of each hidden unit after a normalization, in pre-activation stds.
+    """Return the biases (units,) after a normalization, in stds of the pre-activations.
 
     For normalized inputs n of mean 0 and variance 1, the pre-activation of a unit is
-    w . (gamma n + beta) + b. Its mean is b + w . beta. Its standard deviation is
-    |gamma w| if the channels of n are independent, which we assume. If `centered`, n sums to
-    zero over the inputs, as after a LayerNorm, so the mean of gamma w is subtracted. The bias is
-    NaN for units whose pre-activation is constant.
-
-    Args:
-        matrix: Array of shape (inputs, units).
-        bias: Array of shape (units,), or `None` for zeros.
-        gamma: Scale of the norm, of shape (inputs,), or `None` for ones.
-        beta: Offset of the norm, of shape (inputs,), or `None` for zeros.
-        centered: Whether n sums to zero.
+    w . (gamma n + beta) + b, with w its column of the matrix (inputs, units). Its mean is
+    b + w . beta, and its standard deviation |gamma w|, if the channels of n are independent, which
+    we assume. If `centered`, n sums to zero over the inputs, as after a LayerNorm, so the mean of
+    gamma w is subtracted. `None` is a bias or beta of 0, or a gamma of 1. The result is NaN for
+    units whose pre-activation is constant.
     """
     scaled = matrix.astype(np.float64)
     shift = np.zeros(matrix.shape[1]) if beta is None else np.asarray(beta, np.float64) @ scaled
@@ -111,7 +104,7 @@ def effective_bias(
         # The remaining directions have variance n / (n - 1).
         scaled *= math.sqrt(len(scaled) / max(1, len(scaled) - 1))
     spread = np.linalg.norm(scaled, axis=0)
-    return np.divide(shift, spread, out=np.full_like(shift, NAN), where=spread > 0)
+    return np.divide(shift, spread, out=np.full_like(shift, math.nan), where=spread > 0)
 
 
 # All three constants are ours. What decided them in benchmarks/results: `mean-1` and `bias-0.5` of
@@ -127,10 +120,8 @@ HIDDEN_BIAS = -0.5
 def safe_mean(fan_in: int) -> float:
     """Return a mean in standard deviations that is safe for every input, `-0.5 / sqrt(fan_in)`.
 
-    A mean of m standard deviations shifts a pre-activation by
-    `m * sqrt(fan_in) * average(x) / rms(x)` of its standard deviations. The average of x
-    is at most its root mean square, so this mean shifts by at most half a standard
-    deviation.
+    A mean of m stds shifts a pre-activation by `m * sqrt(fan_in) * average(x) / rms(x)` of its
+    stds, and the average of x is at most its rms: this mean shifts by at most half a std.
     """
     return SAFE_SHIFT / math.sqrt(fan_in)
 
@@ -155,10 +146,10 @@ def auto_hidden_bias(before: str) -> float | None:
 
 
 def bias_start(hidden_bias: float, std: float, fan_in: int, mean: float) -> float:
-    """Return the absolute value of a hidden bias in standard deviations of the pre-activation.
+    """Return a hidden bias that is given in stds of the pre-activation, in absolute units.
 
-    The inputs are independent, of mean 0 and variance 1. The mean of the matrix, in its
-    standard deviations `std`, widens the pre-activation; pass 0 if the inputs sum to zero.
+    The inputs are independent, of mean 0 and variance 1. The mean of the matrix, in units of its
+    `std`, widens the pre-activation; pass 0 if the inputs sum to zero.
     """
     return hidden_bias * std * math.sqrt(fan_in * (1 + mean**2))
 

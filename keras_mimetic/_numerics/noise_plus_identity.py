@@ -9,16 +9,13 @@ import dataclasses
 import functools
 import math
 import threading
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from keras_mimetic._numerics.random import fold_in, in_threads, sample
+from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic._numerics.random_frame import random_frame
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+from keras_mimetic._numerics.threads import in_threads
 
 # Narrower products are decomposed one by one: this is cheap, and their singular values vary.
 SHARED_FROM = 256
@@ -32,18 +29,26 @@ _ROWS = 256
 SMALLEST, LARGEST = 1e-37, 1e37
 
 
-def one_blas_thread() -> AbstractContextManager:
-    """Use one BLAS thread, so that rounding does not depend on the thread count."""
-    return _libraries().limit(limits=1, user_api="blas")
+@dataclasses.dataclass(frozen=True)
+class NoisePlusIdentity:
+    """The distribution of A = noise Z + identity I, of shape (rows, columns).
 
+    The entries of Z are independent normals of variance 1 / sqrt(rows columns). The identity is 0
+    unless A is square.
+    """
 
-@functools.cache
-def _libraries() -> "ThreadpoolController":
-    """Find the BLAS libraries, which takes milliseconds."""
-    import scipy.linalg  # noqa: F401  (loads the BLAS of SciPy)
-    from threadpoolctl import ThreadpoolController
+    rows: int
+    columns: int
+    noise: float
+    identity: float
 
-    return ThreadpoolController()
+    def sample(self, seed: int) -> np.ndarray:
+        """Sample A in float32."""
+        a = sample("untruncated_normal", (self.rows, self.columns), seed, threads=1)
+        a *= np.float32(self.noise / math.sqrt(math.sqrt(self.rows * self.columns)))
+        if self.identity:
+            a[np.diag_indices(self.rows)] += np.float32(self.identity)
+        return a
 
 
 def factors(
@@ -57,10 +62,10 @@ def factors(
     is_shared: bool | None = None,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample L and R of equal norms whose product is the matrix of a rank nearest to A.
+    """Sample L (rows, rank) and R (rank, columns) of equal norms, in float32.
 
-    A = noise Z + identity I has the shape `(rows, columns)`. The entries of Z have variance
-    1 / sqrt(rows columns).
+    Their product is the matrix of a rank nearest to A. If `rank` exceeds the rank of the product,
+    its energy is spread over all columns of L.
 
     - If `rows` or `columns` is below 256, A is sampled and decomposed for each call.
     - From 256 on, one A is decomposed for each shape, rank and ratio of the strengths.
@@ -74,39 +79,23 @@ def factors(
       the exact distribution at all widths. Noise below the float32 rounding of the
       identity counts as 0.
 
-    Args:
-        rows: Rows of the product.
-        columns: Columns of the product.
-        rank: Columns of L. If there are more than the rank of the product, its energy is
-            spread over all of them.
-        noise: Weight of Z, >= 0.
-        identity: Weight of the identity; must be 0 if the product is not square.
-        seed: Integer >= 0.
-        is_shared: Whether to use the shared decomposition; `None` decides by the width.
-        threads: Maximum number of threads, which does not change the result.
-
-    Returns:
-        `(L, R)`, float32, of shapes `(rows, rank)` and `(rank, columns)`.
-
-    Raises:
-        ValueError: if both strengths are 0, if the larger is beyond the range of float32, or
-            if `identity` is not 0 and the product is not square.
+    `is_shared` overrides the choice by width. The number of threads does not change the result.
     """
-    _check(rows, columns, noise, identity)
+    _check_range(noise, identity)
     # Compute with strengths near 1; the power of two that scales them back is exact.
     half = int(math.frexp(max(noise, abs(identity)))[1] / 2)
     noise, identity = noise / 4.0**half, identity / 4.0**half
     if noise < np.finfo(np.float32).eps * abs(identity):
         noise = 0.0
+    a = NoisePlusIdentity(rows, columns, noise, identity)
     full = min(rows, columns)
     kept = min(rank, full)
     if is_shared is None:
         is_shared = full >= SHARED_FROM
     if noise and not is_shared:
-        left, right = _direct(rows, columns, kept, noise, identity, seed)
+        left, right = _decomposed(a.sample(fold_in(seed, 0)), kept)
     else:
-        core = shared_core(rows, columns, kept, noise, identity)
-        left, right = framed(core, rows, columns, seed, threads)
+        left, right = framed(shared_core(a, kept), a, seed, threads)
     if rank > kept:
         square = sample("untruncated_normal", (rank, kept), fold_in(seed, 1), threads=1)
         spread = np.linalg.qr(square)[0]
@@ -119,17 +108,7 @@ def in_range(noise: float, identity: float) -> bool:
     return SMALLEST <= max(noise, abs(identity)) <= LARGEST
 
 
-def _check(rows: int, columns: int, noise: float, identity: float) -> None:
-    if identity and rows != columns:
-        raise ValueError(
-            f"Argument `identity` must be 0 for a product of shape ({rows}, {columns}), which "
-            f"is not square. Received: identity={identity}"
-        )
-    if noise == identity == 0:
-        raise ValueError(
-            "Arguments `noise` and `identity` must not both be 0. "
-            f"Received: noise={noise}, identity={identity}"
-        )
+def _check_range(noise: float, identity: float) -> None:
     if not in_range(noise, identity):
         name, value = max(("noise", noise), ("identity", identity), key=lambda pair: abs(pair[1]))
         raise ValueError(
@@ -138,23 +117,12 @@ def _check(rows: int, columns: int, noise: float, identity: float) -> None:
         )
 
 
-def _direct(
-    rows: int, columns: int, rank: int, noise: float, identity: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sample a product and decompose it, without a shared decomposition."""
-    product = _product(rows, columns, noise, identity, fold_in(seed, 0))
-    if rows <= columns:
-        return truncated(product, rank)
-    right, left = truncated(product.T, rank)
+def _decomposed(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return L and R of a matrix of any shape."""
+    if len(a) <= a.shape[1]:
+        return truncated(a, rank)
+    right, left = truncated(a.T, rank)
     return left.T, right.T
-
-
-def _product(rows: int, columns: int, noise: float, identity: float, seed: int) -> np.ndarray:
-    z = sample("untruncated_normal", (rows, columns), seed, threads=1)
-    z *= np.float32(noise / math.sqrt(math.sqrt(rows * columns)))
-    if identity:
-        z[np.diag_indices(rows)] += np.float32(identity)
-    return z
 
 
 def truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -187,14 +155,10 @@ def truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """The shared part of products: coordinates of their factors in a random frame.
+    """The shared part of products: L^T and R in the coordinates of one or two random frames.
 
-    Attributes:
-        left: L^T in the frame, of shape (rank, size of the frame), or the diagonal of a
-            diagonal matrix.
-        right: R in the frame, in the same form.
-        has_one_frame: Whether L and R use the same frame, as products with an identity do,
-            or one frame each.
+    Both are of shape (rank, size of the frame), or the diagonals of diagonal matrices. Products
+    with an identity have one frame, others one for L and one for R.
     """
 
     left: np.ndarray
@@ -203,14 +167,14 @@ class Core:
 
 
 def framed(
-    core: Core, rows: int, columns: int, seed: int, threads: int | None = None
+    core: Core, a: NoisePlusIdentity, seed: int, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the factors of a product, from a core and one or two random frames."""
     size = core.left.shape[-1]
-    frame = random_frame(size, rows, fold_in(seed, 2))
+    frame = random_frame(size, a.rows, fold_in(seed, 2))
     left = _multiplied(core.left, frame, threads)
     if not core.has_one_frame:
-        frame = random_frame(size, columns, fold_in(seed, 3))
+        frame = random_frame(size, a.columns, fold_in(seed, 3))
     return left.T, _multiplied(core.right, frame, threads)
 
 
@@ -227,46 +191,40 @@ def _multiplied(a: np.ndarray, b: np.ndarray, threads: int | None) -> np.ndarray
     return out
 
 
-def shared_core(
-    rows: int, columns: int, rank: int, noise: float, identity: float, seed: int = _SHARED_SEED
-) -> Core:
-    """Return the core of products with these strengths, for `rank` <= min(rows, columns)."""
-    if not noise:
-        roots = np.full(rank, math.sqrt(abs(identity)), np.float32)
-        return Core(roots, np.float32(math.copysign(1, identity)) * roots, True)
+def shared_core(a: NoisePlusIdentity, rank: int, seed: int = _SHARED_SEED) -> Core:
+    """Return the core of products of a rank <= min(rows, columns)."""
+    if not a.noise:
+        roots = np.full(rank, math.sqrt(abs(a.identity)), np.float32)
+        return Core(roots, np.float32(math.copysign(1, a.identity)) * roots, True)
     with _LOCK:
-        return _decomposed(rows, columns, rank, noise, identity, seed)
+        return sampled_core(a, rank, seed)
 
 
 # A core is at most as large as W_V and W_O of one layer, so a few are kept between calls.
 @functools.lru_cache(maxsize=8)
-def _decomposed(
-    rows: int, columns: int, rank: int, noise: float, identity: float, seed: int
-) -> Core:
-    if identity:
-        return _one_frame_core(rows, rank, noise, identity, seed)
-    return _two_frames_core(rows, columns, rank, noise, seed)
+def sampled_core(a: NoisePlusIdentity, rank: int, seed: int) -> Core:
+    """Return the core of one sample of A."""
+    return (_one_frame_core if a.identity else _two_frames_core)(a.sample(seed), rank)
 
 
-def _one_frame_core(dim: int, rank: int, noise: float, identity: float, seed: int) -> Core:
-    product = _product(dim, dim, noise, identity, seed)
-    if 2 * rank >= dim:
-        left, right = truncated(product, rank)
+def _one_frame_core(a: np.ndarray, rank: int) -> Core:
+    if 2 * rank >= len(a):
+        left, right = truncated(a, rank)
         return Core(np.ascontiguousarray(left.T), right, True)
     # In float64: rounding that differs between machines could rotate nearly equal singular
     # vectors or flip a sign, and so change the products.
-    left, right = truncated(product.astype(np.float64), rank)
+    left, right = truncated(a.astype(np.float64), rank)
     _, coordinates = np.linalg.qr(np.concatenate([left, right.T], axis=1))
     coordinates *= np.where(coordinates.diagonal() < 0, -1, 1)[:, None]
     both = np.ascontiguousarray(coordinates.T, np.float32)
     return Core(both[:rank], both[rank:], True)
 
 
-def _two_frames_core(rows: int, columns: int, rank: int, noise: float, seed: int) -> Core:
+def _two_frames_core(a: np.ndarray, rank: int) -> Core:
     from scipy.linalg import blas, eigvalsh
 
-    product = _product(rows, columns, noise, 0.0, seed).astype(np.float64)
-    gram = blas.dsyrk(1.0, product if rows > columns else product.T, trans=True)
+    a = a.astype(np.float64)
+    gram = blas.dsyrk(1.0, a if len(a) > a.shape[1] else a.T, trans=True)
     values = eigvalsh(gram, lower=False, check_finite=False, overwrite_a=True)[::-1][:rank]
     # Square roots of the singular values, from eigenvalues that are their squares.
     roots = (np.maximum(values, 0) ** 0.25).astype(np.float32)

@@ -7,7 +7,7 @@ caller has aligned. The cost is the number of passes.
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,17 @@ SCALE = 2.0**31
 # Number of scratch arrays that `to_normals` needs.
 SCRATCH = 4
 
-# Uniforms that need the second polynomial, -log(1 - u**2) >= 5: their positions, values and
-# logarithms.
-Tail = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+class Tail(NamedTuple):
+    """The uniforms that need the second polynomial, log(1 - u**2) <= -5."""
+
+    positions: np.ndarray
+    # `SCALE` times u, and log(1 - u**2).
+    x: np.ndarray
+    log: np.ndarray
 
 
-def _constant(value: Any, dtype: Any = np.float32) -> np.ndarray:
+def _constant(value: float | np.floating, dtype: Any = np.float32) -> np.ndarray:
     # Operations convert scalars at each call, but not arrays without axes.
     return np.array(value, dtype)
 
@@ -77,9 +82,8 @@ _ERFINV_TAIL = [
 def to_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> Tail:
     """Turn float32 `SCALE` times uniforms in (-1, 1), never 0, into unit normals in place.
 
-    They are sqrt(2) erfinv(u). The positions near +-1 are returned with the arguments of
-    `tail_normals`, which the caller writes there: the tail is small, and cheaper to compute for
-    many blocks at once. `scratch` is `SCRATCH` arrays like `x`.
+    They are sqrt(2) erfinv(u). The caller writes the `tail_normals` of the returned tail, which is
+    small, and cheaper to compute for many blocks at once. `scratch` is `SCRATCH` arrays like `x`.
 
     Reference:
 
@@ -88,18 +92,18 @@ def to_normals(x: np.ndarray, scratch: Iterable[np.ndarray]) -> Tail:
     """
     log, values, rest, spare = scratch
     _log_of_one_minus_square(x, log, values, rest, spare)
-    tail = np.less_equal(log, _TAIL_STARTS).nonzero()[0]
-    tail_x, tail_log = x[tail], log[tail]
+    positions = np.less_equal(log, _TAIL_STARTS).nonzero()[0]
+    tail = Tail(positions, x[positions], log[positions])
     _finish(x, log, values)
-    return tail, tail_x, tail_log
+    return tail
 
 
-def tail_normals(x: np.ndarray, log: np.ndarray) -> np.ndarray:
-    """Return the normals of `SCALE` times uniforms u, for log = log(1 - u**2) <= -5."""
-    root = np.sqrt(-log)
+def tail_normals(tail: Tail) -> np.ndarray:
+    """Return the normals of a tail."""
+    root = np.sqrt(-tail.log)
     root -= _TAIL_CENTER
     values = _polynomial(_ERFINV_TAIL, root, np.empty_like(root))
-    values *= x
+    values *= tail.x
     values *= _SQRT_2
     return values
 

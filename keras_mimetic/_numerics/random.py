@@ -16,10 +16,8 @@ a relative error of about 1e-6, and |z| is at most 5.42.
 """
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,6 +31,7 @@ from keras_mimetic._numerics.normal import (
     to_normals,
     to_truncated_normals,
 )
+from keras_mimetic._numerics.threads import in_threads
 
 # Standard deviation of a unit normal truncated at two standard deviations.
 TRUNCATED_STD = 0.87962566103423978
@@ -72,7 +71,7 @@ def split_seed(seed: int, names: Sequence[str]) -> dict[str, int]:
 
 def sample(
     distribution: str,
-    shape: Any,
+    shape: Sequence[int],
     seed: int,
     *,
     mean: float = 0.0,
@@ -85,12 +84,10 @@ def sample(
     is that after the cut. The number of threads, by default one per processor, does not change
     the values.
 
-    References:
+    Reference for the generator:
 
     - [Salmon et al., 2011](https://doi.org/10.1145/2063384.2063405), "Parallel
-      random numbers: as easy as 1, 2, 3": the generator.
-    - Giles, 2012, "Approximating the erfinv function", GPU Computing Gems
-      (Jade edition), chapter 10: the normal distribution's inverse.
+      random numbers: as easy as 1, 2, 3".
     """
     shape = check_shape(shape)
     size = math.prod(shape)
@@ -131,31 +128,13 @@ def sample_range(
             tail = transform(x, [array[: len(x)] for array in own.scratch])
             _scale_and_shift(x, scale, shift)
             if tail is not None:
-                tails.append((tail[0] + first, *tail[1:]))
+                tails.append(tail._replace(positions=tail.positions + first))
         if tails:
-            where, *arguments = (np.concatenate(arrays) for arrays in zip(*tails, strict=True))
-            values[where] = _scale_and_shift(tail_normals(*arguments), scale, shift)
+            tail = Tail(*(np.concatenate(arrays) for arrays in zip(*tails, strict=True)))
+            values[tail.positions] = _scale_and_shift(tail_normals(tail), scale, shift)
 
     in_threads(fill, range(start, stop, _CHUNK), threads)
     return out
-
-
-def in_threads(function: Callable[[int], None], items: range, threads: int | None = None) -> None:
-    """Call a function with each item, in at most `threads` threads (default: one per processor)."""
-    threads = min(threads or processors(), len(items))
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(function, items))
-    else:
-        for item in items:
-            function(item)
-
-
-def processors() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _aligned(size: int) -> np.ndarray:

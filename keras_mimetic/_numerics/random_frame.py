@@ -8,10 +8,9 @@ from keras_mimetic._numerics.random import sample
 def random_frame(count: int, dim: int, seed: int) -> np.ndarray:
     """Sample `count` <= `dim` orthonormal rows from the uniform distribution (Haar measure).
 
-    They are distributed like Q in the QR decomposition of independent normals where R has
-    a positive diagonal. The reflections of that decomposition are functions of independent
-    normals, so they are sampled directly, without a decomposition. Rows are orthonormal to
-    about 1e-6, in float32.
+    They are those of Q in the QR decomposition of independent normals. Its reflections are
+    functions of independent normals, so they are sampled directly, without a decomposition. Rows
+    are orthonormal to about 1e-6, in float32.
 
     Reference:
 

@@ -37,11 +37,10 @@ def in_projection(
 ) -> np.ndarray:
     """Sample the projection (width, columns) of the input to gate, x, B, C and dt, in this order.
 
-    All columns are uniform with variance 1 / (3 width), as in Mamba-2's
-    implementation. Those of C become `correlation W_B + sqrt(1 - correlation^2) W_C`,
-    of the same variance, so that each group's W_C^T W_B is `correlation` W_B^T W_B plus
-    noise: near a multiple of the identity, as far as its rank allows. There are `bc_dim`
-    columns of B and of C, and `num_heads` of dt, which are zero unless dt depends on the token.
+    All columns are uniform with variance 1 / (3 width), as in Mamba-2's implementation. The
+    `bc_dim` columns of C become `correlation W_B + sqrt(1 - correlation^2) W_C`, so that each
+    group's W_C^T W_B is `correlation` W_B^T W_B plus noise: near a multiple of the identity, as far
+    as its rank allows. The `num_heads` columns of dt are zero unless dt depends on the token.
     """
     kernel = sample("uniform", shape, fold_in(seed, 0), std=_std(shape[0]))
     b, c, dt = parts(shape[1], num_heads, bc_dim)
@@ -55,11 +54,7 @@ def in_projection(
 def parts(columns: int, num_heads: int, bc_dim: int) -> tuple[slice, slice, slice]:
     """Return the columns of `in_projection` that hold B, C and dt."""
     dt = columns - num_heads
-    return (
-        slice(dt - 2 * bc_dim, dt - bc_dim),
-        slice(dt - bc_dim, dt),
-        slice(dt, columns),
-    )
+    return slice(dt - 2 * bc_dim, dt - bc_dim), slice(dt - bc_dim, dt), slice(dt, columns)
 
 
 def log_decays(shape: tuple[int], *, a_log: float | None, seed: int) -> np.ndarray:

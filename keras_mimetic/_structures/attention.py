@@ -6,17 +6,9 @@ from typing import Any, ClassVar, TypedDict
 import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
-from keras_mimetic._numerics.attention import (
-    PAIRS,
-    auto_strengths,
-    diagonal,
-    expected_diagonal,
-    moments,
-    sample_pair,
-    strengths,
-)
-from keras_mimetic._numerics.noise_plus_identity import one_blas_thread
-from keras_mimetic._numerics.random import in_threads
+from keras_mimetic._numerics.attention import PAIRS, auto_strengths, sample_pair
+from keras_mimetic._numerics.products import diagonal, expected_diagonal, moments, strengths
+from keras_mimetic._numerics.threads import in_threads, one_blas_thread
 from keras_mimetic._patterns.attention import LAYERS, AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._structures.base import (

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_mimetic._checks import check_choice, check_number
 from keras_mimetic._numerics import state_space
-from keras_mimetic._numerics.attention import diagonal, expected_diagonal
 from keras_mimetic._numerics.mlp import expected_part
+from keras_mimetic._numerics.products import diagonal, expected_diagonal
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
     MAX_IMAGE_CHANNELS,

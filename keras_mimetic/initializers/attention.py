@@ -22,17 +22,9 @@ Strengths = tuple[float, float] | Literal["auto"] | None
 class AttentionProjection(NumPyInitializer):
     """Initializer of one of two projections that are factors of one product.
 
-    Each projection of a `MimeticMultiHeadAttention` has one. Both initializers of a pair
-    factor the product that their common seed determines, and each returns its own factor,
-    so neither needs the weight of the other.
-
-    Args:
-        role: `"query"`, `"key"`, `"value"` or `"output"`.
-        partner_dim: Channels of the input of the partner; for `"value"`, of the output, and for
-            `"output"`, of the input of the values.
-        noise: Weight of the noise in the product, >= 0.
-        identity: Weight of the identity in the product, 0 unless it is square.
-        seed: Integer >= 0, the same for both partners.
+    Both initializers of a pair factor the product that their common seed determines, and each
+    returns its own factor, so neither needs the weight of the other. `partner_dim` is the number of
+    channels in the input of the partner; for `"value"`, of the output.
     """
 
     def __init__(
@@ -57,7 +49,9 @@ class AttentionProjection(NumPyInitializer):
             (columns, heads, head_dim) if self.pair == "query_key" else (heads, head_dim, columns)
         )
         first = (rows, heads, head_dim)
-        weights = _sample_pair(self.pair, first, last, self.noise, self.identity, seed)
+        weights = _sample_pair(
+            self.pair, first, last, noise=self.noise, identity=self.identity, seed=seed
+        )
         # A copy, since the variable may keep the memory and change it.
         return weights[PAIRS[self.pair].index(self.role)].reshape(shape).copy()
 
@@ -71,19 +65,8 @@ class AttentionProjection(NumPyInitializer):
         return {name: getattr(self, name) for name in names}
 
 
-@functools.lru_cache(maxsize=1)
-def _sample_pair(
-    pair: str,
-    first: tuple[int, ...],
-    second: tuple[int, ...],
-    noise: float,
-    identity: float,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sample both weights; a layer asks for one after the other."""
-    return sample_pair(pair, first, second, noise=noise, identity=identity, seed=seed)
-
-
+# A layer asks for one weight of a pair after the other.
+_sample_pair = functools.lru_cache(maxsize=1)(sample_pair)
 cache_clears.append(_sample_pair.cache_clear)
 
 

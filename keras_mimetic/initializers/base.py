@@ -14,14 +14,10 @@ from keras_mimetic.initializers.seeds import read_seed, resolve_seed
 class NumPyInitializer(keras.initializers.Initializer, abc.ABC):
     """Initializer whose values are float32 NumPy arrays, equal on every backend.
 
-    A subclass implements `sample` and `get_config`.
-
-    Args:
-        seed: An integer >= 0, `None` or a `keras.random.SeedGenerator`, as for Keras's own
-            initializers.
+    A subclass implements `sample` and `get_config`. Seeds are those of Keras's own initializers.
     """
 
-    def __init__(self, seed: Any) -> None:
+    def __init__(self, seed: int | keras.random.SeedGenerator | None) -> None:
         self.seed = resolve_seed(seed)
         # The seed as passed: a clone of an initializer without a seed takes a new one.
         self._init_seed = None if seed is None else self.seed

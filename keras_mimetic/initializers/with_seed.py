@@ -11,10 +11,9 @@ from keras_mimetic.initializers.mean import MimeticMean
 def with_seed(name: str, identifier: Any, seed: int) -> Any:
     """Return `keras.initializers.get(identifier)`, with this seed if it has none, or raise.
 
-    Variance-scaling initializers of Keras (Glorot, He, LeCun) then sample from this
-    package's random numbers, which are equal on every backend. Other random initializers
-    (`"orthogonal"`, `"random_normal"`, ...) sample from Keras's generator, whose numbers
-    differ between backends. Callables that are no `Initializer` stay as they are.
+    Variance-scaling initializers of Keras (Glorot, He, LeCun) then sample from this package's
+    random numbers, others from Keras's, which differ between backends. Callables that are no
+    `Initializer` stay as they are.
     """
     try:
         initializer = None if identifier is None else keras.initializers.get(identifier)

@@ -1,6 +1,7 @@
 """The `MimeticMultiHeadAttention` layer."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -17,14 +18,16 @@ from keras_mimetic.initializers.attention import (
 from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import with_seed
-from keras_mimetic.layers.sublayers import Changes
+from keras_mimetic.layers.sublayers import Composite, Shape, Tensor
 
 # Random parts of a layer: its projections, and the gate of newer versions of Keras.
 _STREAMS = (*ROLES, "gate")
+# Keras has no public name for the gate.
+_ATTRIBUTES = {role: f"{role}_dense" for role in ROLES} | {"gate": "_gate_dense"}
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
+class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
     """Keras's `MultiHeadAttention` with projections paired as in trained networks.
 
     In each head, the product of query and key weights W_Q W_K^T starts near a positive multiple
@@ -101,8 +104,8 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         value_dim: int | None = None,
         dropout: float = 0.0,
         use_bias: bool = True,
-        output_shape: Any = None,
-        attention_axes: Any = None,
+        output_shape: int | Sequence[int] | None = None,
+        attention_axes: int | Sequence[int] | None = None,
         *,
         query_key: Strengths = AUTO,
         value_output: Strengths = AUTO,
@@ -111,83 +114,69 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        seed = None if seed is None else check_seed(seed)
-        if seed is not None and seed >= 2**31 and dropout:
-            raise ValueError(
-                "Argument `seed` must be below 2**31 if `dropout` is not 0: the limit of "
-                f"Keras's generators. Received: seed={seed}"
-            )
-        num_heads = check_integer("num_heads", num_heads, minimum=1)
-        key_dim = check_integer("key_dim", key_dim, minimum=1)
-        if value_dim is not None:
-            value_dim = check_integer("value_dim", value_dim, minimum=1)
-        dropout = check_number("dropout", dropout, low=0, below=1)
-        use_bias = check_flag("use_bias", use_bias)
-        output_shape = _check_axes("output_shape", output_shape, minimum=1)
-        attention_axes = _check_axes("attention_axes", attention_axes, minimum=-64)
-        query_key = check_strengths("query_key", query_key)
-        value_output = check_strengths("value_output", value_output)
-        check_flag("causal", causal)
+        seed = _check_seed(seed, dropout)
         self._seeds = split_seed(resolve_seed(seed), _STREAMS)
         # Check the initializer before Keras's layer does, for a clearer error.
         with_seed("kernel_initializer", kernel_initializer, self._seeds["query"])
+        if value_dim is not None:
+            value_dim = check_integer("value_dim", value_dim, minimum=1)
         super().__init__(
-            num_heads,
-            key_dim,
+            check_integer("num_heads", num_heads, minimum=1),
+            check_integer("key_dim", key_dim, minimum=1),
             value_dim=value_dim,
-            dropout=dropout,
-            use_bias=use_bias,
-            output_shape=output_shape,
-            attention_axes=attention_axes,
+            dropout=check_number("dropout", dropout, low=0, below=1),
+            use_bias=check_flag("use_bias", use_bias),
+            output_shape=_check_axes("output_shape", output_shape, minimum=1),
+            attention_axes=_check_axes("attention_axes", attention_axes, minimum=-64),
             kernel_initializer=kernel_initializer,
             seed=seed,
             **kwargs,
         )
-        self.query_key = query_key
-        self.value_output = value_output
-        self.causal = causal
-        if value_output and self._output_shape and len(self._output_shape) > 1:
+        self.query_key = check_strengths("query_key", query_key)
+        self.value_output = check_strengths("value_output", value_output)
+        self.causal = check_flag("causal", causal)
+        if self.value_output and self._output_shape and len(self._output_shape) > 1:
             raise ValueError(
                 "Argument `output_shape` must have one axis unless `value_output` is None: the "
-                "structure is for matrices. "
-                f"Received: output_shape={self._output_shape}, value_output={value_output}"
+                "structure is for matrices. Received: "
+                f"output_shape={self._output_shape}, value_output={self.value_output}"
             )
+        # In the order in which Keras's `build` creates them. Older versions of Keras have no gate.
+        gate = ("gate",) if getattr(self, "_use_gate", False) else ()
+        self._roles = ("query", "key", *gate, "value", "output")
+        self._sublayers = tuple(_ATTRIBUTES[role] for role in self._roles)
         self._is_self_attention = True
         self._projections: Any = None
-        self._changes = Changes(tuple(f"{role}_dense" for role in ROLES))
 
-    def __call__(self, query: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, query: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not self.built:
             # `build` gets only shapes, which do not show whether the tensors are the same.
             key = args[0] if args else kwargs.get("key")
             self._is_self_attention = query is value and (key is None or key is value)
         return super().__call__(query, value, *args, **kwargs)
 
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+    def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
         key_shape = value_shape if key_shape is None else key_shape
-        roles = ("query", "key", *(("gate",) if self._has_gate() else ()), "value", "output")
         initializers = self._initializers(query_shape[-1], value_shape[-1], key_shape[-1])
-        # Keras's `build` requests one initializer per projection, in this order.
-        self._projections = iter([initializers[role] for role in roles])
+        self._projections = iter(
+            [
+                {"kernel_initializer": initializers[role], **self._arguments_of(_ATTRIBUTES[role])}
+                for role in self._roles
+            ]
+        )
         super().build(query_shape, value_shape, key_shape)
         self._projections = None
-        for role in ROLES:
-            if getattr(self, f"{role}_dense").kernel_initializer is not initializers[role]:
+        for role in self._roles:
+            projection = getattr(self, _ATTRIBUTES[role])
+            if projection.kernel_initializer is not initializers[role]:
                 raise RuntimeError(
                     "This version of Keras builds the projections of `MultiHeadAttention` in an "
                     "order that keras_mimetic does not support. Please report it."
                 )
-
-        for name in self._changes.names:
-            self._changes.restore_lora(name, getattr(self, name))
+            self._restore_lora(_ATTRIBUTES[role], projection)
 
     def _get_common_kwargs_for_sublayer(self) -> dict[str, Any]:
-        arguments = super()._get_common_kwargs_for_sublayer()
-        return {**arguments, "kernel_initializer": next(self._projections)}
-
-    def _has_gate(self) -> bool:
-        # The argument is absent in older versions of Keras.
-        return getattr(self, "_use_gate", False)
+        return {**super()._get_common_kwargs_for_sublayer(), **next(self._projections)}
 
     def _initializers(self, query_dim: int, value_dim: int, key_dim: int) -> dict[str, Any]:
         """Return the initializers of the kernels by role."""
@@ -223,19 +212,21 @@ class MimeticMultiHeadAttention(keras.layers.MultiHeadAttention):
             "query_key": _serialize(self.query_key),
             "value_output": _serialize(self.value_output),
             "causal": self.causal,
-            # The config of Keras's layer has the policies of quantized sublayers.
-            **self._changes.config(self, quantized=False),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MimeticMultiHeadAttention":
-        config, changes = Changes.split(config)
-        layer = super().from_config(config)
-        layer._changes.update(changes)
-        return layer
+
+def _check_seed(seed: int | None, dropout: float) -> int | None:
+    """Return the seed if it is `None` or allowed with this dropout; otherwise raise."""
+    seed = None if seed is None else check_seed(seed)
+    if seed is not None and seed >= 2**31 and dropout:
+        raise ValueError(
+            "Argument `seed` must be below 2**31 if `dropout` is not 0: the limit of "
+            f"Keras's generators. Received: seed={seed}"
+        )
+    return seed
 
 
-def _serialize(strengths: Any) -> Any:
+def _serialize(strengths: Strengths) -> list[float] | str | None:
     return list(strengths) if isinstance(strengths, tuple) else strengths
 
 

@@ -3,15 +3,8 @@
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
-from keras_mimetic._checks import (
-    AUTO,
-    check_choice,
-    check_flag,
-    check_integer,
-    check_number,
-)
+from keras_mimetic._checks import AUTO, check_choice, check_flag, check_integer, check_number
 from keras_mimetic._numerics.fans import scaled_std
 from keras_mimetic._numerics.mlp import HIDDEN_BIAS, MEAN_AFTER_LAYER_NORM, bias_start, safe_mean
 from keras_mimetic._numerics.random import check_seed, split_seed
@@ -19,9 +12,9 @@ from keras_mimetic.initializers.base import check_fits
 from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
-from keras_mimetic.layers.arguments import get, serialize_initializer
+from keras_mimetic.layers.arguments import get, is_zeros, serialize_initializer
 from keras_mimetic.layers.onnx import layer_normalization
-from keras_mimetic.layers.sublayers import Changes, check_float_policy
+from keras_mimetic.layers.sublayers import Composite, Shape, Tensor, check_float_policy
 
 # As in Vision Transformers. Keras's default, 1e-3, is large for them.
 _NORM_EPSILON = 1e-6
@@ -30,7 +23,7 @@ _STREAMS = ("fc1_kernel", "fc2_kernel", "dropout1", "dropout2", "fc1_bias", "fc2
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticMLPBlock(keras.layers.Layer):
+class MimeticMLPBlock(Composite):
     """The MLP of Transformers and ConvNeXts with mimetic initial weights.
 
     Computes `fc2(activation(fc1(x)))` on the last axis of `x`, and with `norm` and `residual`:
@@ -106,6 +99,8 @@ class MimeticMLPBlock(keras.layers.Layer):
     - Trockman and Kolter, 2026, "Mimetic Initialization of MLPs" (arXiv:2602.07156).
     """
 
+    _sublayers = ("fc1", "fc2")
+
     def __init__(
         self,
         hidden_dim: int,
@@ -155,9 +150,6 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.norm: Any = None
         self.fc1: Any = None
         self.fc2: Any = None
-        self._dropout1: Any = None
-        self._dropout2: Any = None
-        self._changes = Changes(("fc1", "fc2"))
         self.supports_masking = True
 
     def _check_hidden_bias(self) -> None:
@@ -168,7 +160,7 @@ class MimeticMLPBlock(keras.layers.Layer):
                 "Argument `hidden_bias` must be 0 if `use_bias` is False, since there is no "
                 f"bias. Received: hidden_bias={self.hidden_bias}"
             )
-        if not self._biases_start_at_zero():
+        if not is_zeros(self._fc1_bias_initializer):
             raise ValueError(
                 "Argument `bias_initializer` must be 'zeros' if `hidden_bias` is not 0, since "
                 "both set the initial bias of fc1. "
@@ -176,10 +168,8 @@ class MimeticMLPBlock(keras.layers.Layer):
                 f"bias_initializer={self.bias_initializer!r}"
             )
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         input_dim, output_dim = self._dims(input_shape)
-        hidden_shape = (*input_shape[:-1], self.hidden_dim)
-        mean, hidden_bias = self._strengths(input_dim)
         shared = {
             "use_bias": self.use_bias,
             "kernel_regularizer": self.kernel_regularizer,
@@ -191,25 +181,24 @@ class MimeticMLPBlock(keras.layers.Layer):
                 epsilon=_NORM_EPSILON, dtype=self.dtype_policy, name="norm"
             )
             self.norm.build(input_shape)
-        self.fc1 = keras.layers.Dense(
+        kernel_initializer, bias_initializer = self._fc1_initializers(input_dim)
+        self.fc1 = self._dense(
+            "fc1",
             self.hidden_dim,
+            input_shape,
             activation=self.activation,
-            kernel_initializer=MimeticMean(mean, seed=self._seeds["fc1_kernel"]),
-            bias_initializer=self._initial_bias(mean, hidden_bias, input_dim),
-            name="fc1",
-            dtype=self._changes.policies.get("fc1", self.dtype_policy),
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
             **shared,
         )
-        self._changes.build("fc1", self.fc1, input_shape)
-        self.fc2 = keras.layers.Dense(
+        self.fc2 = self._dense(
+            "fc2",
             output_dim,
+            (*input_shape[:-1], self.hidden_dim),
             kernel_initializer=self._fc2_initializer,
             bias_initializer=self._fc2_bias_initializer,
-            name="fc2",
-            dtype=self._changes.policies.get("fc2", self.dtype_policy),
             **shared,
         )
-        self._changes.build("fc2", self.fc2, hidden_shape)
         if self.dropout:
             self._dropout1, self._dropout2 = (
                 keras.layers.Dropout(
@@ -223,81 +212,58 @@ class MimeticMLPBlock(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
         self.built = True
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def _fc1_initializers(
+        self, input_dim: int
+    ) -> tuple[MimeticMean, keras.initializers.Initializer]:
+        """Return the initializers of the kernel and the bias of fc1."""
+        is_normalized = self._norm_name is not None
+        mean, hidden_bias = self.mean, self.hidden_bias
+        if isinstance(mean, str):
+            mean = MEAN_AFTER_LAYER_NORM if is_normalized else safe_mean(input_dim)
+        if isinstance(hidden_bias, str):
+            is_free = self.use_bias and is_zeros(self._fc1_bias_initializer)
+            hidden_bias = HIDDEN_BIAS if is_free and is_normalized else 0.0
+        kernel = MimeticMean(mean, seed=self._seeds["fc1_kernel"])
+        if not hidden_bias:
+            return kernel, self._fc1_bias_initializer
+        std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
+        # After a LayerNorm, the mean has no effect on the pre-activation.
+        start = bias_start(hidden_bias, std, input_dim, 0.0 if is_normalized else mean)
+        check_fits(start, self.variable_dtype, f"hidden_bias={hidden_bias}, mean={mean}")
+        return kernel, keras.initializers.Constant(start)
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         x = inputs if self.norm is None else layer_normalization(self.norm, inputs)
         x = self.fc1(x)
-        if self._dropout1 is not None:
+        if self.dropout:
             x = self._dropout1(x, training=training)
         x = self.fc2(x)
-        if self._dropout2 is not None:
+        if self.dropout:
             x = self._dropout2(x, training=training)
         if self.residual:
             x = keras.ops.add(inputs, x)
         return x
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         _, output_dim = self._dims(input_shape)
         return (*input_shape[:-1], output_dim)
 
     def get_config(self) -> dict[str, Any]:
+        numbers = ("hidden_dim", "output_dim", "mean", "hidden_bias", "dropout", "seed")
+        flags = ("residual", "use_bias")
         return {
             **super().get_config(),
-            "hidden_dim": self.hidden_dim,
-            "output_dim": self.output_dim,
+            **{name: getattr(self, name) for name in (*numbers, *flags)},
             "activation": keras.activations.serialize(self.activation),
-            "mean": self.mean,
-            "hidden_bias": self.hidden_bias,
             "norm": self._norm_name,
-            "residual": self.residual,
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
             "fc2_initializer": serialize_initializer(self.fc2_initializer),
             "bias_initializer": serialize_initializer(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "seed": self.seed,
-            **self._changes.config(self),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MimeticMLPBlock":
-        config, changes = Changes.split(config)
-        layer = super().from_config(config)
-        layer._changes.update(changes)
-        return layer
-
-    def _strengths(self, input_dim: int) -> tuple[float, float]:
-        """Return the mean and the hidden bias of fc1."""
-        mean, hidden_bias = self.mean, self.hidden_bias
-        if isinstance(mean, str):
-            mean = MEAN_AFTER_LAYER_NORM if self._is_normalized() else safe_mean(input_dim)
-        if isinstance(hidden_bias, str):
-            is_free = self.use_bias and self._biases_start_at_zero()
-            hidden_bias = HIDDEN_BIAS if is_free and self._is_normalized() else 0.0
-        return mean, hidden_bias
-
-    def _is_normalized(self) -> bool:
-        """Return whether a LayerNormalization directly precedes fc1."""
-        return self._norm_name is not None
-
-    def _biases_start_at_zero(self) -> bool:
-        initializer = self._fc1_bias_initializer
-        if isinstance(initializer, keras.initializers.Constant):
-            return bool(np.all(np.asarray(initializer.value) == 0))
-        return isinstance(initializer, keras.initializers.Zeros)
-
-    def _initial_bias(self, mean: float, hidden_bias: float, input_dim: int) -> Any:
-        if not hidden_bias:
-            return self._fc1_bias_initializer
-        # After a LayerNorm, the mean has no effect on the pre-activation.
-        effective_mean = 0.0 if self._is_normalized() else mean
-        std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
-        start = bias_start(hidden_bias, std, input_dim, effective_mean)
-        check_fits(start, self.variable_dtype, f"hidden_bias={hidden_bias}, mean={mean}")
-        return keras.initializers.Constant(start)
-
-    def _dims(self, input_shape: Any) -> tuple[int, int]:
+    def _dims(self, input_shape: Shape) -> tuple[int, int]:
         """Return the widths of input and output, or raise for an unsuitable shape."""
         shape = tuple(input_shape)
         if len(shape) < 2:

@@ -17,6 +17,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_mimetic.layers.sublayers import Tensor
+
 # exp of it is 0 in float32 and float64. Sums of larger numbers would no longer be exact.
 _LOG_ZERO = -1000.0
 # Up to this many chunks are processed one by one; more are halved first.
@@ -27,8 +29,8 @@ _HALVINGS = 4
 
 
 def chunk_scan(
-    x: Any, dt: Any, a: Any, b: Any, c: Any, state: Any, chunk_size: int
-) -> tuple[Any, Any]:
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor, chunk_size: int
+) -> tuple[Tensor, Tensor]:
     """Compute y of all positions, and the last state, in time and memory linear in the length.
 
     Within a chunk of `chunk_size` positions this is a product with a matrix
@@ -44,15 +46,11 @@ def chunk_scan(
     batch, length, num_heads, head_dim = ops.shape(x)
     num_groups, state_dim = b.shape[-2:]
     heads_per_group = num_heads // num_groups
-    # Rounded up by adding first: exported graphs divide integers toward zero.
-    num_chunks = (length + chunk_size - 1) // chunk_size
-    if isinstance(length, int):
-        # At least one chunk, even for an empty sequence; none longer than the sequence.
-        num_chunks, chunk_size = max(1, num_chunks), min(chunk_size, max(1, length))
+    num_chunks, chunk_size = _chunks(length, chunk_size)
     # Padding has dt = 0, which changes no state.
     padding = num_chunks * chunk_size - length
 
-    def chunked(values: Any, *shape: int) -> Any:
+    def chunked(values: Tensor, *shape: int) -> Tensor:
         shape = (batch * num_chunks, chunk_size, num_groups, *shape)
         return reshape(_pad_end(values, padding), shape)
 
@@ -92,7 +90,18 @@ def chunk_scan(
     return y[:, :length], state
 
 
-def _state_passing(states: Any, log_decay: Any, state: Any, halvings: int = 0) -> tuple[Any, Any]:
+def _chunks(length: int | Tensor, chunk_size: int) -> tuple[int | Tensor, int]:
+    """Return the number of chunks of a sequence, at least 1, and their size."""
+    # Rounded up by adding first: exported graphs divide integers toward zero.
+    num_chunks = (length + chunk_size - 1) // chunk_size
+    if not isinstance(length, int):
+        return num_chunks, chunk_size
+    return max(1, num_chunks), min(chunk_size, max(1, length))
+
+
+def _state_passing(
+    states: Tensor, log_decay: Tensor, state: Tensor, halvings: int = 0
+) -> tuple[Tensor, Tensor]:
     """Return the state before each chunk, and after the last.
 
     Pairs of chunks are merged while there are many. Keras's scans do not help: on torch the
@@ -128,7 +137,9 @@ def _state_passing(states: Any, log_decay: Any, state: Any, halvings: int = 0) -
     return reshape(before, (batch, 2 * half, *shape))[:, :num_chunks], state
 
 
-def _state_passing_sequential(states: Any, log_decay: Any, state: Any) -> tuple[Any, Any]:
+def _state_passing_sequential(
+    states: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """Do as `_state_passing`, chunk by chunk."""
     num_chunks = states.shape[1]
     before = []
@@ -142,7 +153,9 @@ def _state_passing_sequential(states: Any, log_decay: Any, state: Any) -> tuple[
     return ops.stack(before, axis=1), state
 
 
-def _state_passing_matrix(states: Any, log_decay: Any, state: Any) -> tuple[Any, Any]:
+def _state_passing_matrix(
+    states: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """Do as `_state_passing`, by a matrix (num_chunks + 1, num_chunks + 1)."""
     # The initial state is the contribution of an extra leading chunk.
     states = ops.concatenate((ops.expand_dims(state, 1), states), axis=1)
@@ -155,7 +168,7 @@ def _state_passing_matrix(states: Any, log_decay: Any, state: Any) -> tuple[Any,
     return states[:, :-1], states[:, -1]
 
 
-def _segsum_decays(log_decay: Any) -> tuple[Any, Any]:
+def _segsum_decays(log_decay: Tensor) -> tuple[Tensor, Tensor]:
     """Return the decays over all segments: exp(segsum(log_decay)) in Mamba-2's terms.
 
     For `log_decay` (..., length) <= 0, return its sum over positions up to l, (..., length),
@@ -177,13 +190,13 @@ def _segsum_decays(log_decay: Any) -> tuple[Any, Any]:
     return integers + remainders, ops.exp(segments) * is_causal
 
 
-def _differences(values: Any) -> Any:
+def _differences(values: Tensor) -> Tensor:
     """Subtract each value of the last axis from each."""
     # Not `values[..., None]`, which LiteRT cannot run on sizes that are not known.
     return ops.expand_dims(values, -1) - ops.expand_dims(values, -2)
 
 
-def reshape(values: Any, shape: Any) -> Any:
+def reshape(values: Tensor, shape: tuple[Any, ...]) -> Tensor:
     """Reshape a tensor by its own method, if it has one.
 
     `ops.reshape` searches the shape for symbolic tensors, which on torch takes ten times as long
@@ -193,14 +206,16 @@ def reshape(values: Any, shape: Any) -> Any:
     return ops.reshape(values, shape) if method is None else method(shape)
 
 
-def _pad_end(values: Any, size: Any) -> Any:
+def _pad_end(values: Tensor, size: int | Tensor) -> Tensor:
     """Append `size` zeros to the second axis."""
     if isinstance(size, int) and not size:
         return values
     return ops.pad(values, [[0, size if axis == 1 else 0] for axis in range(len(values.shape))])
 
 
-def selective_state_update(x: Any, dt: Any, a: Any, b: Any, c: Any, state: Any) -> tuple[Any, Any]:
+def selective_state_update(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """Compute the next position: arguments of `chunk_scan` without their axis of length."""
     heads_per_group = x.shape[-2] // b.shape[-2]
     b, c = (ops.repeat(z, heads_per_group, axis=-2)[..., None, :] for z in (b, c))

@@ -3,26 +3,21 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_mimetic._checks import check_choice, check_flag, check_integer, check_number
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic._numerics.state_space import A_LOG, CORRELATION, DT, MAX_A_LOG
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.state_space import StateSpaceWeight
-from keras_mimetic.layers.causal_conv import causal_conv, conv_state_after
-from keras_mimetic.layers.recurrent_inputs import check_mask, check_state, shapes_agree
-from keras_mimetic.layers.selective_scan import chunk_scan, reshape, selective_state_update
-from keras_mimetic.layers.sublayers import Changes, check_float_policy
+from keras_mimetic.layers.mamba2 import Mamba2
+from keras_mimetic.layers.sublayers import Shape, check_float_policy
 
-# As in the reference implementation.
-_NORM_EPSILON = 1e-5
 # The convolution is short by design, and computed tap by tap.
 _MAX_CONV_WIDTH = 256
 
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
-class MimeticStateSpace(keras.layers.Layer):
+class MimeticStateSpace(Mamba2):
     """The selective state space of Mamba-2, initialized as linear attention.
 
     Each head keeps a state H of fixed size, a matrix that every position t of the
@@ -122,8 +117,7 @@ class MimeticStateSpace(keras.layers.Layer):
       Models Learn to Recall" (arXiv:2410.11135): its initial weights.
     """
 
-    # Attributes that `keras.layers.Bidirectional` reads, besides `go_backwards`.
-    return_sequences, return_state, stateful = True, False, False
+    _sublayers = ("in_projection", "out_projection")
 
     def __init__(
         self,
@@ -164,167 +158,59 @@ class MimeticStateSpace(keras.layers.Layer):
         self.seed = None if seed is None else check_seed(seed)
         check_float_policy(self)
         self._root = resolve_seed(self.seed)
-        self._changes = Changes(("in_projection", "out_projection"))
         self.in_projection: Any = None
         self.out_projection: Any = None
         self.supports_masking = True
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         width = self._width(input_shape)
-        inner = self.expand * width
-        self.num_heads = inner // self.head_dim
+        self._inner_dim = self.expand * width
+        self.num_heads = self._inner_dim // self.head_dim
         bc_dim = self.num_groups * self.state_dim
-        self._sizes = (inner, inner + 2 * bc_dim, self.num_heads)
-        # Gate; x, B and C, which are convolved; dt.
+        self._conv_dim = self._inner_dim + 2 * bc_dim
         self.in_projection = self._projection(
             "in_projection",
-            (*input_shape[:-1], width),
-            sum(self._sizes),
+            self._inner_dim + self._conv_dim + self.num_heads,
+            input_shape,
             num_heads=self.num_heads,
             bc_dim=bc_dim,
             correlation=self.correlation or 0.0,
             input_dependent_dt=self.initial_dt is None,
         )
-        self.out_projection = self._projection("out_projection", (*input_shape[:-1], inner), width)
-        identity = self.convolution == "identity"
-        channels = self._sizes[1]
-        self.conv_kernel = self._weight(
-            "conv_kernel", (self.conv_width, channels), identity=identity
-        )
-        self.conv_bias = self._weight(
-            "conv_bias", (channels,), taps=self.conv_width, identity=identity
-        )
+        inner_shape = (*input_shape[:-1], self._inner_dim)
+        self.out_projection = self._projection("out_projection", width, inner_shape)
+        taps, identity = self.conv_width, self.convolution == "identity"
+        self.conv_kernel = self._weight("conv_kernel", (taps, self._conv_dim), identity=identity)
+        self.conv_bias = self._weight("conv_bias", (self._conv_dim,), taps=taps, identity=identity)
         self.a_log = self._weight("a_log", (self.num_heads,), a_log=self.initial_a_log)
         self.dt_bias = self._weight("dt_bias", (self.num_heads,), dt=self.initial_dt)
         self.skip = self._add("skip", (self.num_heads,), keras.initializers.Ones())
-        self.norm_scale = self._add("norm_scale", (inner,), keras.initializers.Ones())
+        self.norm_scale = self._add("norm_scale", (self._inner_dim,), keras.initializers.Ones())
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
         self.built = True
 
-    def _projection(self, role: str, input_shape: Any, units: int, **settings: Any) -> Any:
-        layer = keras.layers.Dense(
-            units,
-            use_bias=self.use_bias,
-            kernel_initializer=StateSpaceWeight(role, self._root, **settings),
-            dtype=self._changes.policies.get(role, self.dtype_policy),
-            name=role,
+    def _projection(
+        self, role: str, units: int, input_shape: Shape, **settings: Any
+    ) -> keras.layers.Dense:
+        initializer = StateSpaceWeight(role, self._root, **settings)
+        return self._dense(
+            role, units, input_shape, use_bias=self.use_bias, kernel_initializer=initializer
         )
-        self._changes.build(role, layer, input_shape)
-        return layer
 
-    def _weight(self, role: str, shape: Any, **settings: Any) -> Any:
+    def _weight(self, role: str, shape: Shape, **settings: Any) -> keras.Variable:
         return self._add(role, shape, StateSpaceWeight(role, self._root, **settings))
 
-    def _add(self, name: str, shape: Any, initializer: Any) -> Any:
+    def _add(
+        self, name: str, shape: Shape, initializer: keras.initializers.Initializer
+    ) -> keras.Variable:
         # `conv_kernel_initializer` and so on, as in Keras's layers.
         setattr(self, f"{name}_initializer", initializer)
         # Cast at each use: logarithms and small dt lose too much in low precision.
         return self.add_weight(shape=shape, initializer=initializer, name=name, autocast=False)
 
-    def call(
-        self,
-        inputs: Any,
-        initial_state: Any = None,
-        return_state: bool = False,
-        mask: Any = None,
-    ) -> Any:
-        check_flag("return_state", return_state)
-        conv_state, ssm_state = self._state(initial_state, ops.shape(inputs)[0])
-        if mask is None:
-            # Keras passes the mask to `call` only if `inputs` is the sole tensor argument.
-            mask = getattr(inputs, "_keras_mask", None)
-        if mask is not None:
-            mask = check_mask(mask, inputs)
-            # Before the weights, so that NaN in padding does not reach their gradients.
-            inputs = ops.where(mask[..., None], inputs, ops.zeros_like(inputs))
-        if self.go_backwards:
-            inputs, mask = (None if z is None else ops.flip(z, axis=1) for z in (inputs, mask))
-        gate, xbc, dt = self._project(inputs)
-        if mask is not None:
-            xbc = ops.where(mask[..., None], xbc, 0.0)
-        xbc = ops.concatenate((conv_state, xbc), axis=1)
-        if return_state:
-            conv_state = conv_state_after(xbc, self.conv_width, mask)
-        xbc = causal_conv(xbc, ops.cast(self.conv_kernel, xbc.dtype))
-        x, b, c, dt = self._split(xbc, dt)
-        if mask is not None:
-            dt = ops.where(mask[..., None], dt, 0.0)
-        y, ssm_state = chunk_scan(x, dt, self._a(), b, c, ssm_state, self.chunk_size)
-        outputs = self._finish(y, x, gate)
-        return (outputs, (conv_state, ssm_state)) if return_state else outputs
-
-    def step(self, inputs: Any, state: Any) -> tuple[Any, Any]:
-        """Compute the next position, as `call` does after all positions before.
-
-        Args:
-            inputs: Of shape `(batch, width)`.
-            state: The one returned by the last step or call, or `get_initial_state(batch)`.
-
-        Returns:
-            Outputs `(batch, width)`, and the state after this position.
-        """
-        if not self.built:
-            raise ValueError(
-                f"Layer '{self.name}' has no weights yet: call it, or `build` it, before `step`."
-            )
-        inputs = ops.cast(ops.convert_to_tensor(inputs), self.compute_dtype)
-        if not shapes_agree(tuple(inputs.shape), (None, self._sizes[0] // self.expand)):
-            raise ValueError(
-                f"`step` of layer '{self.name}' takes inputs of shape (batch, "
-                f"{self._sizes[0] // self.expand}). Received: shape {tuple(inputs.shape)}"
-            )
-        conv_state, ssm_state = self._state(state, ops.shape(inputs)[0])
-        gate, xbc, dt = self._project(inputs)
-        seen = ops.concatenate((conv_state, xbc[:, None]), axis=1)
-        kernel = ops.cast(self.conv_kernel, seen.dtype)
-        x, b, c, dt = self._split(ops.sum(kernel * seen, axis=1), dt)
-        y, ssm_state = selective_state_update(x, dt, self._a(), b, c, ssm_state)
-        return self._finish(y, x, gate), (seen[:, 1:], ssm_state)
-
-    def get_initial_state(self, batch_size: Any) -> tuple[Any, Any]:
-        """Return the state of a built layer before the first position, zeros.
-
-        Returns:
-            `conv_state`, the last inputs of the convolution, (batch, conv_width - 1,
-            channels); and `ssm_state`, H, (batch, num_heads, head_dim, state_dim), in
-            float32 or higher.
-
-        Raises:
-            TypeError: Unless `batch_size` is an integer or a scalar tensor.
-            ValueError: If it is negative, or the layer is not built.
-        """
-        if isinstance(batch_size, (int, float, str, list, tuple, dict)):
-            check_integer("batch_size", batch_size, minimum=0)
-        shapes = self._state_shapes(batch_size)
-        dtypes = (self.compute_dtype, self._scan_dtype)
-        return tuple(
-            ops.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
-        )
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         self._width(input_shape)
         return tuple(input_shape)
-
-    def compute_output_spec(
-        self,
-        inputs: Any,
-        initial_state: Any = None,
-        return_state: bool = False,
-        mask: Any = None,
-    ) -> Any:
-        outputs = keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
-        if not return_state:
-            return outputs
-        conv_state, ssm_state = self._state_shapes(inputs.shape[0])
-        return outputs, (
-            keras.KerasTensor(conv_state, self.compute_dtype),
-            keras.KerasTensor(ssm_state, self._scan_dtype),
-        )
-
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        if previous_mask is None or not self.go_backwards:
-            return previous_mask
-        return ops.flip(previous_mask, axis=1)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -342,65 +228,9 @@ class MimeticStateSpace(keras.layers.Layer):
             "chunk_size": self.chunk_size,
             "go_backwards": self.go_backwards,
             "seed": self.seed,
-            **self._changes.config(self),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MimeticStateSpace":
-        config, changes = Changes.split(config)
-        layer = super().from_config(config)
-        layer._changes.update(changes)
-        return layer
-
-    @property
-    def _scan_dtype(self) -> str:
-        return "float64" if self.compute_dtype == "float64" else "float32"
-
-    def _project(self, inputs: Any) -> Any:
-        inner, channels, _ = self._sizes
-        return _split(self.in_projection(inputs), inner, inner + channels)
-
-    def _split(self, xbc: Any, dt: Any) -> tuple[Any, Any, Any, Any]:
-        """Return x by heads, B and C by groups, and dt, for the recurrence."""
-        xbc = ops.silu(xbc + ops.cast(self.conv_bias, xbc.dtype))
-        xbc, dt = (ops.cast(z, self._scan_dtype) for z in (xbc, dt))
-        inner, bc_dim = self._sizes[0], self.num_groups * self.state_dim
-        x, b, c = _split(xbc, inner, inner + bc_dim)
-        leading = ops.shape(xbc)[:-1]
-        x = reshape(x, (*leading, self.num_heads, self.head_dim))
-        b, c = (reshape(z, (*leading, self.num_groups, self.state_dim)) for z in (b, c))
-        return x, b, c, ops.softplus(dt + ops.cast(self.dt_bias, dt.dtype))
-
-    def _a(self) -> Any:
-        return -ops.exp(ops.cast(self.a_log, self._scan_dtype))
-
-    def _finish(self, y: Any, x: Any, gate: Any) -> Any:
-        y = y + x * ops.cast(self.skip, y.dtype)[:, None]
-        leading, inner = ops.shape(gate)[:-1], self._sizes[0]
-        y = reshape(y, (*leading, inner)) * ops.silu(ops.cast(gate, y.dtype))
-        by_group = reshape(y, (*leading, self.num_groups, inner // self.num_groups))
-        # Not `ops.rms_normalization`, which cannot be exported to ONNX on torch.
-        square = ops.mean(ops.square(by_group), axis=-1, keepdims=True)
-        y = by_group * ops.rsqrt(square + _NORM_EPSILON)
-        y = reshape(y, (*leading, inner)) * ops.cast(self.norm_scale, y.dtype)
-        return self.out_projection(ops.cast(y, self.compute_dtype))
-
-    def _state_shapes(self, batch: Any) -> tuple[Any, Any]:
-        if not self.built:
-            raise ValueError(
-                f"Layer '{self.name}' has no weights yet, and its state no shape: call it, or "
-                "`build` it, first."
-            )
-        conv_state = (batch, self.conv_width - 1, self._sizes[1])
-        return conv_state, (batch, self.num_heads, self.head_dim, self.state_dim)
-
-    def _state(self, state: Any, batch: Any) -> tuple[Any, Any]:
-        if state is None:
-            return self.get_initial_state(batch)
-        conv_state, ssm_state = check_state(self.name, state, self._state_shapes(batch))
-        return ops.cast(conv_state, self.compute_dtype), ops.cast(ssm_state, self._scan_dtype)
-
-    def _width(self, input_shape: Any) -> int:
+    def _width(self, input_shape: Shape) -> int:
         shape = tuple(input_shape)
         if len(shape) != 3 or shape[-1] is None:
             raise ValueError(
@@ -419,8 +249,3 @@ class MimeticStateSpace(keras.layers.Layer):
                 f"num_groups={self.num_groups}, with {inner // self.head_dim} heads"
             )
         return shape[-1]
-
-
-def _split(values: Any, first: int, second: int) -> tuple[Any, Any, Any]:
-    """Split the last axis in three. Exporters refuse `ops.split`, which reads sizes of tensors."""
-    return values[..., :first], values[..., first:second], values[..., second:]

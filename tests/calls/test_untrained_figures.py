@@ -6,13 +6,13 @@ import pytest
 
 import keras_mimetic
 from keras_mimetic import _measure
-from keras_mimetic._numerics.attention import diagonal, expected_diagonal
 from keras_mimetic._numerics.mlp import (
     energy_of_ones,
     expected_of_normals,
     expected_part,
     standardized_mean,
 )
+from keras_mimetic._numerics.products import diagonal, expected_diagonal
 from keras_mimetic._numerics.random import fold_in, sample
 
 

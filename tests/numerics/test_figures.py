@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from keras_mimetic._numerics.attention import diagonal, query_key, strengths, value_output
+from keras_mimetic._numerics.attention import query_key, value_output
 from keras_mimetic._numerics.depthwise import (
     covariance,
     depthwise_filters,
@@ -11,6 +11,7 @@ from keras_mimetic._numerics.depthwise import (
     fit_sigma,
 )
 from keras_mimetic._numerics.mlp import effective_bias, energy_of_ones, standardized_mean
+from keras_mimetic._numerics.products import diagonal, strengths
 
 
 def normals(*shape, seed=0):

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import beta, ks_2samp, kstest
 
-from keras_mimetic._numerics import noise_plus_identity, random
+from keras_mimetic._numerics import noise_plus_identity, threads
 from keras_mimetic._numerics.attention import query_key, value_output
-from keras_mimetic._numerics.noise_plus_identity import factors, framed, shared_core
+from keras_mimetic._numerics.noise_plus_identity import (
+    NoisePlusIdentity,
+    factors,
+    framed,
+    sampled_core,
+    shared_core,
+)
 from keras_mimetic._numerics.random import sample
 from keras_mimetic._numerics.random_frame import random_frame
 
@@ -57,8 +63,8 @@ def test_a_rotated_product_has_the_distribution_of_a_decomposed_one(
     direct = functools.partial(
         factors, rows, columns, rank, noise=noise, identity=identity, is_shared=False
     )
-    cores = (shared_core(rows, columns, rank, noise, identity, seed) for seed in range(SAMPLES))
-    turned = [product(framed(core, rows, columns, seed)) for seed, core in enumerate(cores)]
+    a = NoisePlusIdentity(rows, columns, noise, identity)
+    turned = [product(framed(shared_core(a, rank, n), a, n)) for n in range(SAMPLES)]
     p_values = differences(turned, [product(direct(seed=1000 + n)) for n in range(SAMPLES)])
     assert min(p_values.values()) > 1e-3, p_values
     # The test detects another distribution, with slightly less noise.
@@ -173,12 +179,12 @@ def test_weights_do_not_depend_on_threads_or_the_cache(monkeypatch):
         )
 
     some = []
-    for threads in (1, 4):
-        monkeypatch.setattr(random, "processors", lambda threads=threads: threads)
-        noise_plus_identity._decomposed.cache_clear()
+    for number in (1, 4):
+        monkeypatch.setattr(threads, "processors", lambda number=number: number)
+        sampled_core.cache_clear()
         some += [weights(), weights()]
         # One decomposition for all heads, and one for values and outputs.
-        assert noise_plus_identity._decomposed.cache_info().misses == 2
+        assert sampled_core.cache_info().misses == 2
     for others in some[1:]:
         for a, b in zip(some[0], others, strict=True):
             np.testing.assert_array_equal(a, b)

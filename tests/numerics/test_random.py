@@ -63,8 +63,8 @@ def grid(first, step=1):
 def normals(x):
     """Return the normals of uniforms, including the tail."""
     scaled = (SCALE * x).astype(np.float32)
-    tail, *arguments = to_normals(scaled, np.empty((SCRATCH, len(x)), np.float32))
-    scaled[tail] = tail_normals(*arguments)
+    tail = to_normals(scaled, np.empty((SCRATCH, len(x)), np.float32))
+    scaled[tail.positions] = tail_normals(tail)
     return scaled
 
 
