@@ -1,6 +1,6 @@
 """The structure of attention: products of projections near multiples of the identity."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypedDict
 
 import numpy as np
@@ -24,7 +24,6 @@ from keras_mimetic._structures.base import (
     Expected,
     Figure,
     FigureSpec,
-    Kind,
     Measured,
     NewWeights,
     Settings,
@@ -85,12 +84,8 @@ class Attention(Structure):
             panel="diagonal of query-key products (dots: heads)",
             unit="off-diagonal standard deviations",
         ),
-        FigureSpec(
-            "query_key", "noise", "qk noise", ".2f", by_head=True, compare_to_untrained=False
-        ),
-        FigureSpec(
-            "query_key", "identity", "qk identity", "+.2f", by_head=True, compare_to_untrained=False
-        ),
+        FigureSpec("query_key", "noise", "qk noise", ".2f", by_head=True),
+        FigureSpec("query_key", "identity", "qk identity", "+.2f", by_head=True),
         FigureSpec("value_output", "diagonal", "vo diagonal, heads", "+.2f", by_head=True),
         FigureSpec(
             "value_output",
@@ -100,8 +95,8 @@ class Attention(Structure):
             panel="diagonal of the value-output product",
             unit="off-diagonal standard deviations",
         ),
-        FigureSpec("value_output", "noise", "vo noise", ".2f", compare_to_untrained=False),
-        FigureSpec("value_output", "identity", "vo identity", "+.2f", compare_to_untrained=False),
+        FigureSpec("value_output", "noise", "vo noise", ".2f"),
+        FigureSpec("value_output", "identity", "vo identity", "+.2f"),
     )
     images: ClassVar[dict[str, str]] = {
         "query_key": "query-key products, mean over heads, up to 64 channels",
@@ -171,18 +166,13 @@ class Attention(Structure):
         return Measured(tuple(figures), images)
 
     def expected(self, site: AttentionSite, shapes: Shapes) -> Expected:
-        kinds: dict[Kind, tuple[float, float] | None] = {}
-        if "query_key" in site.known_pairs:
-            query_dim, _, key_dim = shapes["query"]
-            kinds["query_key", "diagonal", True] = expected_diagonal(query_dim, key_dim)
-        if "value_output" in site.known_pairs:
-            dim, heads, head_dim = shapes["value"]
-            kinds["value_output", "diagonal", True] = expected_diagonal(dim, head_dim)
-            kinds["value_output", "diagonal", False] = expected_diagonal(dim, heads * head_dim)
-        return {kind: pair for kind, pair in kinds.items() if pair}
-
-    def untrained_key(self, site: AttentionSite) -> Hashable:
-        return site.known_pairs
+        # Single heads and their sum have the same distribution.
+        known = {
+            (pair, "diagonal", by_head): expected_diagonal(shapes[PAIRS[pair][0]][0])
+            for pair in site.known_pairs
+            for by_head in (True, False)
+        }
+        return {kind: pair for kind, pair in known.items() if pair}
 
 
 def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float, float]]:

@@ -2,13 +2,15 @@
 
 import abc
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import fold_in, sample
+from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.graph import Graph
 
@@ -39,8 +41,6 @@ class FigureSpec:
         panel: Title of its panel in plots; "" for no panel.
         unit: Unit on the axis of the panel.
         error_bars: Name of another figure of the part to plot as error bars.
-        compare_to_untrained: Whether to compare it with untrained weights of the same
-            shapes. Their scale must not matter.
     """
 
     part: str
@@ -51,11 +51,6 @@ class FigureSpec:
     panel: str = ""
     unit: str = ""
     error_bars: str = ""
-    compare_to_untrained: bool = True
-
-    @property
-    def kind(self) -> Kind:
-        return self.part, self.name, self.by_head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,23 +147,12 @@ class Structure(abc.ABC):
     def measure(self, site: Any, weights: Weights) -> Measured:
         """Return the figures of a site, from the values of all its variables."""
 
-    def untrained(self, shapes: Shapes, seed: int) -> Weights:
-        """Sample the values of all variables as in an untrained model, at an arbitrary scale."""
-        return normal_samples(shapes, seed)
-
     def expected(self, site: Any, shapes: Shapes) -> Expected:
-        """Return mean and standard deviation of figures of untrained weights.
+        """Return mean and standard deviation of figures over untrained weights of any scale.
 
-        Only figures with a closed form are included; others are sampled.
+        Figures that are not included are not compared with untrained weights.
         """
         return {}
-
-    def untrained_key(self, site: Any) -> Hashable:
-        """Return a key of everything but shapes that figures of untrained weights depend on.
-
-        Sites with equal keys and shapes share samples. `None` disables sharing.
-        """
-        return None
 
 
 def normal_samples(shapes: Shapes, seed: int) -> Weights:
@@ -177,6 +161,19 @@ def normal_samples(shapes: Shapes, seed: int) -> Weights:
         role: sample("untruncated_normal", shape, fold_in(seed, number))
         for number, (role, shape) in enumerate(shapes.items())
     }
+
+
+def figures_of_normals(
+    figures: Callable[[Weights], Iterable[Figure]], shapes: Shapes
+) -> dict[Kind, tuple[float, float]]:
+    """Return mean and standard deviation of figures over 10 to 100 samples, always the same."""
+    # Fewer of large weights.
+    count = min(max(2**24 // sum(map(math.prod, shapes.values())), 10), 100)
+    values: dict[Kind, list[float]] = {}
+    for number in range(count):
+        for figure in figures(normal_samples(shapes, fold_in(0, number))):
+            values.setdefault(figure.kind, []).append(figure.value)
+    return {kind: mean_and_std(found) for kind, found in values.items()}
 
 
 def noise_with_norms_of(weights: Weights, seed: int) -> Weights:

@@ -1,8 +1,9 @@
 """The structure of depthwise convolutions: a covariance of filters that widens with depth."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
@@ -15,14 +16,17 @@ from keras_mimetic._patterns.depth import depths
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
+    Expected,
     Figure,
     FigureSpec,
     Measured,
     NewWeights,
     Settings,
+    Shapes,
     Skip,
     Structure,
     Weights,
+    figures_of_normals,
 )
 from keras_mimetic._tracing.graph import Call, Graph, in_call_order
 from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
@@ -152,27 +156,15 @@ class Depthwise(Structure):
         return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
 
     def measure(self, site: DepthwiseSite, weights: Weights) -> Measured:
-        filters = _filters(weights["kernel"])
-        if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:
+        *size, count = _filters(weights["kernel"]).shape
+        if count < 2 or max(size) < 2:
             return Measured()
-        if math.prod(filters.shape[:-1]) > _MOST_PIXELS:
+        if math.prod(size) > _MOST_PIXELS:
             return Measured(reason=f"filters of more than {_MOST_PIXELS} pixels take too long")
-        measured = empirical_covariance(filters)
-        size = filters.shape[:-1]
-        sigma, explained = fit_sigma(measured, size)
-        _, uncentered = fit_sigma(measured, size, centered=False)
-        figures = (
-            Figure("kernel", "sigma", sigma),
-            Figure("kernel", "explained", explained),
-            Figure("kernel", "explained_uncentered", uncentered),
-        )
-        images = {"covariance": measured}
-        if len(size) <= 2:
-            images["variance"] = measured.diagonal().reshape(size if len(size) == 2 else (1, -1))
-        return Measured(figures, images)
+        return _measured(weights)
 
-    def untrained_key(self, site: DepthwiseSite) -> Hashable:
-        return ()
+    def expected(self, site: DepthwiseSite, shapes: Shapes) -> Expected:
+        return _expected(shapes["kernel"])
 
 
 def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
@@ -212,6 +204,29 @@ def _initializer(layer: Any) -> Any:
     """Return the initializer of the filters of a depthwise convolution."""
     own = getattr(layer, "depthwise_initializer", None)
     return own or getattr(layer, "kernel_initializer", None)
+
+
+def _measured(weights: Weights) -> Measured:
+    filters = _filters(weights["kernel"])
+    size = filters.shape[:-1]
+    covariance = empirical_covariance(filters)
+    sigma, explained = fit_sigma(covariance, size)
+    _, uncentered = fit_sigma(covariance, size, centered=False)
+    figures = (
+        Figure("kernel", "sigma", sigma),
+        Figure("kernel", "explained", explained),
+        Figure("kernel", "explained_uncentered", uncentered),
+    )
+    images = {"covariance": covariance}
+    if len(size) <= 2:
+        images["variance"] = covariance.diagonal().reshape(size if len(size) == 2 else (1, -1))
+    return Measured(figures, images)
+
+
+@functools.lru_cache(maxsize=256)
+def _expected(shape: tuple[int, ...]) -> Expected:
+    """Return the figures of untrained filters, which have no closed form."""
+    return figures_of_normals(lambda weights: _measured(weights).figures, {"kernel": shape})
 
 
 def _filters(kernel: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The structure of MLPs: a first matrix of nonzero mean, and a negative hidden bias."""
 
 import functools
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
@@ -38,7 +38,6 @@ from keras_mimetic._structures.base import (
     Skip,
     Structure,
     Weights,
-    normal_samples,
 )
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.operations import is_projection
@@ -235,22 +234,6 @@ class MLP(Structure):
                 figures = expected_of_normals(*shapes[role][-2:])
                 kinds |= {(part, name, False): pair for name, pair in figures.items()}
         return kinds
-
-    def untrained(self, shapes: Shapes, seed: int) -> Weights:
-        constants = dict.fromkeys(("bias", "beta", "inner_beta"), 0.0)
-        constants |= dict.fromkeys(("gamma", "inner_gamma"), 1.0)
-        return {
-            **normal_samples({r: shape for r, shape in shapes.items() if r not in constants}, seed),
-            **{
-                role: np.full(shapes[role], value, np.float32)
-                for role, value in constants.items()
-                if role in shapes
-            },
-        }
-
-    def untrained_key(self, site: MLPSite) -> Hashable:
-        is_centered = isinstance(site.norm, keras.layers.LayerNormalization)
-        return site.norm is not None, is_centered, site.inner_norm is not None
 
 
 def _describe_input(site: MLPSite) -> str:

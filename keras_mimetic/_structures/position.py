@@ -1,8 +1,9 @@
 """Position: learned tables of positions start as sines and cosines."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
@@ -13,14 +14,17 @@ from keras_mimetic._numerics.position import explained_by_sinusoids, sin_cos_tab
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures.base import (
+    Expected,
     Figure,
     FigureSpec,
     Measured,
     NewWeights,
     Settings,
+    Shapes,
     Skip,
     Structure,
     Weights,
+    figures_of_normals,
 )
 from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, own_variables
@@ -126,11 +130,20 @@ class Position(Structure):
         return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
 
     def measure(self, site: PositionSite, weights: Weights) -> Measured:
-        table = _rows(weights["table"])[site.prefix :]
-        return Measured((Figure("table", "explained", explained_by_sinusoids(table, site.grid)),))
+        return Measured((_figure(weights["table"], site.grid, site.prefix),))
 
-    def untrained_key(self, site: PositionSite) -> Hashable:
-        return site.grid, site.prefix
+    def expected(self, site: PositionSite, shapes: Shapes) -> Expected:
+        return _expected(shapes["table"], site.grid, site.prefix)
+
+
+def _figure(table: np.ndarray, grid: tuple[int, ...], prefix: int) -> Figure:
+    return Figure("table", "explained", explained_by_sinusoids(_rows(table)[prefix:], grid))
+
+
+@functools.lru_cache(maxsize=256)
+def _expected(shape: tuple[int, ...], grid: tuple[int, ...], prefix: int) -> Expected:
+    """Return the figure of untrained tables, which has no closed form."""
+    return figures_of_normals(lambda w: (_figure(w["table"], grid, prefix),), {"table": shape})
 
 
 class _Finder:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
@@ -89,8 +89,8 @@ class StateSpace(Structure):
         "convolutions' last taps"
     )
     figures = (
-        FigureSpec("decay", "a_log", "log decay", "+.2f", by_head=True, compare_to_untrained=False),
-        FigureSpec("decay", "dt", "dt", ".3g", by_head=True, compare_to_untrained=False),
+        FigureSpec("decay", "a_log", "log decay", "+.2f", by_head=True),
+        FigureSpec("decay", "dt", "dt", ".3g", by_head=True),
         FigureSpec(
             "decay",
             "memory",
@@ -99,7 +99,6 @@ class StateSpace(Structure):
             by_head=True,
             panel="memory of the state (dots: heads)",
             unit="positions",
-            compare_to_untrained=False,
         ),
         FigureSpec(
             "state",
@@ -222,13 +221,10 @@ class StateSpace(Structure):
         taps, channels = shapes["conv_kernel"]
         kinds = {
             ("state", "correlation", True): (0.0, 1 / math.sqrt(width * columns)),
-            ("state", "diagonal", True): expected_diagonal(width, columns),
+            ("state", "diagonal", True): expected_diagonal(width),
             ("convolution", "present", False): expected_part(channels, taps * channels),
         }
         return {kind: pair for kind, pair in kinds.items() if pair}
-
-    def untrained_key(self, site: StateSpaceSite) -> Hashable:
-        return site.bc_dim, site.num_groups
 
 
 def _site(layer: Any, layer_path: str) -> StateSpaceSite:
