@@ -45,7 +45,8 @@ def test_tables_fit_a_narrow_terminal(results, number):
     result = results[number]
     shown = printed(result, width=80)
     assert max(map(len, shown.splitlines())) <= 80
-    # Cells are folded, not cut.
+    # No word is broken, and no cell is cut.
+    assert set(shown.replace("─", "").split()) <= set(printed(result, width=400).split())
     assert "…" not in shown
 
 
@@ -113,6 +114,15 @@ def test_equal_rows_of_a_long_report_are_one(long):
         "0/bias",
         "1/kernel",
     ]
+
+
+def test_long_names_of_layers_keep_their_end_in_a_narrow_terminal(long):
+    for result in (keras_mimetic.initialize(long, seed=0), keras_mimetic.measure(long)):
+        shown = printed(result, width=80)
+        assert max(map(len, shown.splitlines())) <= 80
+        names = [line.split()[0] for line in shown.splitlines() if line.startswith("...")]
+        assert names
+        assert all("_blocks_" in name for name in names)
 
 
 def test_printed_measurements_are_narrow(long):
