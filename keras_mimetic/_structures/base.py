@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
 from keras_mimetic._numerics.large_arrays import array_norm
@@ -21,10 +22,13 @@ MAX_IMAGE_CHANNELS = 64
 Weights = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = Mapping[str, Any]
+# Layers of a model, and the path of each in the model.
+Layers = list[keras.layers.Layer]
+Paths = dict[keras.layers.Layer, str]
 # The kind of a figure: part, name, and whether there is one per head.
 Kind = tuple[str, str, bool]
-# Mean and standard deviation of figures of untrained weights, by kind.
-Expected = Mapping[Kind, tuple[float, float]]
+# Mean and standard deviation of figures of untrained weights, by kind; `None` if not finite.
+Expected = Mapping[Kind, tuple[float, float] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,31 +96,34 @@ class Skip:
     reason: str
 
 
+Sampled = NewWeights | Skip
+
+
 class Structure(abc.ABC):
     """A structure: where it belongs, how to sample it, and how to measure it.
 
     To add a structure, write its mathematics in `_numerics` and a subclass in a module of
-    `_structures`, and register it in `_structures/__init__.py`.
+    `_structures`, and register it in `_structures/__init__.py`. Its class has two halves:
+    `initialize` uses *write*, and `measure` uses *read* on the sites that `find` returns.
 
     Attributes:
         name: Name of the structure, as in arguments of the API.
         by_default: Whether `initialize` writes it by default.
         looks_for: Short description of the layers that it is for.
-        defaults: Settings with their defaults, which the docstring of the class documents.
         compound_layers: Classes of layers that own the weights of their sublayers.
-        legend: Explanation of the printed figures, in one sentence.
+        defaults: Settings with their defaults, which the docstring of the class documents.
         figures: The figures that it measures, in the order of the table.
+        legend: Explanation of the printed figures, in one sentence.
         images: Titles of the images that `measure` returns, by part.
     """
+
+    # --- Write ---
 
     name: ClassVar[str]
     by_default: ClassVar[bool] = True
     looks_for: ClassVar[str]
-    defaults: ClassVar[Settings]
     compound_layers: ClassVar[tuple[type, ...]] = ()
-    legend: ClassVar[str]
-    figures: ClassVar[tuple[FigureSpec, ...]]
-    images: ClassVar[Mapping[str, str]] = {}
+    defaults: ClassVar[Settings]
 
     @abc.abstractmethod
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -128,20 +135,26 @@ class Structure(abc.ABC):
         """
 
     @abc.abstractmethod
-    def find(self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]) -> Sequence[Site]:
+    def find(self, graph: Graph, layers: Layers, layer_paths: Paths) -> Sequence[Site]:
         """Find the sites in a traced model, in the order of the network."""
 
     @abc.abstractmethod
-    def site_at(self, layer: Any, layer_path: str) -> Site | None:
+    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> Site | None:
         """Return the site of a layer that a rule matches, or `None` for an unsuitable layer."""
 
     @abc.abstractmethod
-    def sample(self, site: Any, settings: Settings, seed: int) -> NewWeights | Skip:
+    def sample(self, site: Any, settings: Settings, seed: int) -> Sampled:
         """Sample structured weights of a site, as a function of the seed."""
 
     def control(self, site: Any, weights: Weights, seed: int) -> Weights:
         """Return weights without structure, with the norms of those that `sample` returned."""
         return noise_with_norms_of(weights, seed)
+
+    # --- Read ---
+
+    figures: ClassVar[tuple[FigureSpec, ...]]
+    legend: ClassVar[str]
+    images: ClassVar[Mapping[str, str]] = {}
 
     @abc.abstractmethod
     def measure(self, site: Any, weights: Weights) -> Measured:
@@ -150,9 +163,14 @@ class Structure(abc.ABC):
     def expected(self, site: Any, shapes: Shapes) -> Expected:
         """Return mean and standard deviation of figures over untrained weights of any scale.
 
-        Figures that are not included are not compared with untrained weights.
+        Other figures are not compared with untrained weights.
         """
         return {}
+
+
+def figures(part: str, head: int | None = None, **values: float) -> list[Figure]:
+    """Return figures of one part by name."""
+    return [Figure(part, name, value, head) for name, value in values.items()]
 
 
 def normal_samples(shapes: Shapes, seed: int) -> Weights:

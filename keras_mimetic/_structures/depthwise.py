@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
@@ -11,23 +10,10 @@ import numpy as np
 
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
-from keras_mimetic._numerics.depthwise import empirical_covariance, fit_sigma
 from keras_mimetic._patterns.depth import depths
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures.base import (
-    Expected,
-    Figure,
-    FigureSpec,
-    Measured,
-    NewWeights,
-    Settings,
-    Shapes,
-    Skip,
-    Structure,
-    Weights,
-    figures_of_normals,
-)
+from keras_mimetic._structures import base
 from keras_mimetic._tracing.graph import Call, Graph, in_call_order
 from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
 from keras_mimetic.initializers.depthwise import check_gain
@@ -60,7 +46,7 @@ class DepthwiseSite(Site):
     depth: float = 0.0
 
 
-class Depthwise(Structure):
+class Depthwise(base.Structure):
     """Filters from a covariance over pixels whose width grows with depth.
 
     Settings:
@@ -80,7 +66,7 @@ class Depthwise(Structure):
 
     name = "depthwise"
     looks_for = "depthwise convolutions of more than one pixel"
-    defaults: ClassVar[Settings] = {
+    defaults: ClassVar[base.Settings] = {
         "gain": "keep",
         "sigma_0": depthwise.SIGMA_0,
         "velocity": depthwise.VELOCITY,
@@ -91,10 +77,10 @@ class Depthwise(Structure):
         "fraction that this form explains, and the fraction that a form without a center explains"
     )
     figures = (
-        FigureSpec(
+        base.FigureSpec(
             "kernel", "sigma", "sigma", ".2f", panel="sigma of the filters", unit="squared pixels"
         ),
-        FigureSpec(
+        base.FigureSpec(
             "kernel",
             "explained",
             "explained",
@@ -102,7 +88,7 @@ class Depthwise(Structure):
             panel="covariance explained by its form",
             unit="fraction",
         ),
-        FigureSpec(
+        base.FigureSpec(
             "kernel",
             "explained_uncentered",
             "without a center",
@@ -125,8 +111,8 @@ class Depthwise(Structure):
         }
 
     def find(
-        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
-    ) -> Sequence[DepthwiseSite]:
+        self, graph: Graph, layers: base.Layers, layer_paths: base.Paths
+    ) -> list[DepthwiseSite]:
         """Find depthwise convolutions, and skip causal ones."""
         found = [layer for layer in layers if is_depthwise(layer) and layer.built]
         depth = depths(found, graph)
@@ -136,15 +122,15 @@ class Depthwise(Structure):
             for layer in in_call_order(found, graph)
         ]
 
-    def site_at(self, layer: Any, layer_path: str) -> DepthwiseSite | None:
+    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> DepthwiseSite | None:
         return _site(layer, layer_path, 0.0) if is_depthwise(layer) else None
 
-    def sample(self, site: DepthwiseSite, settings: Settings, seed: int) -> NewWeights | Skip:
+    def sample(self, site: DepthwiseSite, settings: base.Settings, seed: int) -> base.Sampled:
         kernel = site.weights["kernel"]
         shape = tuple(kernel.shape)
         rms, is_expected = _rms(site, settings["gain"])
         if not rms:
-            return Skip("its filters are zero: set `gain` to write them")
+            return base.Skip("its filters are zero: set `gain` to write them")
         sigma = _sigma(site, settings)
         filters = depthwise.depthwise_filters(
             shape[:-2], shape[-2] * shape[-1], sigma=sigma, rms=rms, seed=seed
@@ -153,17 +139,17 @@ class Depthwise(Structure):
             # The scale of a second call must not depend on the sample.
             filters *= rms / np.sqrt(np.mean(np.square(filters, dtype=np.float64)))
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
-        return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
+        return base.NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
 
-    def measure(self, site: DepthwiseSite, weights: Weights) -> Measured:
+    def measure(self, site: DepthwiseSite, weights: base.Weights) -> base.Measured:
         *size, count = _filters(weights["kernel"]).shape
         if count < 2 or max(size) < 2:
-            return Measured()
+            return base.Measured()
         if math.prod(size) > _MOST_PIXELS:
-            return Measured(reason=f"filters of more than {_MOST_PIXELS} pixels take too long")
+            return base.Measured(reason=f"filters of more than {_MOST_PIXELS} pixels take too long")
         return _measured(weights)
 
-    def expected(self, site: DepthwiseSite, shapes: Shapes) -> Expected:
+    def expected(self, site: DepthwiseSite, shapes: base.Shapes) -> base.Expected:
         return _expected(shapes["kernel"])
 
 
@@ -181,7 +167,7 @@ def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False)
     )
 
 
-def _sigma(site: DepthwiseSite, settings: Settings) -> float:
+def _sigma(site: DepthwiseSite, settings: base.Settings) -> float:
     names = ("sigma_0", "velocity", "acceleration")
     sigma = depthwise.sigma_at_depth(site.depth, *(settings[name] for name in names))
     if sigma <= 0:
@@ -206,27 +192,25 @@ def _initializer(layer: Any) -> Any:
     return own or getattr(layer, "kernel_initializer", None)
 
 
-def _measured(weights: Weights) -> Measured:
+def _measured(weights: base.Weights) -> base.Measured:
     filters = _filters(weights["kernel"])
     size = filters.shape[:-1]
-    covariance = empirical_covariance(filters)
-    sigma, explained = fit_sigma(covariance, size)
-    _, uncentered = fit_sigma(covariance, size, centered=False)
-    figures = (
-        Figure("kernel", "sigma", sigma),
-        Figure("kernel", "explained", explained),
-        Figure("kernel", "explained_uncentered", uncentered),
+    covariance = depthwise.empirical_covariance(filters)
+    sigma, explained = depthwise.fit_sigma(covariance, size)
+    _, uncentered = depthwise.fit_sigma(covariance, size, centered=False)
+    figures = base.figures(
+        "kernel", sigma=sigma, explained=explained, explained_uncentered=uncentered
     )
     images = {"covariance": covariance}
     if len(size) <= 2:
         images["variance"] = covariance.diagonal().reshape(size if len(size) == 2 else (1, -1))
-    return Measured(figures, images)
+    return base.Measured(tuple(figures), images)
 
 
 @functools.lru_cache(maxsize=256)
-def _expected(shape: tuple[int, ...]) -> Expected:
+def _expected(shape: tuple[int, ...]) -> base.Expected:
     """Return the figures of untrained filters, which have no closed form."""
-    return figures_of_normals(lambda weights: _measured(weights).figures, {"kernel": shape})
+    return base.figures_of_normals(lambda weights: _measured(weights).figures, {"kernel": shape})
 
 
 def _filters(kernel: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
@@ -13,19 +13,7 @@ from keras_mimetic._checks import AUTO, check_number, is_auto
 from keras_mimetic._numerics.position import explained_by_sinusoids, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures.base import (
-    Expected,
-    Figure,
-    FigureSpec,
-    Measured,
-    NewWeights,
-    Settings,
-    Shapes,
-    Skip,
-    Structure,
-    Weights,
-    figures_of_normals,
-)
+from keras_mimetic._structures import base
 from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, own_variables
 from keras_mimetic._tracing.operations import does, name_of
@@ -63,7 +51,7 @@ class PositionSite(Site):
     added_by: Any = None
 
 
-class Position(Structure):
+class Position(base.Structure):
     """Learned tables of positions start as sines and cosines.
 
     Found are tables that are added to a sequence or image: an `Embedding` of 0, 1, 2, ...,
@@ -88,10 +76,10 @@ class Position(Structure):
 
     name = "position"
     looks_for = "learned position tables (a weight or an Embedding added to a sequence)"
-    defaults: ClassVar[Settings] = {"rms": AUTO}
+    defaults: ClassVar[base.Settings] = {"rms": AUTO}
     legend = "part of a position table's energy that one sinusoid for each channel explains"
     figures = (
-        FigureSpec(
+        base.FigureSpec(
             "table",
             "explained",
             "explained by sinusoids",
@@ -105,51 +93,51 @@ class Position(Structure):
         return {"rms": check_number("rms", settings["rms"], above=0, or_=(AUTO,))}
 
     def find(
-        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
-    ) -> Sequence[PositionSite]:
+        self, graph: Graph, layers: base.Layers, layer_paths: base.Paths
+    ) -> list[PositionSite]:
         return list(_Finder(graph, layers, layer_paths).sites())
 
-    def site_at(self, layer: Any, layer_path: str) -> PositionSite | None:
+    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> PositionSite | None:
         if is_keras_class(layer) and not isinstance(layer, keras.layers.Embedding):
             return None
         tables = [x for x in own_variables(layer) if _table_shape(x)]
         return _site(layer, layer_path, tables[0]) if len(tables) == 1 else None
 
-    def sample(self, site: PositionSite, settings: Settings, seed: int) -> NewWeights | Skip:
+    def sample(self, site: PositionSite, settings: base.Settings, seed: int) -> base.Sampled:
         variable = site.weights["table"]
         rms = settings["rms"]
         if is_auto(rms):
             if len(site.grid) == 1:
-                return Skip(SEQUENCE)
+                return base.Skip(SEQUENCE)
             rms = PATCHES_RMS
         before = values_of(variable)
         table = _rows(before).copy()
         table[site.prefix :] = sin_cos_table(site.grid, table.shape[1], rms)
         grid = " by ".join(map(str, site.grid))
         note = f"sines and cosines of {grid} positions"
-        return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
+        return base.NewWeights({"table": table.reshape(before.shape)}, {"table": note})
 
-    def measure(self, site: PositionSite, weights: Weights) -> Measured:
-        return Measured((_figure(weights["table"], site.grid, site.prefix),))
+    def measure(self, site: PositionSite, weights: base.Weights) -> base.Measured:
+        return base.Measured((_figure(weights["table"], site.grid, site.prefix),))
 
-    def expected(self, site: PositionSite, shapes: Shapes) -> Expected:
+    def expected(self, site: PositionSite, shapes: base.Shapes) -> base.Expected:
         return _expected(shapes["table"], site.grid, site.prefix)
 
 
-def _figure(table: np.ndarray, grid: tuple[int, ...], prefix: int) -> Figure:
-    return Figure("table", "explained", explained_by_sinusoids(_rows(table)[prefix:], grid))
+def _figure(table: np.ndarray, grid: tuple[int, ...], prefix: int) -> base.Figure:
+    return base.Figure("table", "explained", explained_by_sinusoids(_rows(table)[prefix:], grid))
 
 
 @functools.lru_cache(maxsize=256)
-def _expected(shape: tuple[int, ...], grid: tuple[int, ...], prefix: int) -> Expected:
+def _expected(shape: tuple[int, ...], grid: tuple[int, ...], prefix: int) -> base.Expected:
     """Return the figure of untrained tables, which has no closed form."""
-    return figures_of_normals(lambda w: (_figure(w["table"], grid, prefix),), {"table": shape})
+    return base.figures_of_normals(lambda w: (_figure(w["table"], grid, prefix),), {"table": shape})
 
 
 class _Finder:
     """Looks for additions of a table to a sequence."""
 
-    def __init__(self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]) -> None:
+    def __init__(self, graph: Graph, layers: base.Layers, layer_paths: base.Paths) -> None:
         self._graph, self._layer_paths = graph, layer_paths
         self._owners = [
             (variable, layer)
