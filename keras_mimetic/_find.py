@@ -159,15 +159,15 @@ def _redrawn(site: Site, ruled: Ruled) -> Redraw | None:
 
 
 def _emptied(sites: list[Site], rules: Mapping[str, Any]) -> dict[str, str]:
-    """Return structures that only one rule with `None` keeps from several sites, with the rule."""
+    """Return structures all of whose sites are skipped, with the rule that skips some by `None`."""
     emptied = {}
     for structure in {site.structure for site in sites}:
         reasons = [
             site.skip_reason or site.default_skip for site in sites if site.structure == structure
         ]
         for pattern, given in rules.items():
-            skipped = reasons.count(f"by the rule {pattern!r}")
-            if given is None and skipped > 1 and all(reasons):
+            skipped = f"by the rule {pattern!r}" in reasons
+            if given is None and skipped and all(reasons):
                 emptied[structure] = pattern
     return emptied
 

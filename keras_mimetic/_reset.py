@@ -64,7 +64,7 @@ def reset(model: Any, seed: int | None = None) -> None:
     """
     check_model("model", model)
     check_not_traced("reset")
-    seed = resolve_seed(None if seed is None else check_seed(seed))
+    seed = check_seed(resolve_seed(None) if seed is None else seed)
     with preserve_global_state(), warnings.catch_warnings():
         # Of Keras, such as those of lambdas in configs.
         warnings.simplefilter("ignore")

@@ -11,6 +11,7 @@ import numpy as np
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
 from keras_mimetic._patterns.depth import depths
+from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import base
@@ -126,9 +127,12 @@ class Depthwise(base.Structure):
         return _site(layer, layer_path, 0.0) if is_depthwise(layer) else None
 
     def sample(self, site: DepthwiseSite, settings: base.Settings, seed: int) -> base.Sampled:
-        kernel = site.weights["kernel"]
-        shape = tuple(kernel.shape)
-        rms, is_expected = _rms(site, settings["gain"])
+        kernel = values_of(site.weights["kernel"])
+        shape, gain = kernel.shape, settings["gain"]
+        if gain == "keep":
+            rms, is_expected = rms_to_keep(kernel, _initializer(site.layer), axes=2)
+        else:
+            rms, is_expected = depthwise.rms_of_gain(shape, gain), True
         if not rms:
             return base.Skip("its filters are zero: set `gain` to write them")
         sigma = _sigma(site, settings)
@@ -139,7 +143,8 @@ class Depthwise(base.Structure):
             # The scale of a second call must not depend on the sample.
             filters *= rms / np.sqrt(np.mean(np.square(filters, dtype=np.float64)))
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
-        return base.NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
+        new = {"kernel": filters.reshape(shape)}
+        return base.NewWeights(new, {"kernel": note}, {"kernel": kernel})
 
     def measure(self, site: DepthwiseSite, weights: base.Weights) -> base.Measured:
         *size, count = _filters(weights["kernel"]).shape
@@ -176,14 +181,6 @@ def _sigma(site: DepthwiseSite, settings: base.Settings) -> float:
             f"> 0 at every depth. Received: a width of {sigma:g} at depth {site.depth:g}"
         )
     return sigma
-
-
-def _rms(site: DepthwiseSite, gain: float | str) -> tuple[float, bool]:
-    """Return the root mean square entry of new filters, and whether it is their expectation."""
-    kernel = site.weights["kernel"]
-    if gain == "keep":
-        return rms_to_keep(kernel, _initializer(site.layer), axes=2)
-    return depthwise.rms_of_gain(tuple(kernel.shape), gain), True
 
 
 def _initializer(layer: Any) -> Any:

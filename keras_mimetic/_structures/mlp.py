@@ -119,16 +119,16 @@ class MLP(base.Structure):
         if site.inner_norm is not None:
             return _sample_inner(site, settings)
         mean, hidden_bias = _strengths(site, settings)
-        before, asked = _describe_input(site), settings["hidden_bias"]
+        where, asked = _describe_input(site), settings["hidden_bias"]
         no_bias = ""
         if site.bias is None and asked is not None and not is_auto(asked):
             no_bias = f"no bias for a hidden bias of {asked:+g}"
         if settings["mean"] is None and asked is None:
             return base.Skip("`mean` and `hidden_bias` are None")
         if mean is None and hidden_bias is None:
-            number = f"{before}: set `mean` or `hidden_bias` to a number to write this MLP"
+            number = f"{where}: set `mean` or `hidden_bias` to a number to write this MLP"
             return base.Skip(no_bias or site.default_skip or number)
-        kernel = values_of(site.weights["kernel"])
+        kernel = before = values_of(site.weights["kernel"])
         if np.ptp(kernel) == 0:
             return base.Skip("all values of the kernel are equal, so its standard deviation is 0")
         values: base.Weights = {}
@@ -137,15 +137,15 @@ class MLP(base.Structure):
             dtype = site.weights["kernel"].dtype
             rounded = None if dtype == "float32" else functools.partial(rounded_to, dtype)
             kernel = values["kernel"] = mlp.shifted_to_mean(kernel, mean, rounded)
-            notes["kernel"] = "; ".join(filter(None, [f"mean {mean:+.3g} ({before})", no_bias]))
+            notes["kernel"] = "; ".join(filter(None, [f"mean {mean:+.3g} ({where})", no_bias]))
         if hidden_bias is not None:
             # After a LayerNorm, whose output sums to zero, the mean has no effect.
             sums_to_zero = site.before == "layer_norm"
             spread = kernel.std() if sums_to_zero else np.sqrt(np.mean(kernel**2))
             start = mlp.bias_start(hidden_bias, float(spread), kernel.shape[-2], mean=0.0)
             values["bias"] = np.full(tuple(site.bias.shape), start, np.float32)
-            notes["bias"] = f"hidden bias {hidden_bias:+.4g} ({before})"
-        return base.NewWeights(values, notes)
+            notes["bias"] = f"hidden bias {hidden_bias:+.4g} ({where})"
+        return base.NewWeights(values, notes, {"kernel": before})
 
     def control(self, site: MLPSite, weights: base.Weights, seed: int) -> base.Weights:
         """Give means and biases a random sign for each value."""

@@ -115,7 +115,8 @@ class Position(base.Structure):
         table[site.prefix :] = sin_cos_table(site.grid, table.shape[1], rms)
         grid = " by ".join(map(str, site.grid))
         note = f"sines and cosines of {grid} positions"
-        return base.NewWeights({"table": table.reshape(before.shape)}, {"table": note})
+        new = {"table": table.reshape(before.shape)}
+        return base.NewWeights(new, {"table": note}, {"table": before})
 
     def measure(self, site: PositionSite, weights: base.Weights) -> base.Measured:
         return base.Measured((_figure(weights["table"], site.grid, site.prefix),))
