@@ -1,7 +1,5 @@
 """Detection of trained models."""
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -73,7 +71,7 @@ def _trained_weight(model: keras.layers.Layer) -> tuple[keras.Variable, float] |
     return None
 
 
-def _constant(initializer: Any) -> float | None:
+def _constant(initializer: keras.initializers.Initializer | None) -> float | None:
     if isinstance(initializer, keras.initializers.Zeros):
         return 0.0
     if isinstance(initializer, keras.initializers.Ones):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
 import numpy as np
+from keras.layers import Layer
 
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
@@ -123,7 +124,7 @@ class Depthwise(base.Structure):
             for layer in in_call_order(found, graph)
         ]
 
-    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> DepthwiseSite | None:
+    def site_at(self, layer: Layer, layer_path: str) -> DepthwiseSite | None:
         return _site(layer, layer_path, 0.0) if is_depthwise(layer) else None
 
     def sample(self, site: DepthwiseSite, settings: base.Settings, seed: int) -> base.Sampled:
@@ -158,7 +159,7 @@ class Depthwise(base.Structure):
         return _expected(shapes["kernel"])
 
 
-def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
+def _site(layer: Layer, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
     kernel = layer.depthwise_kernel if isinstance(layer, SEPARABLE) else layer.kernel
     skip_reason = "" if max(kernel.shape[:-2]) > 1 else "filters of one pixel have no structure"
     if not skip_reason and (is_causal or layer.padding == "causal"):
@@ -183,7 +184,7 @@ def _sigma(site: DepthwiseSite, settings: base.Settings) -> float:
     return sigma
 
 
-def _initializer(layer: Any) -> Any:
+def _initializer(layer: Layer) -> Any:
     """Return the initializer of the filters of a depthwise convolution."""
     own = getattr(layer, "depthwise_initializer", None)
     return own or getattr(layer, "kernel_initializer", None)

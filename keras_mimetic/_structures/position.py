@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
 import numpy as np
+from keras.layers import Layer
 
 from keras_mimetic._checks import AUTO, check_number, is_auto
 from keras_mimetic._numerics.position import explained_by_sinusoids, sin_cos_table
@@ -22,6 +23,8 @@ from keras_mimetic._tracing.symbol import Value
 # Root mean square entry of the tables of image patches, by default.
 PATCHES_RMS = 0.5
 SEQUENCE = "a table of a sequence, not of image patches: set `rms` to a number to write it"
+# A table, its layer, and how many positions it is used for.
+Table = tuple[keras.Variable, Layer, int]
 # So many tensors are looked at for the rows and columns of patches.
 _TENSORS = 64
 # Rows before those of the patches: of class tokens and registers.
@@ -97,7 +100,7 @@ class Position(base.Structure):
     ) -> list[PositionSite]:
         return list(_Finder(graph, layers, layer_paths).sites())
 
-    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> PositionSite | None:
+    def site_at(self, layer: Layer, layer_path: str) -> PositionSite | None:
         if is_keras_class(layer) and not isinstance(layer, keras.layers.Embedding):
             return None
         tables = [x for x in own_variables(layer) if _table_shape(x)]
@@ -147,7 +150,7 @@ class _Finder:
             if _table_shape(variable)
         ]
         # Values of tables that flow, with the number of positions.
-        self._tables: dict[Value, tuple[Any, Any, int]] = {}
+        self._tables: dict[Value, Table] = {}
 
     def sites(self) -> Iterator[PositionSite]:
         found = set()
@@ -187,7 +190,7 @@ class _Finder:
             if table is not None:
                 self._tables |= dict.fromkeys(call.outputs, table)
 
-    def _table(self, x: Any, shape: tuple[int | None, ...]) -> tuple[Any, Any, int] | None:
+    def _table(self, x: Any, shape: tuple[int | None, ...]) -> Table | None:
         """Return the table that a summand is, its layer and the number of positions."""
         if isinstance(x, Value):
             if x in self._tables:
@@ -208,7 +211,7 @@ class _Finder:
             return None
         return self._same_as(x)
 
-    def _same_as(self, x: Any) -> tuple[Any, Any, int] | None:
+    def _same_as(self, x: keras.Variable) -> Table | None:
         """Find the weight whose values a tensor has; the code may have sliced or broadcast it."""
         for variable, layer in self._owners:
             if variable is x:
@@ -229,7 +232,7 @@ class _Finder:
 
 
 def _site(
-    layer: Any, layer_path: str, variable: Any, grid: tuple[int, ...] | None = None
+    layer: Layer, layer_path: str, variable: keras.Variable, grid: tuple[int, ...] | None = None
 ) -> PositionSite:
     shape = _table_shape(variable)
     grid = grid or shape[:-1]
@@ -239,7 +242,7 @@ def _site(
     )
 
 
-def _table_shape(variable: Any) -> tuple[int, ...]:
+def _table_shape(variable: keras.Variable) -> tuple[int, ...]:
     """Shape (n, width) or (h, w, width) of a table, without axes of 1; () for no table."""
     shape = tuple(variable.shape)
     while shape and shape[0] == 1:
@@ -248,7 +251,7 @@ def _table_shape(variable: Any) -> tuple[int, ...]:
     return shape if is_float and len(shape) in (2, 3) and min(shape) > 1 else ()
 
 
-def _length(variable: Any) -> int:
+def _length(variable: keras.Variable) -> int:
     return math.prod(_table_shape(variable)[:-1])
 
 

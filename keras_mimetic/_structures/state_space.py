@@ -210,7 +210,7 @@ class StateSpace(base.Structure):
         }
 
 
-def _site(layer: Any, layer_path: str) -> StateSpaceSite:
+def _site(layer: keras.layers.Layer, layer_path: str) -> StateSpaceSite:
     weights = {
         "in_projection": layer.in_projection.kernel,
         "a_log": layer.a_log,
