@@ -15,10 +15,7 @@ Values: TypeAlias = np.ndarray | keras.Variable
 
 
 def assign_all(new: Iterable[tuple[Weight, Values]]) -> None:
-    """Write values to variables, or to `Part`s of variables; if one fails, restore all.
-
-    A value may be a variable, which then has the old value.
-    """
+    """Write values, or those of variables, which get the old ones; if one fails, restore all."""
     old: list[tuple[keras.Variable, Values]] = []
     with lock:
         try:

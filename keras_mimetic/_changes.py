@@ -21,10 +21,7 @@ _FROZEN = "frozen (trainable=False)"
 
 @dataclasses.dataclass
 class Changes:
-    """Rows of the report, and the new values of weights, which a dry run does not keep.
-
-    A large model would need its memory twice.
-    """
+    """The rows of the report, and the new values of weights unless it is a dry run."""
 
     settings: dict[str, dict[str, Any]]
     seed: int
@@ -88,6 +85,7 @@ class Changes:
 
     def _add(self, row: WeightChange, variable: Weight, values: np.ndarray | None) -> None:
         self.rows.append(row)
+        # A large model would need its memory twice.
         if values is not None and not self.dry_run:
             self.new.append((variable, values))
 

@@ -16,8 +16,6 @@ from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
 from keras_mimetic._tables import Result, Table
 
-# Columns whose values are names from a fixed list.
-_NAMED = {"structure", "part", "figure"}
 # So many standard deviations from untrained weights get a mark in the table.
 _FAR = 3
 
@@ -132,9 +130,8 @@ class Measurements(Result):
                 f"`select` takes the attributes of a row: {', '.join(names)}. "
                 f"Received: {', '.join(unknown)}"
             )
-        for name in _NAMED & columns.keys():
-            known = _known_names(name)
-            if columns[name] not in known:
+        for name, known in _known_names().items():
+            if name in columns and columns[name] not in known:
                 raise ValueError(
                     f"Argument `{name}` of `select` must be one of "
                     f"{', '.join(map(repr, known))}. Received: {name}={columns[name]!r}"
@@ -209,22 +206,23 @@ class Measurements(Result):
 
     def _check_same_model(self, before: "Measurements") -> None:
         """Raise unless the layers of two measurements could be those of one model."""
-        for structure in set(self._structures()) & set(before._structures()):
+        differ = [
+            key[1]
+            for key in self.images.keys() & before.images.keys()
+            if self.images[key].shape != before.images[key].shape
+        ]
+        for structure in STRUCTURES:
             mine, others = (
                 {row.layer_path for row in m.rows if row.structure == structure}
                 for m in (self, before)
             )
-            differ = sorted(mine ^ others) if not (mine <= others or others <= mine) else []
-            differ += [
-                key[1]
-                for key in self.images.keys() & before.images.keys()
-                if self.images[key].shape != before.images[key].shape
-            ]
-            if differ:
-                raise ValueError(
-                    "Argument `before` must have measurements of the same model. Received: "
-                    f"measurements in which the layer {differ[0]!r} is missing or differs"
-                )
+            if not (mine <= others or others <= mine):
+                differ += sorted(mine ^ others)
+        if differ:
+            raise ValueError(
+                "Argument `before` must have measurements of the same model. Received: "
+                f"measurements in which the layer {differ[0]!r} is missing or differs"
+            )
 
     def __repr__(self) -> str:
         return f"<Measurements: {self._headline()}>"
@@ -232,16 +230,12 @@ class Measurements(Result):
     def _tables(self) -> list[Table]:
         far = f"; * is more than {_FAR} standard deviations from untrained weights"
         tables = [Table(self._headline() + (far if self.rows else ""))]
-        tables += [self._table(name) for name in self._structures()]
+        found = {row.structure for row in self.rows}
+        tables += [self._table(name) for name in STRUCTURES if name in found]
         if self.skipped:
             notes = [printable(f"{layer.path}  {layer.reason}") for layer in self.skipped]
             tables.append(Table("skipped:", notes=notes))
         return tables
-
-    def _structures(self) -> list[str]:
-        """Return the names of the structures that have rows."""
-        found = {row.structure for row in self.rows}
-        return [name for name in STRUCTURES if name in found]
 
     def _headline(self) -> str:
         layers = dict.fromkeys((row.structure, row.layer_path) for row in self.rows)
@@ -274,13 +268,14 @@ class Measurements(Result):
         return Table(structure, lines, entry.legend, notes)
 
 
-def _known_names(column: str) -> list[str]:
-    """Return the names of all structures, or of the parts or figures that these have."""
-    if column == "structure":
-        return list(STRUCTURES)
-    attribute = {"part": "part", "figure": "name"}[column]
+def _known_names() -> dict[str, dict[str, None]]:
+    """Return the names of structures, and of their parts and figures, in order."""
     specs = [spec for structure in STRUCTURES.values() for spec in structure.figures]
-    return list(dict.fromkeys(getattr(spec, attribute) for spec in specs))
+    return {
+        "structure": dict.fromkeys(STRUCTURES),
+        "part": dict.fromkeys(spec.part for spec in specs),
+        "figure": dict.fromkeys(spec.name for spec in specs),
+    }
 
 
 def _found(rows: list[Measurement], column: FigureSpec) -> list[Measurement]:

@@ -138,23 +138,18 @@ class Report(Result):
             path, note = rows[0].path, _span(row.note for row in rows)
             if len(rows) > 1:
                 path = f"{_NUMBER.sub('*', path)} ({len(rows)})"
-            norms = [
-                _span(_norm(getattr(row, name)) for row in _by_norm(rows, name))
-                for name in ("norm_before", "norm_after")
-            ]
-            lines.append((path, rows[0].structure, *norms, note))
+            before, after = (row.norm_before for row in rows), (row.norm_after for row in rows)
+            lines.append((path, rows[0].structure, _norms(before), _norms(after), note))
         return [tuple(map(printable, line)) for line in lines]
 
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
-def _norm(norm: float | None) -> str:
-    return "" if norm is None else f"{norm:.4g}"
-
-
-def _by_norm(rows: list[WeightChange], name: str) -> list[WeightChange]:
-    return sorted(rows, key=lambda row: getattr(row, name) or 0.0)
+def _norms(norms: Iterable[float | None]) -> str:
+    """Return the smallest and the largest norm, or their common text."""
+    ordered = sorted(norms, key=lambda norm: norm or 0.0)
+    return _span("" if norm is None else f"{norm:.4g}" for norm in ordered)
 
 
 def _span(texts: Iterable[str]) -> str:

@@ -196,13 +196,11 @@ def _check_figures(figures: Any) -> tuple[str, ...] | None:
 
 
 def _means(structure: str, figures: Iterable[Figure]) -> dict[str, float]:
-    """Of one layer, by name: the figure of the whole, or the mean over its heads."""
-    values: dict[str, list[Figure]] = {}
+    """Return the figures of one layer by name: of the whole, or the mean over its heads."""
+    whole: dict[str, list[float]] = {}
+    heads: dict[str, list[float]] = {}
     for figure in figures:
-        values.setdefault(f"{structure}/{figure.part}/{figure.name}", []).append(figure)
-    return {
-        name: mean_and_std(
-            figure.value for figure in [x for x in found if x.head is None] or found
-        )[0]
-        for name, found in values.items()
-    }
+        values = whole if figure.head is None else heads
+        name = f"{structure}/{figure.part}/{figure.name}"
+        values.setdefault(name, []).append(figure.value)
+    return {name: mean_and_std(values)[0] for name, values in {**heads, **whole}.items()}

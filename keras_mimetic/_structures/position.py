@@ -200,16 +200,12 @@ class _Finder:
         is_weight = isinstance(x, keras.Variable)
         if x is None or not (is_weight or is_tensor(x)) or len(x.shape) < 2:
             return None
-        width, rank = shape[-1], len(shape)
         sizes = tuple(x.shape)
-        if sizes[-1] != width or len(sizes) > rank or 1 in sizes[-2:]:
+        if sizes[-1] != shape[-1] or len(sizes) > len(shape) or 1 in sizes[-2:]:
             return None
-        if any(
-            a not in (1, b) and b is not None
-            for a, b in zip(sizes[::-1], shape[::-1], strict=False)
-        ):
-            return None
-        return self._same_as(x)
+        pairs = zip(sizes[::-1], shape[::-1], strict=False)
+        fits = all(size in (1, other) or other is None for size, other in pairs)
+        return self._same_as(x) if fits else None
 
     def _same_as(self, x: keras.Variable) -> Table | None:
         """Find the weight whose values a tensor has; the code may have sliced or broadcast it."""
@@ -243,7 +239,7 @@ def _site(
 
 
 def _table_shape(variable: keras.Variable) -> tuple[int, ...]:
-    """Shape (n, width) or (h, w, width) of a table, without axes of 1; () for no table."""
+    """Return the shape (n, width) or (h, w, width) of a table without axes of 1, or ()."""
     shape = tuple(variable.shape)
     while shape and shape[0] == 1:
         shape = shape[1:]
@@ -260,18 +256,15 @@ def _rows(table: np.ndarray) -> np.ndarray:
 
 
 def _counted(tokens: Any) -> int | None:
-    """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
+    """Return n if integers are 0, 1, ..., n - 1 on the last axis, or `None`."""
     numbers = values_of(tokens)
     n = numbers.shape[-1] if numbers.ndim else 0
-    return (
-        n
-        if n > 1 and np.array_equal(numbers, np.broadcast_to(np.arange(n), numbers.shape))
-        else None
-    )
+    counts = n > 1 and np.array_equal(numbers, np.broadcast_to(np.arange(n), numbers.shape))
+    return n if counts else None
 
 
 def _grid(stream: Value, length: int) -> tuple[int, ...] | None:
-    """Rows and columns of the patches that a sequence is made of, or `None`."""
+    """Return rows and columns of the patches that a sequence is made of, or `None`."""
     for value in walk_back(stream, lambda call: call.inputs, limit=_TENSORS):
         if len(value.shape) == 4:
             for rows, columns in (value.shape[1:3], value.shape[2:]):
