@@ -64,7 +64,9 @@ class Table:
             yield Text(self.legend, style="dim")
         for head, *body in self._parts(width):
             yield Text()
-            part = table.Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+            part = table.Table(
+                box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+            )
             for number, heading in enumerate(head):
                 part.add_column(Text(heading), overflow="fold", no_wrap=number == 0)
             for line in body:

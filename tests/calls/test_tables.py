@@ -9,6 +9,7 @@ import rich.console
 from keras import layers
 
 import keras_mimetic
+from keras_mimetic._tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,19 @@ def test_tables_fit_a_narrow_terminal(results, number):
     # No word is broken, and no cell is cut.
     assert set(shown.replace("─", "").split()) <= set(printed(result, width=400).split())
     assert "…" not in shown
+
+
+@pytest.mark.parametrize("width", range(26, 60))
+def test_columns_that_just_fit_are_not_broken(width):
+    cells = ["-1.000*", "+0.50 [+0.25 to +0.75]", "0.125"]
+    table = Table("mlp", [["", "first", "second", "third"], ["a_layer", *cells]])
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    console.print(rich.console.Group(*table.rich(width)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    # Ranges wrap only where they do not fit beside the name.
+    for cell in cells if width >= 44 else cells[::2]:
+        assert any(cell in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["report", "measurements"])
