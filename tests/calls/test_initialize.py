@@ -842,7 +842,8 @@ def test_a_rule_that_skips_all_layers_of_a_structure_warns():
         report = keras_mimetic.initialize(model, seed=0, rules={"head": None})
     assert "'head' 3 layers" in str(report)
     # Also if there is but one.
-    model = keras.Model(inputs, layers.MultiHeadAttention(2, 4)(inputs, inputs))
+    x = layers.Dense(3, name="head")(layers.MultiHeadAttention(2, 4)(inputs, inputs))
+    model = keras.Model(inputs, x)
     with pytest.warns(UserWarning, match="the rule 'head' skips all layers of 'attention'"):
         keras_mimetic.initialize(model, seed=0, rules={"head": None})
 
