@@ -1,20 +1,22 @@
 """Atomic assignment to the variables of a model."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeAlias
 
 import keras
+import numpy as np
 
 from keras_mimetic._patterns.kernels import Part, values_of
 from keras_mimetic._tracing.keras_internals import lock
 
+# A variable, or a part of one, and the values that a variable can be given.
+Weight: TypeAlias = keras.Variable | Part
+Values: TypeAlias = np.ndarray | keras.Variable
 
-def assign_all(new: Iterable[tuple[Any, Any]]) -> None:
-    """Write values to variables, or to `Part`s of variables; if one fails, restore all.
 
-    A value may be a variable, which then has the old value.
-    """
-    old: list[tuple[Any, Any]] = []
+def assign_all(new: Iterable[tuple[Weight, Values]]) -> None:
+    """Write values, or those of variables, which get the old ones; if one fails, restore all."""
+    old: list[tuple[keras.Variable, Values]] = []
     with lock:
         try:
             for variable, values in _whole(new):
@@ -31,9 +33,9 @@ def assign_all(new: Iterable[tuple[Any, Any]]) -> None:
             raise
 
 
-def _whole(new: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _whole(new: Iterable[tuple[Weight, Values]]) -> list[tuple[keras.Variable, Values]]:
     """Return the values of whole variables, from values of variables and parts."""
-    whole: dict[int, tuple[Any, Any]] = {}
+    whole: dict[int, tuple[keras.Variable, Values]] = {}
     for variable, values in new:
         if isinstance(variable, Part):
             base = variable.variable

@@ -140,7 +140,7 @@ def find_sites(
     if {"mlp", "attention"} & set(structures):
         notes += _unaccounted(layers, sites, opaque)
     counts = ruled.counts
-    return Found(sites, opaque, notes, ruled.redraws, counts, _emptied(sites, rules or {}))
+    return Found(sites, opaque, notes, ruled.redraws, counts, _emptied(sites, rules or {}, counts))
 
 
 def _why_opaque(model: Any, graph: Graph) -> str:
@@ -158,8 +158,10 @@ def _redrawn(site: Site, ruled: Ruled) -> Redraw | None:
     return next((r for r in ruled.redraws for x in written if overlap(r.variable, x)), None)
 
 
-def _emptied(sites: list[Site], rules: Mapping[str, Any]) -> dict[str, str]:
-    """Return structures that only one rule with `None` keeps from several sites, with the rule."""
+def _emptied(
+    sites: list[Site], rules: Mapping[str, Any], counts: Mapping[str, int]
+) -> dict[str, str]:
+    """Return structures without sites that are written, with the rule that skips some of them."""
     emptied = {}
     for structure in {site.structure for site in sites}:
         reasons = [
@@ -167,7 +169,8 @@ def _emptied(sites: list[Site], rules: Mapping[str, Any]) -> dict[str, str]:
         ]
         for pattern, given in rules.items():
             skipped = reasons.count(f"by the rule {pattern!r}")
-            if given is None and skipped > 1 and all(reasons):
+            # A rule that matches one layer alone is meant for it.
+            if given is None and skipped and max(skipped, counts[pattern]) > 1 and all(reasons):
                 emptied[structure] = pattern
     return emptied
 

@@ -1,7 +1,6 @@
 """Measure the structures of mimetic initialization in any model's weights."""
 
-import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,17 +9,10 @@ import numpy as np
 from keras_mimetic._cache import clear_caches
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._measurements import Measurement, Measurements, Skipped
-from keras_mimetic._numerics.random import fold_in
-from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, Rules, StructureName
-from keras_mimetic._structures.base import Expected, Figure, Kind, Measured, Shapes
-
-# Samples of untrained weights to compare with, always the same; fewer of large weights.
-_SAMPLES = (10, 100)
-_VALUES = 2**24
-_UNTRAINED_SEED = 0
+from keras_mimetic._structures.base import Figure, Measured
 
 
 def measure(
@@ -33,7 +25,7 @@ def measure(
 
     Measures the sites that `initialize` finds, and gated MLPs, without changing the model.
     Every figure is compared with its mean and standard deviation over untrained weights of the
-    same shapes. These are known in closed form or, for depthwise filters and small matrices,
+    same shapes. These are known in closed form or, for depthwise filters and position tables,
     estimated from 10 to 100 samples, which are cached.
 
     All figures are independent of the scale of the weights, except for `noise`, `identity`,
@@ -130,7 +122,8 @@ def measure(
         if why:
             skipped.append(Skipped(path_of(site.layer), site.layer_path, site.structure, why))
             continue
-        untrained = _untrained(site, measured.figures)
+        shapes = {role: tuple(variable.shape) for role, variable in site.variables.items()}
+        untrained = STRUCTURES[site.structure].expected(site, shapes)
         rows += [_row(site, figure, untrained.get(figure.kind)) for figure in measured.figures]
         images |= {
             (site.structure, site.layer_path, part): x for part, x in measured.images.items()
@@ -164,48 +157,6 @@ def measure_site(site: Site) -> tuple[Measured, str]:
     if not measured.figures:
         return nothing, site.skip_reason or measured.reason
     return measured, ""
-
-
-# Figures of samples by structure, shapes and `untrained_key`.
-_sampled: dict[Hashable, Expected] = {}
-
-
-def _untrained(site: Site, figures: Iterable[Figure]) -> Expected:
-    """Return the figures of untrained weights of these shapes, exact or from samples."""
-    entry = STRUCTURES[site.structure]
-    shapes = {role: tuple(variable.shape) for role, variable in site.variables.items()}
-    known = entry.expected(site, shapes)
-    if not {figure.kind for figure in figures if figure.kind in _compared(site)} - known.keys():
-        return known
-    depends_on = entry.untrained_key(site)
-    if depends_on is None:
-        sampled = _sample_figures(site, shapes)
-    else:
-        key = site.structure, tuple(shapes.items()), depends_on
-        if key not in _sampled:
-            _sampled[key] = _sample_figures(site, shapes)
-        sampled = _sampled[key]
-    return {**sampled, **known}
-
-
-def _sample_figures(site: Site, shapes: Shapes) -> Expected:
-    """Return figures of sampled untrained weights by kind, pooling the exchangeable heads."""
-    entry = STRUCTURES[site.structure]
-    size = sum(math.prod(shape) for shape in shapes.values())
-    compared = _compared(site)
-    values: dict[Kind, list[float]] = {}
-    for number in range(min(max(_VALUES // size, _SAMPLES[0]), _SAMPLES[1])):
-        weights = entry.untrained(shapes, fold_in(_UNTRAINED_SEED, number))
-        for figure in entry.measure(site, weights).figures:
-            if figure.kind in compared:
-                values.setdefault(figure.kind, []).append(figure.value)
-    return {kind: mean_and_std(found) for kind, found in values.items()}
-
-
-def _compared(site: Site) -> set[Kind]:
-    """Return the kinds of figures that are compared with untrained weights."""
-    specs = STRUCTURES[site.structure].figures
-    return {spec.kind for spec in specs if spec.compare_to_untrained}
 
 
 def _row(site: Site, figure: Figure, untrained: tuple[float, float] | None) -> Measurement:

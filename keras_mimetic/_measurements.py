@@ -6,8 +6,7 @@ import io
 import math
 import os
 import pathlib
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,8 @@ import numpy as np
 from keras_mimetic._checks import did_you_mean, printable
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
-from keras_mimetic._tables import html_table, rich_table, show
+from keras_mimetic._tables import Result, Table
 
-# Columns whose values are names from a fixed list.
-_NAMED = {"structure", "part", "figure"}
 # So many standard deviations from untrained weights get a mark in the table.
 _FAR = 3
 
@@ -80,7 +77,7 @@ class Skipped:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Measurements:
+class Measurements(Result):
     """The result of `keras_mimetic.measure`: figures of every layer, as rows and as tables.
 
     `print(measured)` prints a table per structure as plain text, `measured.show()` tables that
@@ -105,6 +102,7 @@ class Measurements:
     rows: tuple[Measurement, ...]
     skipped: tuple[Skipped, ...]
     images: Mapping[tuple[str, str, str], np.ndarray] = dataclasses.field(repr=False)
+    _text_width = 100
 
     def select(self, **columns: Any) -> tuple[Measurement, ...]:
         """Return the rows with the given values of their attributes.
@@ -132,9 +130,8 @@ class Measurements:
                 f"`select` takes the attributes of a row: {', '.join(names)}. "
                 f"Received: {', '.join(unknown)}"
             )
-        for name in _NAMED & columns.keys():
-            known = _known_names(name)
-            if columns[name] not in known:
+        for name, known in _known_names().items():
+            if name in columns and columns[name] not in known:
                 raise ValueError(
                     f"Argument `{name}` of `select` must be one of "
                     f"{', '.join(map(repr, known))}. Received: {name}={columns[name]!r}"
@@ -209,62 +206,36 @@ class Measurements:
 
     def _check_same_model(self, before: "Measurements") -> None:
         """Raise unless the layers of two measurements could be those of one model."""
-        for structure in set(self._structures()) & set(before._structures()):
+        differ = [
+            key[1]
+            for key in self.images.keys() & before.images.keys()
+            if self.images[key].shape != before.images[key].shape
+        ]
+        for structure in STRUCTURES:
             mine, others = (
                 {row.layer_path for row in m.rows if row.structure == structure}
                 for m in (self, before)
             )
-            differ = sorted(mine ^ others) if not (mine <= others or others <= mine) else []
-            differ += [
-                key[1]
-                for key in self.images.keys() & before.images.keys()
-                if self.images[key].shape != before.images[key].shape
-            ]
-            if differ:
-                raise ValueError(
-                    "Argument `before` must have measurements of the same model. Received: "
-                    f"measurements in which the layer {differ[0]!r} is missing or differs"
-                )
-
-    def show(self) -> None:
-        """Print tables that fit the terminal; in files and pipes, the text of `print`."""
-        show(self)
+            if not (mine <= others or others <= mine):
+                differ += sorted(mine ^ others)
+        if differ:
+            raise ValueError(
+                "Argument `before` must have measurements of the same model. Received: "
+                f"measurements in which the layer {differ[0]!r} is missing or differs"
+            )
 
     def __repr__(self) -> str:
         return f"<Measurements: {self._headline()}>"
 
-    def __str__(self) -> str:
-        blocks = [self._marked_headline(), *(self._block(name) for name in self._structures())]
-        if self.skipped:
-            lines = [_filled(printable(f"{x.path}  {x.reason}")) for x in self.skipped]
-            blocks.append("\n".join(["skipped:", *lines]))
-        return "\n\n".join(blocks)
-
-    def _repr_html_(self) -> str:
-        """Return the tables for a notebook."""
-        tables = [html_table(name, lines, legend=legend) for name, lines, legend in self._tables()]
-        return "\n".join([html_table(self._marked_headline(), ()), *tables])
-
-    def __rich__(self) -> Any:
-        """Return the tables for rich, as in `rich.print(measured)`."""
-        from rich.console import Group
-
-        tables = [rich_table(name, lines, legend=legend) for name, lines, legend in self._tables()]
-        return Group(rich_table(self._marked_headline(), ()), *tables)
-
-    def _tables(self) -> list[tuple[str, list[tuple[str, ...]], str]]:
-        """Return caption, lines and legend of each table."""
-        tables = [(name, self._cells(name), STRUCTURES[name].legend) for name in self._structures()]
-        if self.skipped:
-            skipped: list[tuple[str, ...]] = [("layer", "reason")]
-            skipped += [(printable(x.path), printable(x.reason)) for x in self.skipped]
-            tables.append(("skipped", skipped, ""))
-        return tables
-
-    def _structures(self) -> list[str]:
-        """Return the names of the structures that have rows."""
+    def _tables(self) -> list[Table]:
+        far = f"; * is more than {_FAR} standard deviations from untrained weights"
+        tables = [Table(self._headline() + (far if self.rows else ""))]
         found = {row.structure for row in self.rows}
-        return [name for name in STRUCTURES if name in found]
+        tables += [self._table(name) for name in STRUCTURES if name in found]
+        if self.skipped:
+            notes = [printable(f"{layer.path}  {layer.reason}") for layer in self.skipped]
+            tables.append(Table("skipped:", notes=notes))
+        return tables
 
     def _headline(self) -> str:
         layers = dict.fromkeys((row.structure, row.layer_path) for row in self.rows)
@@ -275,68 +246,36 @@ class Measurements:
             head += ": no weights that could have these structures were found"
         return head
 
-    def _marked_headline(self) -> str:
-        mark = (
-            f"; * is more than {_FAR} standard deviations from untrained weights"
-            if self.rows
-            else ""
-        )
-        return self._headline() + mark
-
-    def _block(self, structure: str) -> str:
-        """Return the table of one structure: a line per layer, in parts that are narrow enough."""
-        lines = self._cells(structure)
-        layers, *columns, notes = zip(*lines, strict=True)
-        names = [_shortened(name) for name in layers]
-        parts: list[list[tuple[str, ...]]] = []
-        for column in columns:
-            if parts and _width([names, *parts[-1], column]) <= _WIDTH:
-                parts[-1].append(column)
-            else:
-                parts.append([column])
-        text = [_filled(f"{structure}: {STRUCTURES[structure].legend}")]
-        for part in parts:
-            widths = [max(map(len, column)) for column in (names, *part)]
-            text += [
-                "  ".join(map(str.ljust, line, widths)).rstrip()
-                for line in zip(names, *part, strict=True)
-                if any(line[1:])
-            ]
-        noted = zip(layers, notes, strict=True)
-        text += [_filled(f"{name}: {note}") for name, note in noted if note]
-        return "\n".join(text)
-
-    def _cells(self, structure: str) -> list[tuple[str, ...]]:
-        """Return the table of one structure, untrained weights once below equal shapes."""
+    def _table(self, structure: str) -> Table:
+        """Return the table of one structure, with untrained weights once below equal shapes."""
         by_layer: dict[str, list[Measurement]] = {}
         for row in self.select(structure=structure):
             by_layer.setdefault(row.layer_path, []).append(row)
         known = {(row.part, row.figure) for rows in by_layer.values() for row in rows}
-        columns = [
-            column
-            for column in STRUCTURES[structure].figures
-            if column.heading and (column.part, column.name) in known
-        ]
-        lines = [("", *(column.heading for column in columns), "")]
-        null: tuple[str, ...] = ()
+        entry = STRUCTURES[structure]
+        columns = [x for x in entry.figures if x.heading and (x.part, x.name) in known]
+        lines = [("", *(column.heading for column in columns))]
+        untrained: list[str] = []
         for rows in by_layer.values():
-            cells = tuple(_null_cell(rows, column) for column in columns)
-            if null and null != cells:
-                lines.append(("  untrained weights", *null, ""))
-            # Once for layers of equal shapes.
-            null = cells
-            path, note = printable(rows[0].path), printable(rows[0].note)
-            lines.append((path, *(_cell(rows, column) for column in columns), note))
-        return [*lines, ("  untrained weights", *null, "")]
+            cells = [_untrained_cell(rows, column) for column in columns]
+            if untrained and untrained != cells:
+                lines.append(("  untrained weights", *untrained))
+            untrained = cells
+            lines.append((printable(rows[0].path), *(_cell(rows, column) for column in columns)))
+        lines.append(("  untrained weights", *untrained))
+        firsts = [rows[0] for rows in by_layer.values()]
+        notes = [printable(f"{row.path}: {row.note}") for row in firsts if row.note]
+        return Table(structure, lines, entry.legend, notes)
 
 
-def _known_names(column: str) -> list[str]:
-    """Return the names of all structures, or of the parts or figures that these have."""
-    if column == "structure":
-        return list(STRUCTURES)
-    attribute = {"part": "part", "figure": "name"}[column]
+def _known_names() -> dict[str, dict[str, None]]:
+    """Return the names of structures, and of their parts and figures, in order."""
     specs = [spec for structure in STRUCTURES.values() for spec in structure.figures]
-    return list(dict.fromkeys(getattr(spec, attribute) for spec in specs))
+    return {
+        "structure": dict.fromkeys(STRUCTURES),
+        "part": dict.fromkeys(spec.part for spec in specs),
+        "figure": dict.fromkeys(spec.name for spec in specs),
+    }
 
 
 def _found(rows: list[Measurement], column: FigureSpec) -> list[Measurement]:
@@ -369,7 +308,7 @@ def _cell(rows: list[Measurement], column: FigureSpec) -> str:
     return text
 
 
-def _null_cell(rows: list[Measurement], column: FigureSpec) -> str:
+def _untrained_cell(rows: list[Measurement], column: FigureSpec) -> str:
     """Return mean and standard deviation of a figure over untrained weights."""
     found = _found(rows, column)
     if not found or found[0].untrained_mean is None:
@@ -388,19 +327,3 @@ def _csv_cell(value: Any) -> Any:
         # A spreadsheet would compute it.
         return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
     return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-# Columns of the printed tables, and of names in them.
-_WIDTH, _NAME = 100, 48
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, subsequent_indent="  ")
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
-
-
-def _width(columns: Sequence[Sequence[str]]) -> int:
-    return sum(2 + max(map(len, column)) for column in columns) - 2

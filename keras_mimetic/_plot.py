@@ -1,5 +1,6 @@
-"""Plots of measurements: images of the structure of weights, and figures by layer."""
+"""Plots: images of the structure of weights, figures by layer, figures during training."""
 
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -7,9 +8,32 @@ from typing import Any, Protocol
 
 import numpy as np
 
+try:
+    import matplotlib.figure
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import SubFigure
+    from matplotlib.patches import Patch
+except ImportError as error:
+    raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
+
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._structures.base import FigureSpec
+
+
+class Figure(matplotlib.figure.Figure):
+    """A `matplotlib.figure.Figure` that a notebook cell displays as a picture.
+
+    Notebooks display plain figures only once pyplot has chosen a backend, and pyplot keeps
+    every figure that it creates in memory.
+    """
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
 
 
 class Measurements(Protocol):
@@ -35,7 +59,7 @@ _REACH = 3
 _BAND = "untrained weights, ± 2 standard deviations"
 
 
-def plot(measured: Measurements, before: Measurements | None = None, title: str = "") -> Any:
+def plot(measured: Measurements, before: Measurements | None = None, title: str = "") -> Figure:
     """See `Measurements.plot`."""
     shown = {"measured": measured} if before is None else {"before": before, "after": measured}
     strips = [
@@ -56,7 +80,7 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
         raise TypeError(f"Argument `title` must be a string. Received: title={title!r}")
     headline = textwrap.fill(title, 130)
     above = 0.2 * headline.count("\n") + 0.3 if title else 0.0
-    figure = new_figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, sum(heights) + above), layout="constrained")
     if title:
         # Dollar signs in file names would begin a formula.
         figure.suptitle(headline, fontsize=9, parse_math=False)
@@ -66,21 +90,6 @@ def plot(measured: Measurements, before: Measurements | None = None, title: str 
     for part, line in zip(parts[len(strips) :], lines, strict=True):
         _draw_line(part, shown, *line)
     return figure
-
-
-def new_figure(**arguments: Any) -> Any:
-    """Return an empty figure that notebooks display.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401 (the next import needs it)
-    except ImportError as error:
-        raise ImportError("`plot` needs matplotlib: pip install matplotlib") from error
-    from keras_mimetic._figure import Figure
-
-    return Figure(**arguments)
 
 
 def _panels(shown: dict[str, Measurements]) -> dict[str, list[FigureSpec]]:
@@ -132,17 +141,18 @@ def _strip_height(shown: dict[str, Measurements], structure: str, part: str, _: 
 
 
 def _draw_strip(
-    figure: Any, shown: dict[str, Measurements], structure: str, part: str, heading: str
+    figure: SubFigure,
+    shown: dict[str, Measurements],
+    structure: str,
+    part: str,
+    heading: str,
 ) -> None:
     """Draw one kind of image: a row per measurement, a column per layer."""
-    import matplotlib.cm
-    from matplotlib.colors import Normalize
-
     figure.suptitle(heading, fontsize=9)
     numbers = _numbers(shown, structure)
     chosen = _chosen(shown, structure, part)
     grid = figure.subplots(len(shown), max(len(chosen), _COLUMNS), squeeze=False)
-    colors = matplotlib.cm.ScalarMappable(Normalize(-_REACH, _REACH), "RdBu_r")
+    colors = ScalarMappable(Normalize(-_REACH, _REACH), "RdBu_r")
     for axes, (label, measured) in zip(grid, shown.items(), strict=True):
         images = _images(measured, structure, part)
         for axis in axes[len(chosen) :]:
@@ -169,7 +179,10 @@ def _rows(measured: Measurements, structure: str, panel: FigureSpec) -> list[Any
 
 
 def _draw_line(
-    figure: Any, shown: dict[str, Measurements], structure: str, panels: list[FigureSpec]
+    figure: SubFigure,
+    shown: dict[str, Measurements],
+    structure: str,
+    panels: list[FigureSpec],
 ) -> None:
     """Draw panels side by side, with one legend."""
     axes = figure.subplots(1, _PANELS)
@@ -193,25 +206,22 @@ def _has_band(row: Any) -> bool:
 
 
 def _draw_panel(
-    axis: Any, shown: dict[str, Measurements], structure: str, panel: FigureSpec
+    axis: Axes, shown: dict[str, Measurements], structure: str, panel: FigureSpec
 ) -> dict[str, Any]:
     """Draw one figure by layer, with heads as dots; return the handles of the legend."""
-    from matplotlib.patches import Patch
-
     handles: dict[str, Any] = {}
     numbers = _numbers(shown, structure)
     for label, measured in shown.items():
         rows = _rows(measured, structure, panel)
         if not rows:
             continue
-        layer_paths = list(dict.fromkeys(row.layer_path for row in rows))
-        by_layer = [
-            [row for row in rows if row.layer_path == layer_path] for layer_path in layer_paths
-        ]
-        positions = [numbers[layer_path] for layer_path in layer_paths]
+        by_layer: dict[str, list[Any]] = {}
+        for row in rows:
+            by_layer.setdefault(row.layer_path, []).append(row)
+        positions = [numbers[layer_path] for layer_path in by_layer]
         color = "C0" if label == "before" else "C3"
         # Both measurements are of one model, with the same untrained weights.
-        null = [here[0] for here in by_layer]
+        null = [here[0] for here in by_layer.values()]
         if _BAND not in handles and all(_has_band(row) for row in null):
             low = [(row.untrained_mean or 0) - 2 * (row.untrained_std or 0) for row in null]
             high = [4 * (row.untrained_std or 0) for row in null]
@@ -224,13 +234,42 @@ def _draw_panel(
         if panel.error_bars:
             others = measured.select(structure=structure, part=panel.part, figure=panel.error_bars)
             spread = [row.value for row in others]
-        means = [mean_and_std(row.value for row in here)[0] for here in by_layer]
-        style = {"color": color, "marker": "o", "markersize": 3}
-        handles[label] = axis.errorbar(positions, means, spread, **style)
-    axis.set_title(panel.panel, fontsize=9)
-    axis.set_xlabel("layer", fontsize=8)
+        means = [mean_and_std(row.value for row in here)[0] for here in by_layer.values()]
+        handles[label] = axis.errorbar(
+            positions, means, spread, color=color, marker="o", markersize=3
+        )
+    _label(axis, panel.panel, "layer")
     axis.set_ylabel(panel.unit, fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    axis.grid(alpha=0.3)
     return handles
+
+
+def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
+    """See `StructureLogger.plot`."""
+    names = list(dict.fromkeys(name for row in history for name in row))
+    layers = [name for name in names if "/layer_" in name]
+    panels = [name for name in names if name not in layers and name != "epoch"]
+    if not panels:
+        raise ValueError("There is nothing to draw: no figures were measured.")
+    rows = math.ceil(len(panels) / _PANELS)
+    figure = Figure(figsize=(_WIDTH, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, _PANELS, squeeze=False).ravel()
+    epochs = [row["epoch"] for row in history]
+    values = {name: [row.get(name, math.nan) for row in history] for name in names}
+    for axis, panel in zip(axes, panels, strict=False):
+        for name in layers:
+            if name.startswith(f"{panel}/"):
+                axis.plot(epochs, values[name], color="0.7", linewidth=0.8)
+        axis.plot(epochs, values[panel], "o-", color="C3", markersize=3)
+        _label(axis, panel, "epoch")
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def _label(axis: Axes, title: str, x: str) -> None:
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(x, fontsize=8)
+    axis.tick_params(labelsize=8)
+    locator: Any = axis.xaxis.get_major_locator()
+    locator.set_params(integer=True, min_n_ticks=1)
+    axis.grid(alpha=0.3)

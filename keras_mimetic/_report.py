@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_mimetic._checks import printable
-from keras_mimetic._tables import html_table, rich_table, show
+from keras_mimetic._tables import Result, Table
 
 # Equal rows of a report with more rows than this are printed as one.
 _MANY = 20
@@ -55,7 +55,7 @@ class WeightChange:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Report:
+class Report(Result):
     """The result of `keras_mimetic.initialize`: one row per weight that was written or skipped.
 
     `print(report)` prints it as plain text, `report.show()` as a table that fits the
@@ -102,29 +102,12 @@ class Report:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def show(self) -> None:
-        """Print a table that fits the terminal; in files and pipes, the text of `print`."""
-        show(self)
-
     def __repr__(self) -> str:
         return f"<Report: {self._headline()}>"
 
-    def __str__(self) -> str:
-        head = self._headline()
-        if not self.rows:
-            return "\n".join([head, *map(printable, self.notes)])
-        cells = self._cells()
-        widths = [max(len(line[column]) for line in cells) for column in range(4)]
-        lines = ["  ".join([*map(str.ljust, line[:4], widths), line[4]]) for line in cells]
-        return "\n".join([head, *(line.rstrip() for line in lines), *map(printable, self.notes)])
-
-    def _repr_html_(self) -> str:
-        """Return the table for a notebook."""
-        return html_table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
-
-    def __rich__(self) -> Any:
-        """Return the table for rich, as in `rich.print(report)`."""
-        return rich_table(self._headline(), self._cells() if self.rows else (), notes=self.notes)
+    def _tables(self) -> list[Table]:
+        notes = [printable(note) for note in self.notes]
+        return [Table(self._headline(), self._cells() if self.rows else (), notes=notes)]
 
     def _headline(self) -> str:
         # Parts of a fused kernel have rows of their own.
@@ -155,23 +138,18 @@ class Report:
             path, note = rows[0].path, _span(row.note for row in rows)
             if len(rows) > 1:
                 path = f"{_NUMBER.sub('*', path)} ({len(rows)})"
-            norms = [
-                _span(_norm(getattr(row, name)) for row in _by_norm(rows, name))
-                for name in ("norm_before", "norm_after")
-            ]
-            lines.append((path, rows[0].structure, *norms, note))
+            before, after = (row.norm_before for row in rows), (row.norm_after for row in rows)
+            lines.append((path, rows[0].structure, _norms(before), _norms(after), note))
         return [tuple(map(printable, line)) for line in lines]
 
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
-def _norm(norm: float | None) -> str:
-    return "" if norm is None else f"{norm:.4g}"
-
-
-def _by_norm(rows: list[WeightChange], name: str) -> list[WeightChange]:
-    return sorted(rows, key=lambda row: getattr(row, name) or 0.0)
+def _norms(norms: Iterable[float | None]) -> str:
+    """Return the smallest and the largest norm, or their common text."""
+    ordered = sorted(norms, key=lambda norm: norm or 0.0)
+    return _span("" if norm is None else f"{norm:.4g}" for norm in ordered)
 
 
 def _span(texts: Iterable[str]) -> str:

@@ -9,6 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import Variable
+from keras.layers import Layer
+from keras.optimizers import Optimizer
 
 from keras_mimetic._assign import assign_all
 from keras_mimetic._find import check_model, check_not_traced, path_of
@@ -23,12 +26,14 @@ from keras_mimetic._tracing.recorder import reason
 from keras_mimetic._trained import steps_of
 from keras_mimetic.initializers.seeds import resolve_seed
 
+# A variable, and a value that it gets or a variable that has it.
+Pair = tuple[Variable, float | Variable]
 # Learning rates at the last reset.
-_rates: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+_rates: weakref.WeakKeyDictionary[Optimizer, float] = weakref.WeakKeyDictionary()
 _CLASS = "keras_mimetic_reset"
 
 
-def reset(model: Any, seed: int | None = None) -> None:
+def reset(model: Layer, seed: int | None = None) -> None:
     """Give a model the weights of a newly built one with the same configuration, in place.
 
     Draws all weights again with their initializers, and resets the statistics of
@@ -67,7 +72,7 @@ def reset(model: Any, seed: int | None = None) -> None:
     """
     check_model("model", model)
     check_not_traced("reset")
-    seed = resolve_seed(None if seed is None else check_seed(seed))
+    seed = check_seed(resolve_seed(None) if seed is None else seed)
     with preserve_global_state(), warnings.catch_warnings():
         # Of Keras, such as those of lambdas in configs.
         warnings.simplefilter("ignore")
@@ -86,7 +91,7 @@ def reset(model: Any, seed: int | None = None) -> None:
             _rates[optimizer] = float(rate.value)
 
 
-def _renewed(layer: Any, done: set[Any]) -> Iterator[tuple[Any, Any]]:
+def _renewed(layer: Layer, done: set[Layer]) -> Iterator[Pair]:
     """Yield each variable of a layer, with one that has been initialized again."""
     before = _state(layer)
     if layer in done or not before:
@@ -115,21 +120,21 @@ def _renewed(layer: Any, done: set[Any]) -> Iterator[tuple[Any, Any]]:
         yield from _renewed(sublayer, done)
 
 
-def _state(layer: Any) -> list[Any]:
+def _state(layer: Layer) -> list[Variable]:
     """Return the weights, and the states of random generators."""
     generators = [g.state for inner in sublayers(layer) for g in inner._seed_generators]
     return [*layer.weights, *generators]
 
 
-def _kinds(layer: Any) -> list[type]:
+def _kinds(layer: Layer) -> list[type]:
     return [type(inner) for inner in sublayers(layer)]
 
 
-def _shapes(variables: list[Any]) -> list[tuple[int, ...]]:
+def _shapes(variables: list[Variable]) -> list[tuple[int, ...]]:
     return [tuple(variable.shape) for variable in variables]
 
 
-def _made_again(layer: Any) -> Any:
+def _made_again(layer: Layer) -> Layer:
     """Return a new layer of the same class and configuration."""
     functions = {
         name: value
@@ -160,17 +165,17 @@ def _copy_with(original: Any, **attributes: Any) -> Any:
     return new
 
 
-def _optimizers(model: Any) -> dict[Any, Any]:
+def _optimizers(model: Layer) -> dict[Optimizer, Layer]:
     """Return the optimizers of a model, and the layer that has each."""
     return {
         value: layer
         for layer in sublayers(model)
         for value in vars(layer).values()
-        if isinstance(value, keras.optimizers.Optimizer)
+        if isinstance(value, Optimizer)
     }
 
 
-def _renewed_optimizer(optimizer: Any, new_of: dict[int, Any]) -> list[tuple[Any, Any]]:
+def _renewed_optimizer(optimizer: Optimizer, new_of: dict[int, Variable]) -> list[Pair]:
     """Return each variable of an optimizer but its learning rate, with a new one."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     try:
@@ -189,7 +194,7 @@ def _renewed_optimizer(optimizer: Any, new_of: dict[int, Any]) -> list[tuple[Any
     return list(zip(before, after, strict=True))
 
 
-def _without_rate(optimizer: Any) -> Any:
+def _without_rate(optimizer: Optimizer) -> Optimizer:
     """Return an optimizer without its schedule, which need not have a configuration."""
     new = _copy_with(optimizer, _learning_rate=None)
     if hasattr(optimizer, "inner_optimizer"):
@@ -197,13 +202,13 @@ def _without_rate(optimizer: Any) -> Any:
     return new
 
 
-def _rate(optimizer: Any) -> Any:
+def _rate(optimizer: Optimizer) -> Variable | None:
     """Return the variable that holds a learning rate, or `None` for schedules and callables."""
     rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
-    return rate if isinstance(rate, keras.Variable) else None
+    return rate if isinstance(rate, Variable) else None
 
 
-def _first_rate(optimizer: Any, owner: Any) -> list[tuple[Any, Any]]:
+def _first_rate(optimizer: Optimizer, owner: Layer) -> list[Pair]:
     """Return the learning rate of the last reset, if a callback has changed it since."""
     rate = _rate(optimizer)
     # Keras's callbacks log the rates that they set. A higher one has been set after them.

@@ -1,70 +1,139 @@
-"""Tables as HTML for notebooks, and as rich renderables for terminals."""
+"""Results as tables: plain text, HTML for notebooks, rich renderables for terminals."""
 
+import dataclasses
 import html
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
 
 
-def html_table(
-    caption: str, lines: Sequence[Sequence[str]], notes: Iterable[str] = (), legend: str = ""
-) -> str:
-    """Return an HTML table with a caption.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with a caption.
 
-    Args:
+    Attributes:
         caption: Line above the table.
-        lines: Cells as plain text; the first line has the headings. Without lines, there
-            is no table.
+        lines: Cells as plain text, names in the first column; the first line has the headings.
+        legend: Explanation of the headings.
         notes: Paragraphs below the table.
-        legend: Explanation of the headings, above the table.
     """
-    parts = [_paragraph(caption, bold=True)]
-    if legend:
-        parts.append(_paragraph(legend))
-    if lines:
-        head, *body = lines
-        parts.append(f"<table>\n<thead>{_line(head, 'th')}</thead>\n<tbody>")
-        parts += [_line(line, "td") for line in body]
-        parts.append("</tbody>\n</table>")
-    return "\n".join([*parts, *map(_paragraph, notes)])
+
+    caption: str
+    lines: Sequence[Sequence[str]] = ()
+    legend: str = ""
+    notes: Sequence[str] = ()
+
+    def text(self, width: int | None = None) -> str:
+        """Return plain text; columns that do not fit the width follow below."""
+
+        def filled(text: str) -> str:
+            return textwrap.fill(text, width, subsequent_indent="  ") if width else text
+
+        head = f"{self.caption}: {self.legend}" if self.legend else self.caption
+        text = [filled(head)]
+        for part in self._parts(width or math.inf):
+            widths = [max(map(len, column)) for column in zip(*part, strict=True)]
+            text += ["  ".join(map(str.ljust, line, widths)).rstrip() for line in part]
+        return "\n".join([*text, *map(filled, self.notes)])
+
+    def html(self) -> str:
+        """Return HTML for a notebook."""
+        parts = [f"<p><b>{html.escape(self.caption)}</b></p>"]
+        if self.legend:
+            parts.append(_paragraph(self.legend))
+        if self.lines:
+            head, *body = self.lines
+            parts.append(f"<table>\n<thead>{_line(head, 'th')}</thead>\n<tbody>")
+            parts += [_line(line, "td") for line in body]
+            parts.append("</tbody>\n</table>")
+        return "\n".join([*parts, *map(_paragraph, self.notes)])
+
+    def rich(self, width: int) -> "Iterator[RenderableType]":
+        """Yield renderables that fit a terminal; columns that do not fit follow below."""
+        # Imported here: Keras imports rich, but not these modules.
+        from rich import box, table
+        from rich.text import Text
+
+        # `Text` prevents rich from reading brackets in cells as markup.
+        yield Text(self.caption, style="bold")
+        if self.legend:
+            yield Text(self.legend, style="dim")
+        for head, *body in self._parts(width):
+            yield Text()
+            part = table.Table(
+                box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+            )
+            for number, heading in enumerate(head):
+                part.add_column(Text(heading), overflow="fold", no_wrap=number == 0)
+            for line in body:
+                part.add_row(*map(Text, line))
+            yield part
+        yield from map(Text, self.notes)
+
+    def _parts(self, width: float) -> list[list[tuple[str, ...]]]:
+        """Return the lines with the columns that fit, then the names with the next columns."""
+        if not self.lines:
+            return []
+        half = width / 2
+        names, *columns = zip(*self.lines, strict=True)
+        names = tuple(_shortened(name, half - 2) for name in names)
+
+        def fits(columns: list[tuple[str, ...]]) -> bool:
+            # Longer cells wrap in terminals.
+            return sum(min(max(map(len, each)), half) + 2 for each in columns) - 2 <= width
+
+        parts: list[list[tuple[str, ...]]] = []
+        for column in columns:
+            if parts and fits([names, *parts[-1], column]):
+                parts[-1].append(column)
+            else:
+                parts.append([column])
+        # A part leaves out lines without cells.
+        lines = [[*zip(names, *part, strict=True)] for part in parts]
+        return [[line for line in part if any(line[1:])] for part in lines]
 
 
-def rich_table(
-    caption: str, lines: Sequence[Sequence[str]], notes: Iterable[str] = (), legend: str = ""
-) -> Any:
-    """Return a rich renderable of a table for a terminal, whose cells wrap to its width.
+class Result:
+    """A result that `print`, notebooks and terminals show as tables."""
 
-    Arguments are those of `html_table`.
-    """
-    # Imported here: Keras imports rich, but not these modules.
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+    # Columns of the text of `print`; `None` for any number.
+    _text_width: ClassVar[int | None] = None
 
-    # `Text` prevents rich from reading brackets in cells as markup.
-    parts: list[Any] = [Text(caption, style="bold")]
-    if legend:
-        parts.append(Text(legend, style="dim"))
-    if lines:
-        head, *body = lines
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in head:
-            table.add_column(Text(heading), overflow="fold")
-        for line in body:
-            table.add_row(*map(Text, line))
-        parts.append(table)
-    return Group(*parts, *map(Text, notes))
+    def show(self) -> None:
+        """Print tables that fit the terminal; in files and pipes, the text of `print`."""
+        from rich.console import Console
+
+        console = Console()
+        if console.is_terminal:
+            console.print(self)
+        else:
+            print(self)
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text(self._text_width) for table in self._tables())
+
+    def _repr_html_(self) -> str:
+        """Return the tables for a notebook."""
+        return "\n".join(table.html() for table in self._tables())
+
+    def __rich_console__(
+        self, console: "Console", options: "ConsoleOptions"
+    ) -> "Iterator[RenderableType]":
+        """Yield the tables for rich, as in `rich.print(report)`."""
+        for number, table in enumerate(self._tables()):
+            yield from [""] if number else []
+            yield from table.rich(options.max_width)
+
+    def _tables(self) -> list[Table]:
+        raise NotImplementedError
 
 
-def show(result: Any) -> None:
-    """Print a result as a rich table in a terminal, and as plain text elsewhere."""
-    from rich.console import Console
-
-    console = Console()
-    if console.is_terminal:
-        console.print(result)
-    else:
-        print(result)
+def _shortened(name: str, length: float) -> str:
+    return name if len(name) <= length else f"...{name[3 - int(length) :]}"
 
 
 def _line(cells: Sequence[str], tag: str) -> str:
@@ -72,6 +141,5 @@ def _line(cells: Sequence[str], tag: str) -> str:
     return f"<tr>{''.join(f'<{tag}{style}>{html.escape(x)}</{tag}>' for x in cells)}</tr>"
 
 
-def _paragraph(text: str, bold: bool = False) -> str:
-    text = html.escape(text)
-    return f"<p><b>{text}</b></p>" if bold else f"<p>{text}</p>"
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"

@@ -1,7 +1,5 @@
 """Detection of trained models."""
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -17,30 +15,34 @@ _ANEW = (
 )
 
 
-def check_untrained(model: Any, force: bool) -> None:
-    """Raise a `ValueError` if a model has LoRA enabled or, unless `force`, if it was trained."""
+def check_no_lora(model: keras.layers.Layer) -> None:
+    """Raise a `ValueError` if a model has LoRA enabled."""
     for layer in sublayers(model):
-        path = layer.path or layer.name
         if getattr(layer, "lora_enabled", False):
             raise ValueError(
                 "Argument `model` must not have LoRA enabled: its kernels are trained. "
-                f"Received: a model with LoRA in layer {path!r}"
+                f"Received: a model with LoRA in layer {layer.path or layer.name!r}"
             )
-        steps = steps_of(layer)
-        if steps and not force:
-            raise ValueError(
-                f"Argument `model` has been trained (the optimizer of {path!r} took {steps} "
-                f"step{'' if steps == 1 else 's'}). {_ANEW}"
-            )
-    found = None if force else trained_weight(model)
-    if found is not None:
-        raise ValueError(
-            f"Argument `model` appears to be trained: the values of {found[0].path!r} differ, "
-            f"although its initializer sets all of them to {found[1]:g}. {_ANEW}"
-        )
 
 
-def steps_of(model: Any) -> int:
+def why_trained(model: keras.layers.Layer) -> str:
+    """Return how a model shows that it was trained, as the text of an error, or `""`."""
+    for layer in sublayers(model):
+        if steps := steps_of(layer):
+            return (
+                f"Argument `model` has been trained (the optimizer of {layer.path or layer.name!r} "
+                f"took {steps} step{'' if steps == 1 else 's'}). {_ANEW}"
+            )
+    found = _trained_weight(model)
+    if found is None:
+        return ""
+    return (
+        f"Argument `model` appears to be trained: the values of {found[0].path!r} differ, "
+        f"although its initializer sets all of them to {found[1]:g}. {_ANEW}"
+    )
+
+
+def steps_of(model: keras.layers.Layer) -> int:
     """Return the number of steps that the optimizer of a model has taken."""
     optimizer = getattr(model, "optimizer", None)
     if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -48,16 +50,11 @@ def steps_of(model: Any) -> int:
     return int(keras.ops.convert_to_tensor(optimizer.iterations))
 
 
-def trained_weight(model: Any) -> tuple[Any, float] | None:
-    """Find a variable that its layer initializes to a constant and that is not constant.
-
-    Only variables with several new absolute values count: `initialize` and users may set a bias,
-    or the part of it that belongs to a gate, to another constant, and the control of a hidden
-    bias has random signs.
-
-    Returns:
-        The first such variable and the constant of its initializer, or `None`.
-    """
+def _trained_weight(model: keras.layers.Layer) -> tuple[keras.Variable, float] | None:
+    """Return the first variable that differs from the constant of its initializer, and this."""
+    # Only variables with several new absolute values count: `initialize` and users may set a bias,
+    # or the part of it that belongs to a gate, to another constant, and the control of a hidden
+    # bias has random signs.
     for layer in sublayers(model):
         for name in _CONSTANT:
             variable = getattr(layer, name, None)
@@ -74,7 +71,7 @@ def trained_weight(model: Any) -> tuple[Any, float] | None:
     return None
 
 
-def _constant(initializer: Any) -> float | None:
+def _constant(initializer: keras.initializers.Initializer | None) -> float | None:
     if isinstance(initializer, keras.initializers.Zeros):
         return 0.0
     if isinstance(initializer, keras.initializers.Ones):

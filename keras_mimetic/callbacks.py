@@ -81,19 +81,19 @@ class StructureLogger(keras.callbacks.Callback):
         # Names of the figures of each site.
         self._known: dict[str, list[str]] = {}
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Find the layers to measure."""
         self.history, self._sites = [], None
         # With TensorFlow the first batch builds a model whose input's shape is not known.
         if self.model.built and self.model.weights:
             self._sites = self._found()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure before the first epoch."""
         if not self.history and self._sites is not None:
             self._measure(epoch)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure, or repeat the last values."""
         self._epoch = epoch + 1
         is_last = self._epoch == (self.params or {}).get("epochs")
@@ -103,7 +103,7 @@ class StructureLogger(keras.callbacks.Callback):
             figures = self.history[-1].items()
             logs.update({name: value for name, value in figures if name != "epoch"})
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Measure if another callback has ended the training."""
         if self.history and self.history[-1]["epoch"] < self._epoch:
             self._measure(self._epoch)
@@ -119,7 +119,7 @@ class StructureLogger(keras.callbacks.Callback):
             ValueError: If nothing has been measured yet.
         """
         # Only who draws needs matplotlib.
-        from keras_mimetic._plot_history import plot_history
+        from keras_mimetic._plot import plot_history
 
         return plot_history(self.history)
 
@@ -159,7 +159,7 @@ class StructureLogger(keras.callbacks.Callback):
                 row |= {f"{name}/layer_{number}": value for number, value in values}
         self.history.append(row)
 
-    def _names(self, by_name: Mapping[str, Any]) -> list[str]:
+    def _names(self, by_name: Mapping[str, list[float]]) -> list[str]:
         """Return the names of the logged figures, in order."""
         if self.figures is None:
             return [name for name in _drawn() if name in by_name]
@@ -196,13 +196,11 @@ def _check_figures(figures: Any) -> tuple[str, ...] | None:
 
 
 def _means(structure: str, figures: Iterable[Figure]) -> dict[str, float]:
-    """Of one layer, by name: the figure of the whole, or the mean over its heads."""
-    values: dict[str, list[Figure]] = {}
+    """Return the figures of one layer by name: of the whole, or the mean over its heads."""
+    whole: dict[str, list[float]] = {}
+    heads: dict[str, list[float]] = {}
     for figure in figures:
-        values.setdefault(f"{structure}/{figure.part}/{figure.name}", []).append(figure)
-    return {
-        name: mean_and_std(
-            figure.value for figure in [x for x in found if x.head is None] or found
-        )[0]
-        for name, found in values.items()
-    }
+        values = whole if figure.head is None else heads
+        name = f"{structure}/{figure.part}/{figure.name}"
+        values.setdefault(name, []).append(figure.value)
+    return {name: mean_and_std(values)[0] for name, values in {**heads, **whole}.items()}

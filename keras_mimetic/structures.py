@@ -1,8 +1,7 @@
 """The structures, the settings that their classes document, and how to register one more."""
 
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import register
-from keras_mimetic._structures.attention import Attention
+from keras_mimetic._structures import MLP, Attention, Depthwise, Position, StateSpace, register
 from keras_mimetic._structures.base import (
     Figure,
     FigureSpec,
@@ -11,10 +10,6 @@ from keras_mimetic._structures.base import (
     Skip,
     Structure,
 )
-from keras_mimetic._structures.depthwise import Depthwise
-from keras_mimetic._structures.mlp import MLP
-from keras_mimetic._structures.position import Position
-from keras_mimetic._structures.state_space import StateSpace
 
 __all__ = [
     "MLP",

@@ -61,9 +61,7 @@ def expected_of_normals(inputs: int, outputs: int) -> dict[str, tuple[float, flo
         ("energy_over_outputs", outputs, inputs),
     ):
         mean, std = expected_part(sums, entries)
-        # A single input or output has all of the energy, up to rounding.
-        if std:
-            expected[name] = count * mean, count * std
+        expected[name] = count * mean, count * std
     return expected
 
 

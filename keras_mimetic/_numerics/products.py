@@ -45,11 +45,14 @@ def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) 
     return float(known.diagonal.mean() / math.sqrt(variance))
 
 
-def expected_diagonal(count: int, rank: int) -> tuple[float, float] | None:
-    """Return mean and std of `diagonal` for independent normals, to 2 %; `None` if too small."""
-    if count < 16 or count * rank < 512:
-        return None
-    return 0.0, 1 / math.sqrt(count)
+def expected_diagonal(count: int) -> tuple[float, float] | None:
+    """Return mean and std of `diagonal` for independent normals; `None` if that is infinite.
+
+    Of independent entries it is `t sqrt(off / (off - 1) / count)`, with Student's t of `off` - 1
+    degrees of freedom, for the `off` entries off the diagonal. Products of any rank agree to 5 %.
+    """
+    off = count * (count - 1)
+    return (0.0, math.sqrt(off / (off - 3) / count)) if count > 2 else None
 
 
 def strengths(

@@ -7,28 +7,27 @@ import keras
 import numpy as np
 
 from keras_mimetic._numerics.fans import fans, scaled_std
-from keras_mimetic._patterns.kernels import values_of
 
 # Standard deviation of a unit normal truncated at two standard deviations.
 _TRUNCATED = 0.87962566103423978
 
 
-def rms_to_keep(variable: Any, initializer: Any, axes: int) -> tuple[float, bool]:
+def rms_to_keep(values: np.ndarray, initializer: Any, axes: int) -> tuple[float, bool]:
     """Return the root mean square entry that new values of a variable keep.
 
     It is what the variable's initializer means, so that it does not depend on its
     samples, or the variable's own where its values are no sample of that, nor structured ones.
 
     Args:
-        variable: The variable.
+        values: The values of the variable.
         initializer: Its initializer.
         axes: Number of last axes along which the values are independent, as filters are.
 
     Returns:
         The root mean square, and whether it is what the initializer means.
     """
-    shape = tuple(variable.shape)
-    squares = np.square(values_of(variable), dtype=np.float64)
+    shape = values.shape
+    squares = np.square(values, dtype=np.float64)
     own = math.sqrt(squares.mean())
     meant = rms_of(initializer, shape)
     if not meant or not own:

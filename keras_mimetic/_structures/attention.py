@@ -1,30 +1,17 @@
 """The structure of attention: products of projections near multiples of the identity."""
 
-from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, TypedDict
 
+import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
-from keras_mimetic._numerics.attention import PAIRS, auto_strengths, sample_pair
-from keras_mimetic._numerics.products import diagonal, expected_diagonal, moments, strengths
+from keras_mimetic._numerics import attention, products
+from keras_mimetic._numerics.attention import PAIRS
 from keras_mimetic._numerics.threads import in_threads, one_blas_thread
 from keras_mimetic._patterns.attention import LAYERS, AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
-from keras_mimetic._structures.base import (
-    MAX_IMAGE_CHANNELS,
-    Expected,
-    Figure,
-    FigureSpec,
-    Kind,
-    Measured,
-    NewWeights,
-    Settings,
-    Shapes,
-    Skip,
-    Structure,
-    Weights,
-)
+from keras_mimetic._structures import base
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic.initializers.attention import Strengths, check_strengths
 
@@ -36,7 +23,7 @@ class AttentionSettings(TypedDict, total=False):
     value_output: Strengths
 
 
-class Attention(Structure):
+class Attention(base.Structure):
     """Products of query and key, and of value and output, near multiples of the identity.
 
     Settings:
@@ -60,7 +47,7 @@ class Attention(Structure):
 
     name = "attention"
     looks_for = "attention (projections, a product, a softmax, a product, a projection)"
-    defaults: ClassVar[Settings] = {"query_key": AUTO, "value_output": AUTO}
+    defaults: ClassVar[base.Settings] = {"query_key": AUTO, "value_output": AUTO}
     compound_layers = LAYERS
     legend = (
         "diagonals of products in standard deviations of the off-diagonal entries, and noise and "
@@ -68,7 +55,7 @@ class Attention(Structure):
         "single heads and their sum"
     )
     figures = (
-        FigureSpec(
+        base.FigureSpec(
             "query_key",
             "diagonal",
             "qk diagonal",
@@ -77,14 +64,10 @@ class Attention(Structure):
             panel="diagonal of query-key products (dots: heads)",
             unit="off-diagonal standard deviations",
         ),
-        FigureSpec(
-            "query_key", "noise", "qk noise", ".2f", by_head=True, compare_to_untrained=False
-        ),
-        FigureSpec(
-            "query_key", "identity", "qk identity", "+.2f", by_head=True, compare_to_untrained=False
-        ),
-        FigureSpec("value_output", "diagonal", "vo diagonal, heads", "+.2f", by_head=True),
-        FigureSpec(
+        base.FigureSpec("query_key", "noise", "qk noise", ".2f", by_head=True),
+        base.FigureSpec("query_key", "identity", "qk identity", "+.2f", by_head=True),
+        base.FigureSpec("value_output", "diagonal", "vo diagonal, heads", "+.2f", by_head=True),
+        base.FigureSpec(
             "value_output",
             "diagonal",
             "sum",
@@ -92,8 +75,8 @@ class Attention(Structure):
             panel="diagonal of the value-output product",
             unit="off-diagonal standard deviations",
         ),
-        FigureSpec("value_output", "noise", "vo noise", ".2f", compare_to_untrained=False),
-        FigureSpec("value_output", "identity", "vo identity", "+.2f", compare_to_untrained=False),
+        base.FigureSpec("value_output", "noise", "vo noise", ".2f"),
+        base.FigureSpec("value_output", "identity", "vo identity", "+.2f"),
     )
     images: ClassVar[dict[str, str]] = {
         "query_key": "query-key products, mean over heads, up to 64 channels",
@@ -110,14 +93,14 @@ class Attention(Structure):
         return checked
 
     def find(
-        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
-    ) -> Sequence[AttentionSite]:
+        self, graph: Graph, layers: base.Layers, layer_paths: base.Paths
+    ) -> list[AttentionSite]:
         return find_attention(graph, layers, layer_paths)
 
-    def site_at(self, layer: Any, layer_path: str) -> AttentionSite | None:
+    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> AttentionSite | None:
         return attention_site(layer, layer_path) if isinstance(layer, LAYERS) else None
 
-    def sample(self, site: AttentionSite, settings: Settings, seed: int) -> NewWeights | Skip:
+    def sample(self, site: AttentionSite, settings: base.Settings, seed: int) -> base.Sampled:
         why = "; ".join(
             dict.fromkeys(
                 reason
@@ -125,7 +108,7 @@ class Attention(Structure):
                 if is_auto(settings[pair]) and pair not in site.skipped_pairs
             )
         )
-        values: Weights = {}
+        values: base.Weights = {}
         notes = {}
         strengths = _strengths(site, settings)
         for pair, sampled in _sample_pairs(site, strengths, seed).items():
@@ -136,12 +119,12 @@ class Attention(Structure):
                 of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
                 note = f"{pair.replace('_', '-')}: {noise:.4g} noise {identity:+.4g} identity{of}"
                 notes[role] = f"{note} ({why})" if why else note
-        return NewWeights(values, notes) if values else Skip(why)
+        return base.NewWeights(values, notes) if values else base.Skip(why)
 
-    def measure(self, site: AttentionSite, weights: Weights) -> Measured:
-        figures: list[Figure] = []
-        images: Weights = {}
-        first = slice(MAX_IMAGE_CHANNELS)
+    def measure(self, site: AttentionSite, weights: base.Weights) -> base.Measured:
+        figures: list[base.Figure] = []
+        images: base.Weights = {}
+        first = slice(base.MAX_IMAGE_CHANNELS)
         known = site.known_pairs
         if "query_key" in known and len(weights["query"]) == len(weights["key"]):
             query, key = weights["query"], weights["key"]
@@ -154,36 +137,34 @@ class Attention(Structure):
             value, output = weights["value"], weights["output"]
             size = len(output) // value.shape[1]
             for head in range(len(output)):
-                found = diagonal(value[:, head // size], output[head])
-                figures.append(Figure("value_output", "diagonal", found, head))
+                found = products.diagonal(value[:, head // size], output[head])
+                figures.append(base.Figure("value_output", "diagonal", found, head))
             output = output.reshape(-1, size, *output.shape[1:]).sum(axis=1)
             left, right = value.reshape(len(value), -1), output.reshape(-1, output.shape[-1])
             figures += _figures("value_output", left, right)
             images["value_output"] = _product(left[first], right[:, first])
-        return Measured(tuple(figures), images)
+        return base.Measured(tuple(figures), images)
 
-    def expected(self, site: AttentionSite, shapes: Shapes) -> Expected:
-        kinds: dict[Kind, tuple[float, float] | None] = {}
-        if "query_key" in site.known_pairs:
-            query_dim, _, key_dim = shapes["query"]
-            kinds["query_key", "diagonal", True] = expected_diagonal(query_dim, key_dim)
-        if "value_output" in site.known_pairs:
-            dim, heads, head_dim = shapes["value"]
-            kinds["value_output", "diagonal", True] = expected_diagonal(dim, head_dim)
-            kinds["value_output", "diagonal", False] = expected_diagonal(dim, heads * head_dim)
-        return {kind: pair for kind, pair in kinds.items() if pair}
-
-    def untrained_key(self, site: AttentionSite) -> Hashable:
-        return site.known_pairs
+    def expected(self, site: AttentionSite, shapes: base.Shapes) -> base.Expected:
+        # Single heads and their sum have the same distribution.
+        return {
+            (pair, "diagonal", by_head): products.expected_diagonal(shapes[PAIRS[pair][0]][0])
+            for pair in site.known_pairs
+            for by_head in (True, False)
+        }
 
 
-def _strengths(site: AttentionSite, settings: Settings) -> dict[str, tuple[float, float]]:
+def _strengths(site: AttentionSite, settings: base.Settings) -> dict[str, tuple[float, float]]:
     """Return (noise, identity) for each pair of the site that is written."""
     found = {}
     for pair in PAIRS:
         given = settings[pair]
         if is_auto(given):
-            given = None if pair in site.default_skips else auto_strengths(pair, is_causal=False)
+            given = (
+                None
+                if pair in site.default_skips
+                else attention.auto_strengths(pair, is_causal=False)
+            )
         if given is not None and pair not in site.skipped_pairs:
             found[pair] = given
     return found
@@ -200,7 +181,9 @@ def _sample_pairs(
         pair = pairs[number]
         noise, identity = strengths[pair]
         shapes = (tuple(site.weights[role].shape) for role in PAIRS[pair])
-        sampled[pair] = sample_pair(pair, *shapes, noise=noise, identity=identity, seed=seed)
+        sampled[pair] = attention.sample_pair(
+            pair, *shapes, noise=noise, identity=identity, seed=seed
+        )
 
     with one_blas_thread():
         in_threads(fill, range(len(pairs)))
@@ -217,11 +200,8 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _figures(
     part: str, left: np.ndarray, right: np.ndarray, head: int | None = None
-) -> list[Figure]:
-    known = moments(left, right)
-    noise, identity = strengths(left, right, known)
-    return [
-        Figure(part, "diagonal", diagonal(left, right, known), head),
-        Figure(part, "noise", noise, head),
-        Figure(part, "identity", identity, head),
-    ]
+) -> list[base.Figure]:
+    known = products.moments(left, right)
+    diagonal = products.diagonal(left, right, known)
+    noise, identity = products.strengths(left, right, known)
+    return base.figures(part, head, diagonal=diagonal, noise=noise, identity=identity)

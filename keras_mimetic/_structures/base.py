@@ -2,13 +2,16 @@
 
 import abc
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
 from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import fold_in, sample
+from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.graph import Graph
 
@@ -19,10 +22,13 @@ MAX_IMAGE_CHANNELS = 64
 Weights = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 Settings = Mapping[str, Any]
+# Layers of a model, and the path of each in the model.
+Layers = list[keras.layers.Layer]
+Paths = dict[keras.layers.Layer, str]
 # The kind of a figure: part, name, and whether there is one per head.
 Kind = tuple[str, str, bool]
-# Mean and standard deviation of figures of untrained weights, by kind.
-Expected = Mapping[Kind, tuple[float, float]]
+# Mean and standard deviation of figures of untrained weights, by kind; `None` if not finite.
+Expected = Mapping[Kind, tuple[float, float] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +45,6 @@ class FigureSpec:
         panel: Title of its panel in plots; "" for no panel.
         unit: Unit on the axis of the panel.
         error_bars: Name of another figure of the part to plot as error bars.
-        compare_to_untrained: Whether to compare it with untrained weights of the same
-            shapes. Their scale must not matter.
     """
 
     part: str
@@ -51,11 +55,6 @@ class FigureSpec:
     panel: str = ""
     unit: str = ""
     error_bars: str = ""
-    compare_to_untrained: bool = True
-
-    @property
-    def kind(self) -> Kind:
-        return self.part, self.name, self.by_head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +87,8 @@ class NewWeights:
 
     values: Weights
     notes: Mapping[str, str]
+    # Values before, where `sample` has read them.
+    before: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,31 +98,34 @@ class Skip:
     reason: str
 
 
+Sampled = NewWeights | Skip
+
+
 class Structure(abc.ABC):
     """A structure: where it belongs, how to sample it, and how to measure it.
 
     To add a structure, write its mathematics in `_numerics` and a subclass in a module of
-    `_structures`, and register it in `_structures/__init__.py`.
+    `_structures`, and register it in `_structures/__init__.py`. Its class has two halves:
+    `initialize` uses *write*, and `measure` uses *read* on the sites that `find` returns.
 
     Attributes:
         name: Name of the structure, as in arguments of the API.
         by_default: Whether `initialize` writes it by default.
         looks_for: Short description of the layers that it is for.
-        defaults: Settings with their defaults, which the docstring of the class documents.
         compound_layers: Classes of layers that own the weights of their sublayers.
-        legend: Explanation of the printed figures, in one sentence.
+        defaults: Settings with their defaults, which the docstring of the class documents.
         figures: The figures that it measures, in the order of the table.
+        legend: Explanation of the printed figures, in one sentence.
         images: Titles of the images that `measure` returns, by part.
     """
+
+    # --- Write ---
 
     name: ClassVar[str]
     by_default: ClassVar[bool] = True
     looks_for: ClassVar[str]
-    defaults: ClassVar[Settings]
     compound_layers: ClassVar[tuple[type, ...]] = ()
-    legend: ClassVar[str]
-    figures: ClassVar[tuple[FigureSpec, ...]]
-    images: ClassVar[Mapping[str, str]] = {}
+    defaults: ClassVar[Settings]
 
     @abc.abstractmethod
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -133,42 +137,42 @@ class Structure(abc.ABC):
         """
 
     @abc.abstractmethod
-    def find(self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]) -> Sequence[Site]:
+    def find(self, graph: Graph, layers: Layers, layer_paths: Paths) -> Sequence[Site]:
         """Find the sites in a traced model, in the order of the network."""
 
     @abc.abstractmethod
-    def site_at(self, layer: Any, layer_path: str) -> Site | None:
+    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> Site | None:
         """Return the site of a layer that a rule matches, or `None` for an unsuitable layer."""
 
     @abc.abstractmethod
-    def sample(self, site: Any, settings: Settings, seed: int) -> NewWeights | Skip:
+    def sample(self, site: Any, settings: Settings, seed: int) -> Sampled:
         """Sample structured weights of a site, as a function of the seed."""
 
     def control(self, site: Any, weights: Weights, seed: int) -> Weights:
         """Return weights without structure, with the norms of those that `sample` returned."""
         return noise_with_norms_of(weights, seed)
 
+    # --- Read ---
+
+    figures: ClassVar[tuple[FigureSpec, ...]]
+    legend: ClassVar[str]
+    images: ClassVar[Mapping[str, str]] = {}
+
     @abc.abstractmethod
     def measure(self, site: Any, weights: Weights) -> Measured:
         """Return the figures of a site, from the values of all its variables."""
 
-    def untrained(self, shapes: Shapes, seed: int) -> Weights:
-        """Sample the values of all variables as in an untrained model, at an arbitrary scale."""
-        return normal_samples(shapes, seed)
-
     def expected(self, site: Any, shapes: Shapes) -> Expected:
-        """Return mean and standard deviation of figures of untrained weights.
+        """Return mean and standard deviation of figures over untrained weights of any scale.
 
-        Only figures with a closed form are included; others are sampled.
+        Other figures are not compared with untrained weights.
         """
         return {}
 
-    def untrained_key(self, site: Any) -> Hashable:
-        """Return a key of everything but shapes that figures of untrained weights depend on.
 
-        Sites with equal keys and shapes share samples. `None` disables sharing.
-        """
-        return None
+def figures(part: str, head: int | None = None, **values: float) -> list[Figure]:
+    """Return figures of one part by name."""
+    return [Figure(part, name, value, head) for name, value in values.items()]
 
 
 def normal_samples(shapes: Shapes, seed: int) -> Weights:
@@ -177,6 +181,19 @@ def normal_samples(shapes: Shapes, seed: int) -> Weights:
         role: sample("untruncated_normal", shape, fold_in(seed, number))
         for number, (role, shape) in enumerate(shapes.items())
     }
+
+
+def figures_of_normals(
+    figures: Callable[[Weights], Iterable[Figure]], shapes: Shapes
+) -> dict[Kind, tuple[float, float]]:
+    """Return mean and standard deviation of figures over 10 to 100 samples, always the same."""
+    # Fewer of large weights.
+    count = min(max(2**24 // sum(map(math.prod, shapes.values())), 10), 100)
+    values: dict[Kind, list[float]] = {}
+    for number in range(count):
+        for figure in figures(normal_samples(shapes, fold_in(0, number))):
+            values.setdefault(figure.kind, []).append(figure.value)
+    return {kind: mean_and_std(found) for kind, found in values.items()}
 
 
 def noise_with_norms_of(weights: Weights, seed: int) -> Weights:

@@ -1,29 +1,21 @@
 """The structure of depthwise convolutions: a covariance of filters that widens with depth."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
 import numpy as np
+from keras.layers import Layer
 
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
-from keras_mimetic._numerics.depthwise import empirical_covariance, fit_sigma
 from keras_mimetic._patterns.depth import depths
+from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures.base import (
-    Figure,
-    FigureSpec,
-    Measured,
-    NewWeights,
-    Settings,
-    Skip,
-    Structure,
-    Weights,
-)
+from keras_mimetic._structures import base
 from keras_mimetic._tracing.graph import Call, Graph, in_call_order
 from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
 from keras_mimetic.initializers.depthwise import check_gain
@@ -56,7 +48,7 @@ class DepthwiseSite(Site):
     depth: float = 0.0
 
 
-class Depthwise(Structure):
+class Depthwise(base.Structure):
     """Filters from a covariance over pixels whose width grows with depth.
 
     Settings:
@@ -76,7 +68,7 @@ class Depthwise(Structure):
 
     name = "depthwise"
     looks_for = "depthwise convolutions of more than one pixel"
-    defaults: ClassVar[Settings] = {
+    defaults: ClassVar[base.Settings] = {
         "gain": "keep",
         "sigma_0": depthwise.SIGMA_0,
         "velocity": depthwise.VELOCITY,
@@ -87,10 +79,10 @@ class Depthwise(Structure):
         "fraction that this form explains, and the fraction that a form without a center explains"
     )
     figures = (
-        FigureSpec(
+        base.FigureSpec(
             "kernel", "sigma", "sigma", ".2f", panel="sigma of the filters", unit="squared pixels"
         ),
-        FigureSpec(
+        base.FigureSpec(
             "kernel",
             "explained",
             "explained",
@@ -98,7 +90,7 @@ class Depthwise(Structure):
             panel="covariance explained by its form",
             unit="fraction",
         ),
-        FigureSpec(
+        base.FigureSpec(
             "kernel",
             "explained_uncentered",
             "without a center",
@@ -121,8 +113,8 @@ class Depthwise(Structure):
         }
 
     def find(
-        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
-    ) -> Sequence[DepthwiseSite]:
+        self, graph: Graph, layers: base.Layers, layer_paths: base.Paths
+    ) -> list[DepthwiseSite]:
         """Find depthwise convolutions, and skip causal ones."""
         found = [layer for layer in layers if is_depthwise(layer) and layer.built]
         depth = depths(found, graph)
@@ -132,15 +124,18 @@ class Depthwise(Structure):
             for layer in in_call_order(found, graph)
         ]
 
-    def site_at(self, layer: Any, layer_path: str) -> DepthwiseSite | None:
+    def site_at(self, layer: Layer, layer_path: str) -> DepthwiseSite | None:
         return _site(layer, layer_path, 0.0) if is_depthwise(layer) else None
 
-    def sample(self, site: DepthwiseSite, settings: Settings, seed: int) -> NewWeights | Skip:
-        kernel = site.weights["kernel"]
-        shape = tuple(kernel.shape)
-        rms, is_expected = _rms(site, settings["gain"])
+    def sample(self, site: DepthwiseSite, settings: base.Settings, seed: int) -> base.Sampled:
+        kernel = values_of(site.weights["kernel"])
+        shape, gain = kernel.shape, settings["gain"]
+        if gain == "keep":
+            rms, is_expected = rms_to_keep(kernel, _initializer(site.layer), axes=2)
+        else:
+            rms, is_expected = depthwise.rms_of_gain(shape, gain), True
         if not rms:
-            return Skip("its filters are zero: set `gain` to write them")
+            return base.Skip("its filters are zero: set `gain` to write them")
         sigma = _sigma(site, settings)
         filters = depthwise.depthwise_filters(
             shape[:-2], shape[-2] * shape[-1], sigma=sigma, rms=rms, seed=seed
@@ -149,33 +144,22 @@ class Depthwise(Structure):
             # The scale of a second call must not depend on the sample.
             filters *= rms / np.sqrt(np.mean(np.square(filters, dtype=np.float64)))
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
-        return NewWeights({"kernel": filters.reshape(shape)}, {"kernel": note})
+        new = {"kernel": filters.reshape(shape)}
+        return base.NewWeights(new, {"kernel": note}, {"kernel": kernel})
 
-    def measure(self, site: DepthwiseSite, weights: Weights) -> Measured:
-        filters = _filters(weights["kernel"])
-        if filters.shape[-1] < 2 or max(filters.shape[:-1]) < 2:
-            return Measured()
-        if math.prod(filters.shape[:-1]) > _MOST_PIXELS:
-            return Measured(reason=f"filters of more than {_MOST_PIXELS} pixels take too long")
-        measured = empirical_covariance(filters)
-        size = filters.shape[:-1]
-        sigma, explained = fit_sigma(measured, size)
-        _, uncentered = fit_sigma(measured, size, centered=False)
-        figures = (
-            Figure("kernel", "sigma", sigma),
-            Figure("kernel", "explained", explained),
-            Figure("kernel", "explained_uncentered", uncentered),
-        )
-        images = {"covariance": measured}
-        if len(size) <= 2:
-            images["variance"] = measured.diagonal().reshape(size if len(size) == 2 else (1, -1))
-        return Measured(figures, images)
+    def measure(self, site: DepthwiseSite, weights: base.Weights) -> base.Measured:
+        *size, count = _filters(weights["kernel"]).shape
+        if count < 2 or max(size) < 2:
+            return base.Measured()
+        if math.prod(size) > _MOST_PIXELS:
+            return base.Measured(reason=f"filters of more than {_MOST_PIXELS} pixels take too long")
+        return _measured(weights)
 
-    def untrained_key(self, site: DepthwiseSite) -> Hashable:
-        return ()
+    def expected(self, site: DepthwiseSite, shapes: base.Shapes) -> base.Expected:
+        return _expected(shapes["kernel"])
 
 
-def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
+def _site(layer: Layer, layer_path: str, depth: float, *, is_causal: bool = False) -> DepthwiseSite:
     kernel = layer.depthwise_kernel if isinstance(layer, SEPARABLE) else layer.kernel
     skip_reason = "" if max(kernel.shape[:-2]) > 1 else "filters of one pixel have no structure"
     if not skip_reason and (is_causal or layer.padding == "causal"):
@@ -189,7 +173,7 @@ def _site(layer: Any, layer_path: str, depth: float, *, is_causal: bool = False)
     )
 
 
-def _sigma(site: DepthwiseSite, settings: Settings) -> float:
+def _sigma(site: DepthwiseSite, settings: base.Settings) -> float:
     names = ("sigma_0", "velocity", "acceleration")
     sigma = depthwise.sigma_at_depth(site.depth, *(settings[name] for name in names))
     if sigma <= 0:
@@ -200,18 +184,31 @@ def _sigma(site: DepthwiseSite, settings: Settings) -> float:
     return sigma
 
 
-def _rms(site: DepthwiseSite, gain: float | str) -> tuple[float, bool]:
-    """Return the root mean square entry of new filters, and whether it is their expectation."""
-    kernel = site.weights["kernel"]
-    if gain == "keep":
-        return rms_to_keep(kernel, _initializer(site.layer), axes=2)
-    return depthwise.rms_of_gain(tuple(kernel.shape), gain), True
-
-
-def _initializer(layer: Any) -> Any:
+def _initializer(layer: Layer) -> Any:
     """Return the initializer of the filters of a depthwise convolution."""
     own = getattr(layer, "depthwise_initializer", None)
     return own or getattr(layer, "kernel_initializer", None)
+
+
+def _measured(weights: base.Weights) -> base.Measured:
+    filters = _filters(weights["kernel"])
+    size = filters.shape[:-1]
+    covariance = depthwise.empirical_covariance(filters)
+    sigma, explained = depthwise.fit_sigma(covariance, size)
+    _, uncentered = depthwise.fit_sigma(covariance, size, centered=False)
+    figures = base.figures(
+        "kernel", sigma=sigma, explained=explained, explained_uncentered=uncentered
+    )
+    images = {"covariance": covariance}
+    if len(size) <= 2:
+        images["variance"] = covariance.diagonal().reshape(size if len(size) == 2 else (1, -1))
+    return base.Measured(tuple(figures), images)
+
+
+@functools.lru_cache(maxsize=256)
+def _expected(shape: tuple[int, ...]) -> base.Expected:
+    """Return the figures of untrained filters, which have no closed form."""
+    return base.figures_of_normals(lambda weights: _measured(weights).figures, {"kernel": shape})
 
 
 def _filters(kernel: np.ndarray) -> np.ndarray:

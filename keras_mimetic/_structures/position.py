@@ -1,27 +1,20 @@
 """Position: learned tables of positions start as sines and cosines."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypedDict
 
 import keras
 import numpy as np
+from keras.layers import Layer
 
 from keras_mimetic._checks import AUTO, check_number, is_auto
 from keras_mimetic._numerics.position import explained_by_sinusoids, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures.base import (
-    Figure,
-    FigureSpec,
-    Measured,
-    NewWeights,
-    Settings,
-    Skip,
-    Structure,
-    Weights,
-)
+from keras_mimetic._structures import base
 from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, own_variables
 from keras_mimetic._tracing.operations import does, name_of
@@ -30,6 +23,8 @@ from keras_mimetic._tracing.symbol import Value
 # Root mean square entry of the tables of image patches, by default.
 PATCHES_RMS = 0.5
 SEQUENCE = "a table of a sequence, not of image patches: set `rms` to a number to write it"
+# A table, its layer, and how many positions it is used for.
+Table = tuple[keras.Variable, Layer, int]
 # So many tensors are looked at for the rows and columns of patches.
 _TENSORS = 64
 # Rows before those of the patches: of class tokens and registers.
@@ -59,7 +54,7 @@ class PositionSite(Site):
     added_by: Any = None
 
 
-class Position(Structure):
+class Position(base.Structure):
     """Learned tables of positions start as sines and cosines.
 
     Found are tables that are added to a sequence or image: an `Embedding` of 0, 1, 2, ...,
@@ -84,10 +79,10 @@ class Position(Structure):
 
     name = "position"
     looks_for = "learned position tables (a weight or an Embedding added to a sequence)"
-    defaults: ClassVar[Settings] = {"rms": AUTO}
+    defaults: ClassVar[base.Settings] = {"rms": AUTO}
     legend = "part of a position table's energy that one sinusoid for each channel explains"
     figures = (
-        FigureSpec(
+        base.FigureSpec(
             "table",
             "explained",
             "explained by sinusoids",
@@ -101,42 +96,52 @@ class Position(Structure):
         return {"rms": check_number("rms", settings["rms"], above=0, or_=(AUTO,))}
 
     def find(
-        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
-    ) -> Sequence[PositionSite]:
+        self, graph: Graph, layers: base.Layers, layer_paths: base.Paths
+    ) -> list[PositionSite]:
         return list(_Finder(graph, layers, layer_paths).sites())
 
-    def site_at(self, layer: Any, layer_path: str) -> PositionSite | None:
+    def site_at(self, layer: Layer, layer_path: str) -> PositionSite | None:
         if is_keras_class(layer) and not isinstance(layer, keras.layers.Embedding):
             return None
         tables = [x for x in own_variables(layer) if _table_shape(x)]
         return _site(layer, layer_path, tables[0]) if len(tables) == 1 else None
 
-    def sample(self, site: PositionSite, settings: Settings, seed: int) -> NewWeights | Skip:
+    def sample(self, site: PositionSite, settings: base.Settings, seed: int) -> base.Sampled:
         variable = site.weights["table"]
         rms = settings["rms"]
         if is_auto(rms):
             if len(site.grid) == 1:
-                return Skip(SEQUENCE)
+                return base.Skip(SEQUENCE)
             rms = PATCHES_RMS
         before = values_of(variable)
         table = _rows(before).copy()
         table[site.prefix :] = sin_cos_table(site.grid, table.shape[1], rms)
         grid = " by ".join(map(str, site.grid))
         note = f"sines and cosines of {grid} positions"
-        return NewWeights({"table": table.reshape(before.shape)}, {"table": note})
+        new = {"table": table.reshape(before.shape)}
+        return base.NewWeights(new, {"table": note}, {"table": before})
 
-    def measure(self, site: PositionSite, weights: Weights) -> Measured:
-        table = _rows(weights["table"])[site.prefix :]
-        return Measured((Figure("table", "explained", explained_by_sinusoids(table, site.grid)),))
+    def measure(self, site: PositionSite, weights: base.Weights) -> base.Measured:
+        return base.Measured((_figure(weights["table"], site.grid, site.prefix),))
 
-    def untrained_key(self, site: PositionSite) -> Hashable:
-        return site.grid, site.prefix
+    def expected(self, site: PositionSite, shapes: base.Shapes) -> base.Expected:
+        return _expected(shapes["table"], site.grid, site.prefix)
+
+
+def _figure(table: np.ndarray, grid: tuple[int, ...], prefix: int) -> base.Figure:
+    return base.Figure("table", "explained", explained_by_sinusoids(_rows(table)[prefix:], grid))
+
+
+@functools.lru_cache(maxsize=256)
+def _expected(shape: tuple[int, ...], grid: tuple[int, ...], prefix: int) -> base.Expected:
+    """Return the figure of untrained tables, which has no closed form."""
+    return base.figures_of_normals(lambda w: (_figure(w["table"], grid, prefix),), {"table": shape})
 
 
 class _Finder:
     """Looks for additions of a table to a sequence."""
 
-    def __init__(self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]) -> None:
+    def __init__(self, graph: Graph, layers: base.Layers, layer_paths: base.Paths) -> None:
         self._graph, self._layer_paths = graph, layer_paths
         self._owners = [
             (variable, layer)
@@ -145,7 +150,7 @@ class _Finder:
             if _table_shape(variable)
         ]
         # Values of tables that flow, with the number of positions.
-        self._tables: dict[Value, tuple[Any, Any, int]] = {}
+        self._tables: dict[Value, Table] = {}
 
     def sites(self) -> Iterator[PositionSite]:
         found = set()
@@ -185,7 +190,7 @@ class _Finder:
             if table is not None:
                 self._tables |= dict.fromkeys(call.outputs, table)
 
-    def _table(self, x: Any, shape: tuple[int | None, ...]) -> tuple[Any, Any, int] | None:
+    def _table(self, x: Any, shape: tuple[int | None, ...]) -> Table | None:
         """Return the table that a summand is, its layer and the number of positions."""
         if isinstance(x, Value):
             if x in self._tables:
@@ -195,18 +200,14 @@ class _Finder:
         is_weight = isinstance(x, keras.Variable)
         if x is None or not (is_weight or is_tensor(x)) or len(x.shape) < 2:
             return None
-        width, rank = shape[-1], len(shape)
         sizes = tuple(x.shape)
-        if sizes[-1] != width or len(sizes) > rank or 1 in sizes[-2:]:
+        if sizes[-1] != shape[-1] or len(sizes) > len(shape) or 1 in sizes[-2:]:
             return None
-        if any(
-            a not in (1, b) and b is not None
-            for a, b in zip(sizes[::-1], shape[::-1], strict=False)
-        ):
-            return None
-        return self._same_as(x)
+        pairs = zip(sizes[::-1], shape[::-1], strict=False)
+        fits = all(size in (1, other) or other is None for size, other in pairs)
+        return self._same_as(x) if fits else None
 
-    def _same_as(self, x: Any) -> tuple[Any, Any, int] | None:
+    def _same_as(self, x: keras.Variable) -> Table | None:
         """Find the weight whose values a tensor has; the code may have sliced or broadcast it."""
         for variable, layer in self._owners:
             if variable is x:
@@ -227,7 +228,7 @@ class _Finder:
 
 
 def _site(
-    layer: Any, layer_path: str, variable: Any, grid: tuple[int, ...] | None = None
+    layer: Layer, layer_path: str, variable: keras.Variable, grid: tuple[int, ...] | None = None
 ) -> PositionSite:
     shape = _table_shape(variable)
     grid = grid or shape[:-1]
@@ -237,8 +238,8 @@ def _site(
     )
 
 
-def _table_shape(variable: Any) -> tuple[int, ...]:
-    """Shape (n, width) or (h, w, width) of a table, without axes of 1; () for no table."""
+def _table_shape(variable: keras.Variable) -> tuple[int, ...]:
+    """Return the shape (n, width) or (h, w, width) of a table without axes of 1, or ()."""
     shape = tuple(variable.shape)
     while shape and shape[0] == 1:
         shape = shape[1:]
@@ -246,7 +247,7 @@ def _table_shape(variable: Any) -> tuple[int, ...]:
     return shape if is_float and len(shape) in (2, 3) and min(shape) > 1 else ()
 
 
-def _length(variable: Any) -> int:
+def _length(variable: keras.Variable) -> int:
     return math.prod(_table_shape(variable)[:-1])
 
 
@@ -255,18 +256,15 @@ def _rows(table: np.ndarray) -> np.ndarray:
 
 
 def _counted(tokens: Any) -> int | None:
-    """How far integers count: n for 0, 1, ..., n - 1, on the last axis."""
+    """Return n if integers are 0, 1, ..., n - 1 on the last axis, or `None`."""
     numbers = values_of(tokens)
     n = numbers.shape[-1] if numbers.ndim else 0
-    return (
-        n
-        if n > 1 and np.array_equal(numbers, np.broadcast_to(np.arange(n), numbers.shape))
-        else None
-    )
+    counts = n > 1 and np.array_equal(numbers, np.broadcast_to(np.arange(n), numbers.shape))
+    return n if counts else None
 
 
 def _grid(stream: Value, length: int) -> tuple[int, ...] | None:
-    """Rows and columns of the patches that a sequence is made of, or `None`."""
+    """Return rows and columns of the patches that a sequence is made of, or `None`."""
     for value in walk_back(stream, lambda call: call.inputs, limit=_TENSORS):
         if len(value.shape) == 4:
             for rows, columns in (value.shape[1:3], value.shape[2:]):

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
+import keras
 import numpy as np
 
 from keras_mimetic._checks import check_choice, check_number
@@ -12,20 +12,7 @@ from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.mlp import expected_part
 from keras_mimetic._numerics.products import diagonal, expected_diagonal
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures.base import (
-    MAX_IMAGE_CHANNELS,
-    Expected,
-    Figure,
-    FigureSpec,
-    Measured,
-    NewWeights,
-    Settings,
-    Shapes,
-    Skip,
-    Structure,
-    Weights,
-    noise_with_norms_of,
-)
+from keras_mimetic._structures import base
 from keras_mimetic._tracing.graph import Graph, in_call_order
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
@@ -56,7 +43,7 @@ class StateSpaceSite(Site):
         return self.layer.num_groups * self.layer.state_dim
 
 
-class StateSpace(Structure):
+class StateSpace(base.Structure):
     """`MimeticStateSpace` layers are drawn as that layer's defaults are.
 
     Settings:
@@ -75,7 +62,7 @@ class StateSpace(Structure):
 
     name = "state_space"
     looks_for = "MimeticStateSpace layers"
-    defaults: ClassVar[Settings] = {
+    defaults: ClassVar[base.Settings] = {
         "a_log": state_space.A_LOG,
         "dt": state_space.DT,
         "correlation": state_space.CORRELATION,
@@ -89,9 +76,9 @@ class StateSpace(Structure):
         "convolutions' last taps"
     )
     figures = (
-        FigureSpec("decay", "a_log", "log decay", "+.2f", by_head=True, compare_to_untrained=False),
-        FigureSpec("decay", "dt", "dt", ".3g", by_head=True, compare_to_untrained=False),
-        FigureSpec(
+        base.FigureSpec("decay", "a_log", "log decay", "+.2f", by_head=True),
+        base.FigureSpec("decay", "dt", "dt", ".3g", by_head=True),
+        base.FigureSpec(
             "decay",
             "memory",
             "memory",
@@ -99,9 +86,8 @@ class StateSpace(Structure):
             by_head=True,
             panel="memory of the state (dots: heads)",
             unit="positions",
-            compare_to_untrained=False,
         ),
-        FigureSpec(
+        base.FigureSpec(
             "state",
             "correlation",
             "correlation",
@@ -109,8 +95,8 @@ class StateSpace(Structure):
             by_head=True,
             panel="correlation of C with B (dots: groups)",
         ),
-        FigureSpec("state", "diagonal", "diagonal", "+.2f", by_head=True),
-        FigureSpec(
+        base.FigureSpec("state", "diagonal", "diagonal", "+.2f", by_head=True),
+        base.FigureSpec(
             "convolution",
             "present",
             "present",
@@ -141,18 +127,18 @@ class StateSpace(Structure):
         }
 
     def find(
-        self, graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
-    ) -> Sequence[StateSpaceSite]:
+        self, graph: Graph, layers: base.Layers, layer_paths: base.Paths
+    ) -> list[StateSpaceSite]:
         found = [layer for layer in layers if isinstance(layer, MimeticStateSpace) and layer.built]
         return [_site(layer, layer_paths[layer]) for layer in in_call_order(found, graph)]
 
-    def site_at(self, layer: Any, layer_path: str) -> StateSpaceSite | None:
+    def site_at(self, layer: keras.layers.Layer, layer_path: str) -> StateSpaceSite | None:
         return _site(layer, layer_path) if isinstance(layer, MimeticStateSpace) else None
 
-    def sample(self, site: StateSpaceSite, settings: Settings, seed: int) -> NewWeights | Skip:
+    def sample(self, site: StateSpaceSite, settings: base.Settings, seed: int) -> base.Sampled:
         shapes = {role: tuple(variable.shape) for role, variable in site.weights.items()}
         correlation, dt = settings["correlation"], settings["dt"]
-        values: Weights = {}
+        values: base.Weights = {}
         notes = {}
         if correlation is not None or dt is not None:
             values["in_projection"] = state_space.in_projection(
@@ -179,11 +165,11 @@ class StateSpace(Structure):
             )
             values["conv_bias"] = np.zeros(shapes["conv_bias"], np.float32)
             notes |= {"conv_kernel": "identity", "conv_bias": "identity"}
-        return NewWeights(values, notes)
+        return base.NewWeights(values, notes)
 
-    def control(self, site: StateSpaceSite, weights: Weights, seed: int) -> Weights:
+    def control(self, site: StateSpaceSite, weights: base.Weights, seed: int) -> base.Weights:
         """Sample noise of the same norms; for `a_log` and `dt_bias`, Mamba-2's own."""
-        controls = noise_with_norms_of(weights, seed)
+        controls = base.noise_with_norms_of(weights, seed)
         if "a_log" in weights:
             shape = weights["a_log"].shape
             controls["a_log"] = state_space.log_decays(shape, a_log=None, seed=seed)
@@ -192,46 +178,39 @@ class StateSpace(Structure):
             controls["dt_bias"] = state_space.dt_biases(shape, dt=None, seed=seed)
         return controls
 
-    def measure(self, site: StateSpaceSite, weights: Weights) -> Measured:
+    def measure(self, site: StateSpaceSite, weights: base.Weights) -> base.Measured:
         a_log, kernel = weights["a_log"], weights["in_projection"]
         dts = np.logaddexp(0, weights["dt_bias"].astype(np.float64))
         figures = []
         for head, (log, dt) in enumerate(zip(a_log.tolist(), dts.tolist(), strict=True)):
-            figures += [
-                Figure("decay", "a_log", log, head),
-                Figure("decay", "dt", dt, head),
-                Figure("decay", "memory", state_space.memory(log, dt), head),
-            ]
+            memory = state_space.memory(log, dt)
+            figures += base.figures("decay", head, a_log=log, dt=dt, memory=memory)
         b, c = (
             np.split(kernel[:, part], site.num_groups, axis=1)
             for part in state_space.parts(kernel.shape[1], len(a_log), site.bc_dim)[:2]
         )
         for group, (of_b, of_c) in enumerate(zip(b, c, strict=True)):
-            figures += [
-                Figure("state", "correlation", state_space.cosine(of_b, of_c), group),
-                Figure("state", "diagonal", diagonal(of_c, of_b.T), group),
-            ]
+            correlation = state_space.cosine(of_b, of_c)
+            figures += base.figures(
+                "state", group, correlation=correlation, diagonal=diagonal(of_c, of_b.T)
+            )
         present = state_space.last_tap_energy(weights["conv_kernel"])
-        figures.append(Figure("convolution", "present", present))
-        first = slice(MAX_IMAGE_CHANNELS)
+        figures += base.figures("convolution", present=present)
+        first = slice(base.MAX_IMAGE_CHANNELS)
         product = c[0][first].astype(np.float64) @ b[0][first].T
-        return Measured(tuple(figures), {"state": product})
+        return base.Measured(tuple(figures), {"state": product})
 
-    def expected(self, site: StateSpaceSite, shapes: Shapes) -> Expected:
+    def expected(self, site: StateSpaceSite, shapes: base.Shapes) -> base.Expected:
         width, columns = shapes["in_projection"][0], site.bc_dim // site.num_groups
         taps, channels = shapes["conv_kernel"]
-        kinds = {
+        return {
             ("state", "correlation", True): (0.0, 1 / math.sqrt(width * columns)),
-            ("state", "diagonal", True): expected_diagonal(width, columns),
+            ("state", "diagonal", True): expected_diagonal(width),
             ("convolution", "present", False): expected_part(channels, taps * channels),
         }
-        return {kind: pair for kind, pair in kinds.items() if pair}
-
-    def untrained_key(self, site: StateSpaceSite) -> Hashable:
-        return site.bc_dim, site.num_groups
 
 
-def _site(layer: Any, layer_path: str) -> StateSpaceSite:
+def _site(layer: keras.layers.Layer, layer_path: str) -> StateSpaceSite:
     weights = {
         "in_projection": layer.in_projection.kernel,
         "a_log": layer.a_log,

@@ -201,6 +201,26 @@ def test_dry_run_reports_the_same_and_writes_nothing():
     assert "would be" not in str(real)
 
 
+@pytest.mark.parametrize(
+    "arguments", [{}, {"control": True}, {"rules": {"up/kernel": "orthogonal"}}]
+)
+def test_each_weight_is_read_once_and_written_once(arguments, monkeypatch):
+    inputs = keras.Input((6, 8))
+    x = inputs + layers.Dense(8)(layers.Dense(32, "gelu", name="up")(inputs))
+    model = keras.Model(inputs, body(x))
+    read, written = [], []
+    cast, assign = keras.ops.cast, keras.Variable.assign
+    monkeypatch.setattr(keras.ops, "cast", lambda x, dtype: (read.append(x), cast(x, dtype))[1])
+    monkeypatch.setattr(
+        keras.Variable, "assign", lambda x, values: (written.append(x), assign(x, values))[1]
+    )
+    report = keras_mimetic.initialize(model, seed=0, **arguments)
+    assert sorted(x.path for x in written) == sorted({row.path for row in report.written})
+    # The search for signs of training reads vectors, too.
+    kernels = [x.path for x in read if isinstance(x, keras.Variable) and len(x.shape) > 1]
+    assert len(kernels) == len(set(kernels)) >= 7
+
+
 def test_a_dry_run_stores_no_values():
     x = inputs = keras.Input((192,))
     for _ in range(8):
@@ -632,6 +652,11 @@ def test_rejected_models():
             ValueError,
             "among 'mean', .* Received: 'std'",
         ),
+        (
+            {"structures": {"attention": False}},
+            TypeError,
+            "to leave a structure out, leave out its name. Received: False",
+        ),
         ({"structures": {"mlp": {"mean": "big"}}}, TypeError, "mean='big'"),
         ({"structures": {"attention": {"query_key": 1}}}, TypeError, "query_key=1"),
         (
@@ -816,6 +841,11 @@ def test_a_rule_that_skips_all_layers_of_a_structure_warns():
     with pytest.warns(UserWarning, match="the rule 'head' skips all layers of 'attention'"):
         report = keras_mimetic.initialize(model, seed=0, rules={"head": None})
     assert "'head' 3 layers" in str(report)
+    # Also if there is but one.
+    x = layers.Dense(3, name="head")(layers.MultiHeadAttention(2, 4)(inputs, inputs))
+    model = keras.Model(inputs, x)
+    with pytest.warns(UserWarning, match="the rule 'head' skips all layers of 'attention'"):
+        keras_mimetic.initialize(model, seed=0, rules={"head": None})
 
 
 @pytest.mark.parametrize(

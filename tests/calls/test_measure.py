@@ -538,5 +538,6 @@ def test_images_are_the_products(tmp_path):
 def test_matplotlib_is_optional(monkeypatch):
     measured = keras_mimetic.measure(one_mlp())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "keras_mimetic._plot", raising=False)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         measured.plot()

@@ -9,6 +9,7 @@ import rich.console
 from keras import layers
 
 import keras_mimetic
+from keras_mimetic._tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,22 @@ def test_tables_fit_a_narrow_terminal(results, number):
     result = results[number]
     shown = printed(result, width=80)
     assert max(map(len, shown.splitlines())) <= 80
-    # Cells are folded, not cut.
+    # No word is broken, and no cell is cut.
+    assert set(shown.replace("─", "").split()) <= set(printed(result, width=400).split())
     assert "…" not in shown
+
+
+@pytest.mark.parametrize("width", range(26, 60))
+def test_columns_that_just_fit_are_not_broken(width):
+    cells = ["-1.000*", "+0.50 [+0.25 to +0.75]", "0.125"]
+    table = Table("mlp", [["", "first", "second", "third"], ["a_layer", *cells]])
+    console = rich.console.Console(file=io.StringIO(), width=width)
+    console.print(rich.console.Group(*table.rich(width)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    # Ranges wrap only where they do not fit beside the name.
+    for cell in cells if width >= 44 else cells[::2]:
+        assert any(cell in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["report", "measurements"])
@@ -113,6 +128,15 @@ def test_equal_rows_of_a_long_report_are_one(long):
         "0/bias",
         "1/kernel",
     ]
+
+
+def test_long_names_of_layers_keep_their_end_in_a_narrow_terminal(long):
+    for result in (keras_mimetic.initialize(long, seed=0), keras_mimetic.measure(long)):
+        shown = printed(result, width=80)
+        assert max(map(len, shown.splitlines())) <= 80
+        names = [line.split()[0] for line in shown.splitlines() if line.startswith("...")]
+        assert names
+        assert all("_blocks_" in name for name in names)
 
 
 def test_printed_measurements_are_narrow(long):

@@ -25,7 +25,7 @@ class ZeroHead(structures.Structure):
     looks_for = "Dense layers named 'head'"
     defaults: ClassVar = {"value": 0.0}
     legend = "norm: Frobenius norm of the kernel"
-    figures = (structures.FigureSpec("kernel", "norm", "norm", compare_to_untrained=False),)
+    figures = (structures.FigureSpec("kernel", "norm", "norm"),)
 
     def check(self, settings):
         return {"value": float(settings["value"])}
