@@ -25,7 +25,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from common import options, script
+from common import options
 
 
 def _init(mean=0.0, hidden_bias=None, value_output=None, query_key=None, control=False):
@@ -58,16 +58,15 @@ CONTRASTS = (
 )
 SETTINGS = (
     *("width", "depth", "heads", "context", "epochs", "steps", "batch_size", "weight_decay"),
-    *("mixed_precision", "jit"),
+    "mixed_precision",
 )
-RESULTS = ("validation_loss", "test_loss")
 
 
 def parse(argv=None):
     parser, add = options.parser(__doc__)
     whole, positive = options.positive(int), options.positive(float)
     texts = "text: topics, docstrings or a file in UTF-8 [%(default)s]"
-    add("--text", type=options.text, default="topics", help=texts)
+    add("--text", default="topics", help=texts)
     inits = f"{', '.join(INITS)}, or {EVERY} [default vo-]; differences are to the first"
     add("--init", nargs="+", choices=(*INITS, EVERY), default=["default", "vo-"], help=inits)
     add("--seeds", type=whole, default=5, help="paired seeds, from 0 [%(default)s]")
@@ -87,7 +86,7 @@ def parse(argv=None):
     options.add_computation(add)
     options.add_processes(add)
     options.add_output(add, "results/language-BACKEND")
-    args = options.parse(parser, argv, lists=("init", "learning_rate"))
+    args = parser.parse_args(argv)
     if EVERY in args.init:
         args.init = list(dict.fromkeys([*(x for x in args.init if x != EVERY), *INITS]))
     if args.width % args.heads:
@@ -98,13 +97,13 @@ def parse(argv=None):
 
 
 if __name__ == "__main__":
-    script.start(parse)
+    options.start(parse)
 
 import keras
 import numpy as np
 
 import keras_mimetic
-from common import environment, folders, models, pictures, report, training
+from common import folders, models, pictures, report, training
 from common.blocks import LearnedPositions
 from keras_mimetic._numerics import random
 from keras_mimetic._numerics.random import fold_in
@@ -112,7 +111,7 @@ from keras_mimetic._numerics.random import fold_in
 # ---- Text ----
 
 
-class TextError(script.Stop):
+class TextError(SystemExit):
     """The text is missing or too short; says what to do."""
 
 
@@ -271,7 +270,6 @@ def train(args, key):
     model.compile(
         training.adamw(key["learning_rate"], args.weight_decay, updates, warmup=warmup),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=options.JIT[args.jit],
     )
     sizes = {name: getattr(args, name) for name in ("context", "batch_size", "steps")}
     start = time.perf_counter()
@@ -321,7 +319,7 @@ def main(argv=None):
     settings = {name: getattr(args, name) for name in SETTINGS}
     settings |= {"text": text.name, "digest": text.digest, "backend": backend}
     output = args.output or f"results/language-{backend}"
-    runs = folders.Runs(output, settings, columns=("samples",), results=RESULTS)
+    runs = folders.Runs(output, settings)
 
     def run_missing(rates, seeds):
         keys = [("gpt", init, rate, s) for s in seeds for init in args.init for rate in rates[init]]
@@ -339,7 +337,7 @@ def main(argv=None):
         f"{text.name}, {len(text.train)} characters for training, {len(text.characters)} symbols; "
         f"{args.epochs * args.steps} steps of {args.batch_size} x {args.context}, width "
         f"{args.width}, depth {args.depth}, {options.PRECISION[args.mixed_precision]}; "
-        f"{environment.summary(runs.rows)}"
+        f"{folders.summary(runs.rows)}"
     )
     shown = {"nats per character": "test_loss"}
     print("\n" + report.table(runs, best, seeds, shown, title, CONTRASTS, digits=3))
