@@ -66,7 +66,7 @@ def _decode(encoded, size, choose):
 def rand_augment(image, seed, count, magnitude):
     """Apply `count` random operations with strengths from 0 to `magnitude` of 10, of either sign.
 
-    Operations and their largest strengths are those of RandAugment (arXiv:1909.13719).
+    Operations and their largest strengths follow RandAugment (arXiv:1909.13719).
     """
     for number in range(count):
         own = _fold_in(seed, number)

@@ -223,7 +223,7 @@ def runs_of(tmp_path, accuracies):
     """Write a folder of runs, {(variant, rate): {seed: (validation, test)}}."""
     settings = {
         **{"dataset": "x.npz", "train_size": 9, "epochs": 1, "batch_size": 3, "width": None},
-        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no", "jit": "auto"},
+        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no"},
     }
     runs = folders.Runs(tmp_path, settings)
     for (row, rate), by_seed in accuracies.items():
@@ -266,7 +266,7 @@ def curves_in(folder, by_variant):
     """Write a folder of runs with these training losses by epoch, {variant: a list a seed}."""
     settings = {
         **{"dataset": "x.npz", "train_size": 9, "epochs": 3, "batch_size": 3, "width": None},
-        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no", "jit": "auto"},
+        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no"},
     }
     runs = folders.Runs(folder, settings)
     for variant, curves in by_variant.items():
