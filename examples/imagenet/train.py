@@ -61,6 +61,7 @@ def main(argv=None):
     model.fit(
         # Endless, from the epoch on in which the run continues.
         (batch for epoch in itertools.count(len(history)) for batch in training_epoch(epoch)),
+        shuffle=False,  # The batches are, as a function of seed and epoch.
         steps_per_epoch=steps,
         epochs=args.epochs,
         initial_epoch=len(history),

@@ -53,9 +53,7 @@ def test_jax_on_four_devices_trains_as_on_one(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert "Resuming at the end of epoch 2" in finished.stdout
     finished = run(*given, "--batch-size", 30, output=tmp_path / "x", XLA_FLAGS=FOUR_DEVICES)
-    assert finished.stderr.endswith(
-        "--batch-size must be a multiple of 4, the number of devices.\n"
-    )
+    assert "--batch-size must be a multiple of 4" in finished.stderr
 
 
 @jax_only
