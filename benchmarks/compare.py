@@ -18,7 +18,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import options, script
+from common import options
 from lib import variants
 
 
@@ -33,7 +33,7 @@ def parse(argv=None):
     add("--group", nargs="+", choices=variants.GROUPS, default=[], help="all of a group, see below")
     add("--base", **names, default="default", help="the variant to compare with [%(default)s]")
     add("--seeds", type=positive(int), default=3, help="paired seeds [%(default)s]")
-    add("--first-seed", type=options.seed, default=0, help="the first of them [%(default)s]")
+    add("--first-seed", type=int, default=0, help="the first of them [%(default)s]")
     rates = "peak rates; each variant gets the best of these on the validation images %(default)s"
     add("--learning-rate", nargs="+", type=positive(float), default=[2e-3, 4e-3], help=rates)
     trial = "seeds that try every rate; the others take a variant's best of these [all]"
@@ -44,7 +44,7 @@ def parse(argv=None):
     add("--validate", choices=("every", "last"), default="every", help=validated)
     options.add_processes(add)
     options.add_output(add, "results/compare-DATASET-BACKEND")
-    args = options.parse(parser, argv, lists=("model", "learning_rate"))
+    args = parser.parse_args(argv)
     named = [*args.variant, *(name for group in args.group for name in variants.GROUPS[group])]
     if args.width and args.width % 4 and "vit" in args.model:
         parser.error(f"argument --width: must be a multiple of 4 for vit, not {args.width}")
@@ -63,7 +63,7 @@ def _variant(name):
 
 
 if __name__ == "__main__":
-    script.start(parse)
+    options.start(parse)
 
 import keras
 
@@ -81,8 +81,7 @@ def main(argv=None):
         **options.settings(args, images),
         **{name: getattr(args, name) for name in ("width", "validate")},
     }
-    columns = ("loss_curve", "validation_loss_curve", "commit")
-    runs = folders.Runs(output, settings, columns)
+    runs = folders.Runs(output, settings)
     commit = _commit()
 
     def run_missing(rates, seeds):

@@ -24,7 +24,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import folders, options, script
+from common import folders, options
 from imagenet.recipe import MODELS
 from lib.gpu_parts import CIFAR, PARTS, TIMM
 
@@ -62,8 +62,8 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":
-    script.start(parse, needs_keras="--backends" not in sys.argv)
+if __name__ == "__main__" and "--backends" not in sys.argv:
+    options.start(parse)
 
 
 def main(argv=None):
@@ -106,7 +106,7 @@ class Results:
         with self.path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
-                raise folders.SettingsError(
+                raise SystemExit(
                     f"{self.path}, line 1: the columns must be {', '.join(COLUMNS)}. Fix it, "
                     "choose another --output, or remove that folder."
                 )
@@ -125,7 +125,7 @@ class Results:
                 break
         else:
             rows.append(row)
-        folders.write_rows(self.path, rows, COLUMNS)
+        folders.write_rows(self.path, rows)
 
     def value(self, part, what, where):
         """Return what was measured on this hardware with these versions, or `None`."""
@@ -140,10 +140,8 @@ class Results:
 
 def measure(args, results):
     """Make all measurements that fit in the time."""
-    from common import environment
-
     options.set_precision(args)
-    where = environment.current()
+    where = folders.environment()
     planned = [
         (part, what, unit, function)
         for part in args.part

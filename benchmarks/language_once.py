@@ -22,7 +22,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import options, script
+from common import options
 
 PACKAGES = ("numpy", "scipy", "networkx")
 CHARACTERS = 6_200_000  # The first of them.
@@ -56,22 +56,22 @@ def parse(argv=None):
     inits = f"{', '.join(INITS)}; differences are to the first"
     add("--init", nargs="+", choices=INITS, default=["default", "value_output"], help=inits)
     add("--learning-rate", nargs="+", type=options.positive(float), default=[4e-3], help="peaks")
-    add("--first-seed", type=options.seed, default=0, help="the first seed [%(default)s]")
+    add("--first-seed", type=int, default=0, help="the first seed [%(default)s]")
     add("--seeds", type=options.positive(int), default=5, help="paired seeds [%(default)s]")
     trial = "seeds that try every rate; the others take an init's best of these [all]"
     add("--rate-seeds", type=options.positive(int), help=trial)
     options.add_output(add, "results/language-once-BACKEND")
-    return options.parse(parser, argv, lists=("model", "init", "learning_rate"))
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    script.start(parse)
+    options.start(parse)
 
 import keras
 import numpy as np
 
 import keras_mimetic
-from common import environment, folders, report, training
+from common import folders, report, training
 
 
 def collect(packages=PACKAGES):
@@ -196,7 +196,7 @@ def main(argv=None):
     _, text, digest = load()
     settings = {**SIZES, "digest": digest, "text": text, "backend": keras.backend.backend()}
     output = args.output or f"results/language-once-{keras.backend.backend()}"
-    runs = folders.Runs(output, settings, results=("validation_loss", "test_loss"))
+    runs = folders.Runs(output, settings)
     pairs = [(model, init) for model in args.model for init in args.init]
 
     def run_missing(rates, seeds):
@@ -208,7 +208,7 @@ def main(argv=None):
     run_missing(dict.fromkeys(pairs, args.learning_rate), trial)
     best = report.best_rates(runs, pairs, args.learning_rate, trial, "validation_loss")
     run_missing({pair: [rate] for pair, rate in best.items()}, seeds[len(trial) :])
-    title = f"{text}, each seen once; {environment.summary(runs.rows)}"
+    title = f"{text}, each seen once; {folders.summary(runs.rows)}"
     compared = seeds[len(trial) :] or trial
     shown = {"nats per token": "test_loss"}
     print("\n" + report.table(runs, best, compared, shown, title, CONTRASTS, digits=4))

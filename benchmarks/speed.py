@@ -23,7 +23,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import options, script
+from common import options
 
 # The names of `PARTS`, whose functions come with Keras.
 NAMES = ("draws", "attention", "decoder", "initialize", "block", "import")
@@ -52,7 +52,7 @@ def parse(argv=None):
 
 
 if __name__ == "__main__":
-    script.start(parse, "The same command starts again")
+    options.start(parse)
 
 import keras
 import numpy as np

@@ -35,7 +35,7 @@ import warnings
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import options, script
+from common import options
 
 PARTS = TIME, MEMORY = ("time", "memory")
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -64,8 +64,8 @@ def parse(argv=None):
         add(f"--{name}", **whole, default=default, help=f"{what} [%(default)s]")
     chunks = "of transformers %(default)s"
     add("--their-chunks", **whole, nargs="+", default=[64, 256], help=chunks)
-    add("--output", type=options.folder, metavar="FILE.csv", help="file for every figure [none]")
-    add("--picture", type=options.folder, metavar="FILE.png", help="file for a picture [none]")
+    add("--output", type=pathlib.Path, metavar="FILE.csv", help="file for every figure [none]")
+    add("--picture", type=pathlib.Path, metavar="FILE.png", help="file for a picture [none]")
     # For a fresh process: measure the memory of this layer, kind and length.
     add("--memory", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -78,14 +78,13 @@ def parse(argv=None):
 
 
 if __name__ == "__main__":
-    script.start(parse, "The same command starts again")
+    options.start(parse)
 
 import keras
 import numpy as np
 from keras import ops
 
-from common import environment, pictures
-from common.folders import write_rows
+from common import folders, pictures
 from lib.state_space_layers import (
     FORWARD,
     GROUPS,
@@ -123,7 +122,7 @@ def main(argv=None):
         print(f"\n{growth(results, part)}\n", flush=True)
 
     if args.output:
-        write_rows(args.output, [result.row() for result in results])
+        folders.write_rows(args.output, [result.row() for result in results])
     if args.picture:
         draw(args.picture, results, args.part, title.strip())
 
@@ -159,7 +158,7 @@ class Result:
         # Of each round.
         row["all_seconds"] = " ".join(f"{value:.6g}" for value in self.seconds or ())
         row["all_seconds_of_ours"] = " ".join(f"{value:.6g}" for value in self.ours or ())
-        return {**row, **environment.current()}
+        return {**row, **folders.environment()}
 
 
 def inputs(length, args):

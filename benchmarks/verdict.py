@@ -18,7 +18,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from common import environment, folders, options, pictures, script
+from common import folders, options, pictures
 from common.report import Difference, difference, mean_and_spread
 from lib import by_epoch
 from lib.by_epoch import METRICS
@@ -72,7 +72,7 @@ def parse(argv=None):
     seeds = "print the number of seeds that would confirm a difference of so many points"
     add("--plan", type=options.positive(float), metavar="POINTS", help=seeds)
     first = "leave out the seeds below, which chose the rates"
-    add("--first-seed", type=options.seed, default=0, help=first)
+    add("--first-seed", type=int, default=0, help=first)
     args = parser.parse_args(argv)
     if not (args.folder / "runs.csv").is_file():
         parser.error(f"There is no {args.folder / 'runs.csv'}.")
@@ -86,12 +86,12 @@ def main(argv=None):
     runs = folders.Runs(args.folder)
     lines = judge(runs, args.base, args.variant, args.first_seed)
     if not any(line.base for line in lines):
-        raise script.Stop(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
+        raise SystemExit(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
     print(table(runs, lines))
     if args.epochs:
         pairs = _pairs(lines, args.pairs)
         if not pairs:
-            raise script.Stop(f"--pairs: {args.folder} has none of {', '.join(args.pairs)}.")
+            raise SystemExit(f"--pairs: {args.folder} has none of {', '.join(args.pairs)}.")
         text = by_epoch.table(runs, pairs, args.epochs, args.metric)
         print(text)
     if args.plan:
@@ -229,7 +229,7 @@ def headline(runs):
         )
     else:
         trained = ", ".join(f"{name} {value}" for name, value in settings.items())
-    return f"{trained}; {environment.summary(runs.rows)}; commit {commits or 'not known'}"
+    return f"{trained}; {folders.summary(runs.rows)}; commit {commits or 'not known'}"
 
 
 def picture(runs, lines):
@@ -280,5 +280,4 @@ def seeds_needed(deviation, difference, level=0.05, power=0.8):
 
 
 if __name__ == "__main__":
-    script.start(parse, needs_keras=False)
     main()

@@ -16,33 +16,32 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from common import options, script
+from common import options
 
 
 def parse(argv=None):
     parser, add = options.parser(__doc__)
     options.add_data(add)
-    names = f"{', '.join(options.MODELS)} [vit]"
-    add("--model", nargs="+", choices=options.MODELS, default=["vit"], help=names)
-    inits = f"{options.INITS_HELP} [default all]"
-    add("--init", nargs="+", choices=options.INITS, default=["default", "all"], help=inits)
+    add("--model", nargs="+", choices=options.MODELS, default=["vit"], help="models [vit]")
+    inits = ["default", "all"]
+    add("--init", nargs="+", choices=options.INITS, default=inits, help=options.INITS_HELP)
     add("--seeds", type=options.positive(int), default=3, help="paired seeds, from 0 [%(default)s]")
     rates = "peak rates; of several the best on the validation images is reported [0.002]"
     add("--learning-rate", nargs="+", type=options.positive(float), default=[2e-3], help=rates)
     options.add_training(add, epochs=6)
     options.add_output(add, "results/DATASET-BACKEND")
-    args = options.parse(parser, argv, lists=("model", "init", "learning_rate"))
+    args = parser.parse_args(argv)
     options.resolve(args)
     return args
 
 
 if __name__ == "__main__":
-    script.start(parse)
+    options.start(parse)
 
 import keras
 
 import keras_mimetic
-from common import data, environment, folders, models, pictures, report, training
+from common import data, folders, models, pictures, report, training
 from common.blocks import SinCosPositions
 from keras_mimetic._numerics.random import fold_in
 
@@ -74,36 +73,57 @@ def vit(image_shape, classes, *, patch=4, width=64, depth=4, heads=2, seed=0):
 MODELS = {**models.MODELS, "vit": vit}
 
 
-def train(args, images, key):
-    """Return the results of one run, by column of runs.csv."""
-    seed, init = key["seed"], key["init"]
-    keras.utils.set_random_seed(seed)
-    make, patch = MODELS[key["model"]], 4 if min(images.shape[:2]) >= 32 else 2
-    model = make(images.shape, images.classes, patch=patch, seed=fold_in(seed, 0))
+def build(name, init, seed, images):
+    """Return a model with the initial weights that --init names."""
+    patch = 4 if min(images.shape[:2]) >= 32 else 2
+    model = MODELS[name](images.shape, images.classes, patch=patch, seed=fold_in(seed, 0))
     if init != "default":
-        keras_mimetic.initialize(model, seed=fold_in(seed, 1), **training.INITS[init])
+        keras_mimetic.initialize(model, seed=fold_in(seed, 1), **options.INITS[init])
+    return model
 
-    augment = args.augment == "on"
-    batches = data.Batches(*images.train, batch_size=args.batch_size, seed=seed, augment=augment)
-    steps = args.epochs * len(batches)
-    warmup = max(1, steps // 10)
+
+def compile_model(model, images, args, rate):
+    """Compile a model for classification with AdamW at a peak rate."""
+    steps = args.epochs * len(_batches(images, args, seed=0))
     model.compile(
-        optimizer=training.adamw(key["learning_rate"], args.weight_decay, steps, warmup=warmup),
+        optimizer=training.adamw(rate, args.weight_decay, steps, warmup=max(1, steps // 10)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=options.JIT[args.jit],
     )
-    start = time.perf_counter()
-    history = model.fit(
-        batches,
+
+
+def fit(model, images, args, seed, **more):
+    """Train a compiled model and return its history by metric."""
+    return model.fit(
+        _batches(images, args, seed),
         shuffle=False,  # `Batches` shuffles, as a function of the seed.
         epochs=args.epochs,
         validation_data=images.validation,
         validation_batch_size=500,
         verbose=args.verbose,
+        **more,
     ).history
+
+
+def _batches(images, args, seed):
+    augment = args.augment == "on"
+    return data.Batches(*images.train, batch_size=args.batch_size, seed=seed, augment=augment)
+
+
+def evaluate(model, images):
+    """Return the accuracy on the test images."""
+    return model.evaluate(*images.test, batch_size=500, verbose=0, return_dict=True)["accuracy"]
+
+
+def run(args, images, key):
+    """Return the results of one run, by column of runs.csv."""
+    keras.utils.set_random_seed(key["seed"])
+    model = build(key["model"], key["init"], key["seed"], images)
+    compile_model(model, images, args, key["learning_rate"])
+    start = time.perf_counter()
+    history = fit(model, images, args, key["seed"])
     seconds = time.perf_counter() - start
-    accuracy = training.evaluate(model, images)
+    accuracy = evaluate(model, images)
     keras.backend.clear_session()
     return {
         "validation_accuracy": history["val_accuracy"][-1],
@@ -122,20 +142,20 @@ def main(argv=None):
     runs = folders.Runs(output, options.settings(args, images))
     options.set_precision(args)
 
-    seeds = range(args.seeds)
+    seeds, rates = range(args.seeds), args.learning_rate
     keys = [
         (model, init, rate, seed)
         for model in args.model
         for seed in seeds
-        for rate in args.learning_rate
+        for rate in rates
         for init in args.init
     ]
-    run = functools.partial(train, args, images)
-    runs.run_missing(keys, run, lambda results: f"{100 * results['test_accuracy']:.2f} %")
+    of_key = functools.partial(run, args, images)
+    runs.run_missing(keys, of_key, lambda results: f"{100 * results['test_accuracy']:.2f} %")
 
-    title = options.headline(args, images, environment.summary(runs.rows))
+    title = options.headline(args, images, folders.summary(runs.rows))
     pairs = [(model, init) for model in args.model for init in args.init]
-    best = report.best_rates(runs, pairs, args.learning_rate, seeds)
+    best = report.best_rates(runs, pairs, rates, seeds)
     contrasts = [("spatial", "control"), ("all", "spatial"), ("mlp", "bias")]
     shown = {"test accuracy %": "test_accuracy"}
     print("\n" + report.table(runs, best, seeds, shown, title, contrasts))

@@ -8,12 +8,10 @@ import sys
 import numpy as np
 from paths import EXAMPLES
 
-from imagenet import checkpoint
-
 SCRIPT = EXAMPLES / "imagenet"
 SMALL = (
-    *("--dataset", "synthetic", "--synthetic-images", 320, "--model", "vit_trial"),
-    *("--image-size", 32, "--epochs", 2, "--warmup-epochs", 1, "--batch-size", 32, "--verbose", 2),
+    *("--dataset", "synthetic", "--model", "vit_trial", "--image-size", 32, "--epochs", 2),
+    *("--warmup-epochs", 1, "--batch-size", 32, "--verbose", 2),
 )
 
 
@@ -38,5 +36,5 @@ def history_of(folder, without=("seconds",)):
 
 
 def variables_of(folder):
-    with np.load(folder / checkpoint.NAME) as file:
-        return {name: file[name] for name in file.files if name != "about"}
+    with np.load(folder / "checkpoint.npz") as file:
+        return {name: file[name] for name in file.files if name != "history"}

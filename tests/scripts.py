@@ -15,9 +15,6 @@ import warnings
 
 import keras
 
-from common import folders
-from common import script as runner
-
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -64,15 +61,13 @@ def _here(script, arguments):
             importlib.import_module(_module(script)).main()
     except SystemExit as stop:
         code = stop.code or 0
-    except Exception as error:
-        text = runner.sentence(error)
-        name = pathlib.Path(script).name
-        err.write(traceback.format_exc() if text is None else f"\n{name}: {text}\n")
+        if isinstance(code, str):
+            err.write(f"{code}\n")
+            code = 1
+    except Exception:
+        err.write(traceback.format_exc())
         code = 1
     finally:
-        # A process would end here, and its locks with it.
-        while folders.LOCKS:
-            folders.LOCKS.pop().release(force=True)
         sys.argv, sys.path[:] = argv, path
         keras.config.set_dtype_policy(policy)
     return subprocess.CompletedProcess([script, *arguments], code, out.getvalue(), err.getvalue())

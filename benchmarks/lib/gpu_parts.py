@@ -11,8 +11,6 @@ import subprocess
 import sys
 import time
 
-from common import folders
-
 TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
 CIFAR = ("default", "control", "spatial", "all")
 _COMPARE = pathlib.Path(__file__).resolve().parent.parent / "compare.py"
@@ -45,7 +43,6 @@ def _keras_rate(name, shape, args):
 
     from common.training import adamw
     from imagenet.models import MODELS
-    from imagenet.train import Repeated, rate
 
     model = MODELS[name](shape, args.classes, seed=0)
     model.compile(
@@ -55,16 +52,26 @@ def _keras_rate(name, shape, args):
     batch = _batch(shape, args)
 
     def steps(count):
-        model.fit(Repeated(batch, count), verbose=0)
+        model.fit((batch for _ in range(count)), steps_per_epoch=count, verbose=0)
 
-    return args.batch_size * rate(steps, args.seconds)
+    return args.batch_size * _rate(steps, args.seconds)
+
+
+def _rate(work, seconds):
+    """Return how often per second `work` runs, after a short warm-up."""
+    work(4)
+    count, elapsed = 1, 0.0
+    while elapsed < seconds / 4:
+        count *= 2
+        begin = time.perf_counter()
+        work(count)
+        elapsed = time.perf_counter() - begin
+    return count / elapsed
 
 
 def _timm_rate(name, shape, args):
     import timm
     import torch
-
-    from imagenet.train import rate
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = timm.create_model(name, num_classes=args.classes).to(device).train()
@@ -83,7 +90,7 @@ def _timm_rate(name, shape, args):
         # Wait for the result.
         float(loss.detach())
 
-    return args.batch_size * rate(steps, args.seconds)
+    return args.batch_size * _rate(steps, args.seconds)
 
 
 def _torch_dtype(args):
@@ -151,14 +158,14 @@ def cifar10(args, results):
     from lib import variants
 
     if wrong := [name for name in args.cifar_model if name not in variants.MODELS]:
-        raise folders.SettingsError(
+        raise SystemExit(
             f"--cifar-model must be among {', '.join(variants.MODELS)}, not {', '.join(wrong)}"
         )
     for name in args.variant:
         try:
             variants.parse(name)
         except ValueError as error:
-            raise folders.SettingsError(f"--variant: {error}") from None
+            raise SystemExit(f"--variant: {error}") from None
     # compare.py does not mix settings, so that each has a folder of its own.
     settings = (
         f"{pathlib.Path(args.dataset).stem}-{args.train_size or 'all'}-{args.augment}"

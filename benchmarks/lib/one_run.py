@@ -5,8 +5,8 @@ import time
 
 import keras
 
+from cifar10 import compile_model, evaluate, fit
 from common import data, folders, options
-from common.training import compile_model, evaluate, train
 from lib import variants
 from lib.build_variant import build_variant
 
@@ -33,11 +33,11 @@ def run(args, key):
     if kind in _compiled:
         model = _start_again(_compiled[kind], model.get_weights())
     else:
-        compile_model(model, images, args, rate=key["learning_rate"])
+        compile_model(model, images, args, key["learning_rate"])
         _compiled[kind] = model
     begin = time.perf_counter()
     every = 1 if args.validate == "every" else epochs
-    history = train(model, images, args, seed=seed, validation_freq=every)
+    history = fit(model, images, args, seed, validation_freq=every)
     return {
         "validation_accuracy": history["val_accuracy"][-1],
         "seconds": round(time.perf_counter() - begin, 2),

@@ -11,7 +11,7 @@ import time
 import keras
 from scipy.stats import quantile_test
 
-from common import environment
+from common import folders
 
 COLUMNS = (
     *("what", "ours", "beside", "takes", "ratio", "95 % interval"),
@@ -59,7 +59,7 @@ def table_head():
 
 def header(what):
     """Return what was measured, on what hardware, and its load."""
-    where = environment.current()
+    where = folders.environment()
     load = ""
     if hasattr(os, "getloadavg"):
         load = f"; load {os.getloadavg()[0]:.1f} at the start"

@@ -1,98 +1,102 @@
 """The output folder of a comparison: args.json, and runs.csv with one row per run."""
 
-import contextlib
 import csv
+import importlib
 import io
 import json
+import os
 import pathlib
-
-from common import environment, script
+import platform
 
 # These identify a run. The other columns are its results.
 KEY = ("model", "init", "learning_rate", "seed")
-RESULTS = ("validation_accuracy", "test_accuracy")
-_ABOUT = ("seconds", "curve", "backend", "hardware", "versions")
-COLUMNS = (*KEY, *RESULTS, *_ABOUT)
-# Locks of this process, which end with it.
-LOCKS = []
 
 
-class SettingsError(script.Stop):
-    """The output folder does not fit the runs asked for, or cannot be read."""
+def environment():
+    """Return backend, hardware and versions, as a dict of texts."""
+    # Here, because reading results needs no Keras.
+    import keras
+
+    backend = keras.backend.backend()
+    modules = {name: importlib.import_module(name) for name in ("keras", "keras_mimetic", backend)}
+    versions = {name: module.__version__ for name, module in modules.items()}
+    versions["python"] = platform.python_version()
+    return {
+        "backend": backend,
+        "hardware": _hardware(backend, modules[backend]),
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+    }
 
 
-@contextlib.contextmanager
-def replacing(path):
-    """Yield a path to write to. The file replaces `path` when it is complete."""
-    path = pathlib.Path(path)
-    part = path.with_name(f"part-{path.name}")
-    part.unlink(missing_ok=True)  # A link there must not be followed.
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _hardware(backend, module):
+    if backend == "torch":
+        gpus = [module.cuda.get_device_name(n) for n in range(module.cuda.device_count())]
+    elif backend == "jax":
+        gpus = [device.device_kind for device in module.devices() if device.platform != "cpu"]
+    else:
+        details = module.config.experimental.get_device_details
+        gpus = [
+            details(device).get("device_name", device.name)
+            for device in module.config.list_physical_devices("GPU")
+        ]
+    if gpus:
+        return f"{len(gpus)} x {gpus[0]}"
+    processor, info = platform.machine(), pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+        processor = next(names, processor)
+    return f"{processor}, {os.cpu_count()} cores"
+
+
+def summary(rows):
+    """Return hardware and versions of some rows, as text."""
+    distinct = dict.fromkeys(
+        f"{row['backend']}, {row['hardware']} ({row['versions']})" for row in rows
+    )
+    return " and ".join(distinct)
 
 
 def write(path, text):
-    """Write a text file in UTF-8, complete or not at all."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="")
+    """Write a text file, complete or not at all."""
+    part = path.with_name(f"part-{path.name}")
+    part.unlink(missing_ok=True)  # A link there is not followed.
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
-def write_rows(path, rows, columns=None):
-    """Write dicts as a CSV file."""
+def write_rows(path, rows):
+    """Write dicts as a CSV file, complete or not at all."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns or rows[0], lineterminator="\n")
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write(path, text.getvalue())
 
 
 def keep_settings(folder, settings):
-    """Make a folder for results with these settings and lock it for this process.
-
-    Raises:
-        SettingsError: If it has results with other settings, or another process writes into it.
-    """
-    import filelock
-
+    """Make a folder for results with these settings. Exit if it has results with others."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.resolve() / ".lock", timeout=0, is_singleton=True)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise SettingsError(
-            f"{folder} is in use by another process: wait, or choose another --output."
-        ) from error
-    LOCKS.append(lock)
     path = folder / "args.json"
     if path.exists():
-        different = different_settings(read_settings(folder), settings)
+        before = read_settings(folder)
+        different = "; ".join(
+            f"{name}: {before.get(name)!r} there, {value!r} now"
+            for name, value in settings.items()
+            if before.get(name) != value
+        )
         if different:
-            raise SettingsError(
+            raise SystemExit(
                 f"{folder} holds runs with other settings ({different}). "
                 "Choose another --output, or remove that folder."
             )
-    write(path, json.dumps({"settings": settings, **environment.current()}, indent=2) + "\n")
+    write(path, json.dumps({"settings": settings, **environment()}, indent=2) + "\n")
 
 
 def read_settings(folder):
     """Return the settings in the args.json of a folder."""
-    path = pathlib.Path(folder, "args.json")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}). {_FIX}") from error
-
-
-def different_settings(before, settings):
-    """Return the differences between the settings of a folder and of this call, as text."""
-    different = [name for name in settings if before.get(name) != settings[name]]
-    return "; ".join(
-        f"{name}: {before.get(name)!r} there, {settings[name]!r} now" for name in different
-    )
+    return json.loads(pathlib.Path(folder, "args.json").read_text(encoding="utf-8"))["settings"]
 
 
 class Runs:
@@ -101,40 +105,17 @@ class Runs:
     Args:
         folder: Where runs.csv is.
         settings: What all runs have in common. Without them the folder is only read.
-        columns: Further columns of text.
-        results: Columns with numbers.
     """
 
-    def __init__(self, folder, settings=None, columns=(), results=RESULTS):
+    def __init__(self, folder, settings=None):
         self.folder = pathlib.Path(folder)
         self.path = self.folder / "runs.csv"
-        self.columns = (*KEY, *results, *_ABOUT, *columns)
-        self.results = results
         if settings is not None:
             keep_settings(self.folder, settings)
-        self.rows = self._read(exactly=settings is not None) if self.path.exists() else []
-
-    def _read(self, exactly):
-        needed = self.columns if exactly else (*KEY, *self.results, "curve")
-        with self.path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            try:
-                header = reader.fieldnames or ()
-                if {*needed} - {*header} or (exactly and len(header) != len(needed)):
-                    raise ValueError(f"the columns must be {', '.join(needed)}")
-                return [self._with_numbers(row) for row in reader]
-            except (ValueError, csv.Error) as error:
-                line = max(1, reader.line_num)
-                raise SettingsError(f"{self.path}, line {line}: {error}. {_FIX}") from error
-
-    def _with_numbers(self, row):
-        if None in row or None in row.values():
-            raise ValueError("the number of fields is not that of the columns")
-        for name in row:
-            if name in ("learning_rate", "seconds", *self.results) or name.endswith("_accuracy"):
-                row[name] = float(row[name])
-        row["seed"] = int(row["seed"])
-        return row
+        self.rows = []
+        if self.path.exists():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                self.rows = [_with_numbers(row) for row in csv.DictReader(file)]
 
     def find(self, **key):
         """Return the rows with these values, in the order of the runs."""
@@ -143,10 +124,10 @@ class Runs:
     def add(self, row):
         """Add a row and write the file anew."""
         self.rows.append(row)
-        write_rows(self.path, self.rows, self.columns)
+        write_rows(self.path, self.rows)
 
     def run_missing(self, keys, run, score, processes=1, **constant):
-        """Run what the folder lacks, and add each row when its run ends.
+        """Run what the folder lacks, several processes at once, and add a row when a run ends.
 
         Args:
             keys: For each run a tuple with a value for each name in `KEY`.
@@ -166,7 +147,7 @@ class Runs:
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
             finished = parallel(joblib.delayed(_run_key)(run, key) for key in missing)
             for done, (key, results) in enumerate(finished, start=1):
-                self.add({**key, **results, **environment.current(), **constant})
+                self.add({**key, **results, **environment(), **constant})
                 print(
                     f"[{done}/{len(missing)}] {key['model']}, init {key['init']}, rate "
                     f"{key['learning_rate']:g}, seed {key['seed']}: {score(results)}, "
@@ -175,7 +156,12 @@ class Runs:
                 )
 
 
-_FIX = "Fix it, choose another --output, or remove that folder"
+def _with_numbers(row):
+    for name in row:
+        if name in ("learning_rate", "seconds") or name.endswith(("_accuracy", "_loss")):
+            row[name] = float(row[name])
+    row["seed"] = int(row["seed"])
+    return row
 
 
 def _run_key(run, key):

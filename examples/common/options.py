@@ -1,94 +1,91 @@
 """Command-line options that scripts share. Needs no Keras, whose import takes seconds."""
 
 import argparse
-import math
+import importlib.util
 import pathlib
 import sys
 
-# Names that options take. models.py, training.py and the scripts give them meaning.
+# Names that --model takes. models.py has the models.
 MODELS = ("convnext", "vit", "convmixer", "mixer")
-INITS = ("default", "control", "mean", "bias", "mlp", "spatial", "all")
+_SPATIAL = {"attention": {}, "depthwise": {}}
+# Arguments of `initialize` for each --init. `None` keeps Keras's Glorot weights.
+INITS = {
+    "default": None,
+    "control": {"structures": _SPATIAL, "control": True},
+    "mean": {"structures": {"mlp": {"hidden_bias": None}}},
+    "bias": {"structures": {"mlp": {"mean": None}}},
+    "mlp": {"structures": "mlp"},
+    "spatial": {"structures": _SPATIAL},
+    "all": {},
+}
 INITS_HELP = (
     "initial weights; default: Keras's Glorot; mean: the first matrix of each MLP gets a nonzero "
     "mean (Trockman and Kolter 2026); bias: hidden biases start below zero; mlp: mean and bias; "
     "spatial: structured attention and depthwise convolutions; control: weights of their norms "
-    "without structure; all: everything that keras_mimetic.initialize does"
+    "without structure; all: everything that keras_mimetic.initialize does [%(default)s]"
 )
 PRECISION = {"no": "float32", "bfloat16": "mixed bfloat16", "float16": "mixed float16"}
-# What --jit means for Keras.
-JIT = {"auto": "auto", "on": True, "off": False}
 # Increase it when the weights of a seed change, or the meaning of a name, so that old and new runs
 # are not mixed.
 DRAWS_VERSION = 3
-# What all runs of a folder have in common, besides the data.
-SETTINGS = ("epochs", "batch_size", "weight_decay", "augment", "mixed_precision", "jit")
+
+
+def start(parse):
+    """Read the options and import Keras, or exit with a sentence.
+
+    A script calls this before its own import of Keras, so that mistyped options are reported at
+    once.
+    """
+    parse()
+    try:
+        import keras  # noqa: F401
+    except (ImportError, ValueError) as error:
+        backends = ("jax", "tensorflow", "torch")
+        installed = ", ".join(name for name in backends if importlib.util.find_spec(name))
+        sys.exit(
+            f"Keras cannot load its backend ({error}). Installed: {installed or 'none'}. To choose "
+            "one, write for example KERAS_BACKEND=jax before the command."
+        )
 
 
 def parser(description, **more):
-    """Return a parser, and its `add_argument` with readable names for values in the help."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **more
-    )
-
-    def add(*names, **arguments):
-        if arguments.get("action") != "store_true":
-            kind = getattr(arguments.get("type"), "__name__", "")
-            metavar = {"int": "N", "seed": "N", "float": "X"}.get(kind.split(" ")[-1])
-            if "choices" in arguments:
-                metavar = "NAME"
-            arguments = {"metavar": metavar, **arguments}
-        return made.add_argument(*names, **arguments)
-
-    return made, add
-
-
-def parse(made, argv, lists=()):
-    """Return the parsed options. Values of `lists` are given once each, in order."""
-    args = made.parse_args(argv)
-    for name in lists:
-        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
-    return args
-
-
-def add_verbose(add):
-    """Add --verbose. Without a terminal it prints a line per epoch, without control characters."""
-    add(
-        "--verbose",
-        type=int,
-        choices=(0, 1, 2),
-        default=1 if sys.stdout.isatty() else 2,
-        help="0: nothing, 1: a progress bar, 2: a line per epoch [1 in a terminal, 2 elsewhere]",
-    )
+    """Return a parser that keeps the lines of the description, and its `add_argument`."""
+    more["formatter_class"] = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=description, **more)
+    return made, made.add_argument
 
 
 def add_data(add):
     """Add the options that choose images."""
     images = "images: digits, cifar10 (TFDS) or a FILE.npz [%(default)s]"
-    add("--dataset", type=text, default="digits", help=images)
-    add("--data-dir", type=text, help="folder of TFDS data sets [TFDS's own]")
+    add("--dataset", default="digits", help=images)
+    add("--data-dir", help="folder of TFDS data sets [TFDS's own]")
     add("--download", action="store_true", help="let TFDS fetch what is missing")
     add("--train-size", type=positive(int), help="training images [all but those for validation]")
-    augment = ("auto", "on", "off")
-    crops = "on or off: random crops and flips [on for cifar10]"
-    add("--augment", choices=augment, default="auto", help=crops)
+    crops = "random crops and flips [on for cifar10]"
+    add("--augment", choices=("auto", "on", "off"), default="auto", help=crops)
 
 
 def add_training(add, epochs):
     """Add the options of training."""
     add("--epochs", type=positive(int), default=epochs, help="passes over the images [%(default)s]")
     add("--batch-size", type=positive(int), help="images per step [128; for digits 32]")
-    decay = positive(float, zero=True)
-    add("--weight-decay", type=decay, default=0.05, help="of AdamW [%(default)s]")
+    add("--weight-decay", type=float, default=0.05, help="of AdamW [%(default)s]")
     add_computation(add)
     add_verbose(add)
 
 
 def add_computation(add):
-    """Add the options that say how a model is computed."""
-    precision = f"16-bit computation: {', '.join(PRECISION)} [%(default)s]"
+    """Add --mixed-precision."""
+    precision = "16-bit computation [%(default)s]"
     add("--mixed-precision", choices=PRECISION, default="no", help=precision)
-    jit = f"Keras's jit_compile: {', '.join(JIT)} [%(default)s]"
-    add("--jit", choices=JIT, default="auto", help=jit)
+
+
+def add_verbose(add):
+    """Add --verbose. Without a terminal it prints a line per epoch, without control characters."""
+    default = 1 if sys.stdout.isatty() else 2
+    text = "0: nothing, 1: a progress bar, 2: a line per epoch [1 in a terminal, 2 elsewhere]"
+    add("--verbose", type=int, choices=(0, 1, 2), default=default, help=text)
 
 
 def add_processes(add):
@@ -99,7 +96,13 @@ def add_processes(add):
 
 def add_output(add, default):
     """Add --output, a folder."""
-    add("--output", type=folder, help=f"folder for the results [{default}]")
+    add("--output", type=_folder, help=f"folder for the results [{default}]")
+
+
+def _folder(text):
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be a folder on this machine, not {text}")
+    return pathlib.Path(text).expanduser()
 
 
 def resolve(args):
@@ -122,11 +125,12 @@ def settings(args, images):
     """Return what all runs of a folder have in common."""
     import keras
 
+    names = ("epochs", "batch_size", "weight_decay", "augment", "mixed_precision")
     return {
         "dataset": images.name,
         "data_sha256": images.sha256,
         "train_size": len(images.train[0]),
-        **{name: getattr(args, name) for name in SETTINGS},
+        **{name: getattr(args, name) for name in names},
         "draws_version": DRAWS_VERSION,
         "backend": keras.backend.backend(),
     }
@@ -145,45 +149,19 @@ def schedule(settings):
     return (
         f"{settings['epochs']} epochs, batch {settings['batch_size']}, weight decay "
         f"{settings['weight_decay']:g}, augmentation {settings['augment']}, "
-        f"{PRECISION[settings['mixed_precision']]}, jit {settings['jit']}"
+        f"{PRECISION[settings['mixed_precision']]}"
     )
 
 
-def positive(kind, zero=False, at_most=None):
-    """Return a type of option: a finite number greater than 0 (or 0, if `zero`)."""
-    # The largest size that NumPy and all backends take.
-    largest = 2**31 - 1 if kind is int and at_most is None else at_most
+def positive(kind, zero=False):
+    """Return a type of option: a number greater than 0 (or 0, if `zero`)."""
 
     def parse_positive(text):
         value = kind(text)
-        if largest is not None and value > largest:
-            raise argparse.ArgumentTypeError(f"must be {largest} or less, not {text}")
-        if not (0 < value < math.inf or (zero and value == 0)):
+        if not (value > 0 or (zero and value == 0)):
             at_least = "0 or more" if zero else "greater than 0"
             raise argparse.ArgumentTypeError(f"must be {at_least}, not {text}")
         return value
 
     parse_positive.__name__ = f"positive {kind.__name__}"
     return parse_positive
-
-
-def seed(text):
-    """Return a seed that Keras and NumPy take."""
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"must be from 0 to {2**32 - 1}, not {text}")
-    return value
-
-
-def text(value):
-    """Return text that is not empty, as an unset variable of the shell is."""
-    if not value.strip():
-        raise argparse.ArgumentTypeError("must not be empty")
-    return value
-
-
-def folder(value):
-    """Return the path of a local folder or file, where ~ is the home folder."""
-    if "://" in text(value):
-        raise argparse.ArgumentTypeError(f"must be on this machine, which {value} is not")
-    return pathlib.Path(value).expanduser()

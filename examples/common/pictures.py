@@ -3,17 +3,11 @@
 import statistics
 import textwrap
 
-from common.folders import replacing
 from common.report import difference
 
 
 def panels(count, width, height):
-    """Return a figure and its `count` axes side by side, without a display.
-
-    Args:
-        width: Width of a panel in inches.
-        height: Height of the figure in inches.
-    """
+    """Return a figure and `count` axes side by side, each of this size in inches."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -32,17 +26,15 @@ def save(figure, path, settings=None):
         # Names of files may have dollar signs, which would begin a formula.
         text = textwrap.fill(settings, int(20 * figure.get_figwidth()))
         figure.suptitle(text, fontsize=6, color="0.4", parse_math=False)
-    with replacing(path) as part:
-        figure.savefig(part, dpi=200, format="png")
+    figure.savefig(path, dpi=200)
     plt.close(figure)
     return path
 
 
 def curves(runs, chosen, settings):
-    """Draw validation accuracy by epoch, one panel per model: thin for a seed, thick for the mean.
+    """Draw validation accuracy by epoch, one panel per model.
 
-    Args:
-        chosen: For each model and init the rate and the seeds to draw.
+    `chosen` has the rate and the seeds to draw for each model and init.
     """
     figure, axes = panels(len(chosen), 4.5, 4.4)
     for axis, (model, inits) in zip(axes, chosen.items(), strict=True):
@@ -93,14 +85,8 @@ def _finding(model, ends):
 def draw_differences(axis, values, colors=None):
     """Draw paired differences, one line per name: a dot per seed, the mean, its 95 % interval.
 
-    A mean without an interval is hollow.
-
-    Args:
-        values: The differences of each name, seed by seed.
-        colors: The color of each name; one for all if `None`.
-
-    Returns:
-        How many intervals are above zero, and below.
+    A mean without an interval is hollow. `values` has the differences of each name, seed by seed.
+    Returns how many intervals are above zero, and below.
     """
     seen = {name: difference(found) for name, found in values.items()}
     for position, (name, found) in enumerate(values.items()):

@@ -6,6 +6,8 @@ import statistics
 
 import numpy as np
 
+from common.folders import write
+
 # Coarse measures give differences that are all equal, which have no spread to test with.
 _NO_SPREAD = 1e-9
 
@@ -88,13 +90,8 @@ def values_of(runs, pair, rate, seeds, column):
 def table(runs, best, seeds, measures, title, contrasts=(), digits=2):
     """Write table.md: each init at its best rate, and its paired difference to the first one.
 
-    Args:
-        best: The rate of each (model, init), as `best_rates` gives it.
-        measures: Column of runs.csv by heading.
-        contrasts: Further pairs (init, base) to compare, where both were run.
+    `measures` are columns of runs.csv by heading, `contrasts` further pairs (init, base).
     """
-    from common.folders import write
-
     first = next(iter(best))[1]
     values = {
         (*pair, column): values_of(runs, pair, rate, seeds, column)
@@ -117,11 +114,8 @@ def table(runs, best, seeds, measures, title, contrasts=(), digits=2):
     pairs = [(m, *c) for m, i in best if i == first for c in contrasts if c[1] != first]
     pairs = [(m, a, b) for m, a, b in pairs if {(m, a), (m, b)} <= {*best}]
     if pairs:
-        lines += [
-            "",
-            "| model | difference | 95 % t interval over seeds | n |",
-            "|---|---|---|---|",
-        ]
+        lines += ["", "| model | difference | 95 % t interval over seeds | n |"]
+        lines.append("|---|---|---|---|")
     column = next(iter(measures.values()))
     for model, init, base in pairs:
         text = difference(values[model, init, column], values[model, base, column]).text(digits)

@@ -6,11 +6,11 @@ import sys
 # The folder of both packages, `common` and `imagenet`, in place of this one.
 sys.path[:1] = [str(pathlib.Path(__file__).resolve().parent.parent)]
 
-from common import script
+from common import options
 from imagenet import recipe
 
 if __name__ == "__main__":
-    script.start(recipe.parse, "--resume continues from the last complete epoch")
+    options.start(recipe.parse)
 
     from imagenet import train
 

@@ -1,238 +1,180 @@
-"""Augmentation in tf.data graphs, where each image has random numbers of its own.
+"""Augmentation in tf.data graphs, where what an image gets is a function of its seed.
 
-Crops are TensorFlow's. Nearly everything else uses Keras's preprocessing layers, which work in
-tf.data graphs on every backend. Their random generators have a state, so that what an image gets
-depends on the images before it, perhaps on another thread. Here they use `Place` instead, so that a
-resumed run sees the same images.
+A seed is an int32 tensor (2,), as for TensorFlow's stateless functions. Images are float32 (height,
+width, 3) in [0, 255].
 """
 
 import functools
+import math
 
-import keras
 import tensorflow as tf
 
-# The effect of a magnitude of 10. As in the code of the RandAugment paper (arXiv:1909.13719): turns
-# by 30 degrees, shears by 0.3, shifts by 0.45 of the image, 4 bits of 8, contrast and color by 0.9.
-# Unlike there, brightness is added, by up to 0.4 of white, and strengths are uniform from zero up
-# to these.
-_TURN, _SHEAR, _SHIFT, _BITS, _ENHANCE, _BRIGHTEN = 30 / 360, 0.3, 0.45, 4, 0.9, 0.4
+_fold_in = tf.random.experimental.stateless_fold_in
 _GRAY = 128.0
 
 
-class Place(keras.random.SeedGenerator):
-    """A generator whose random numbers are a function of the seed given to `start`.
-
-    `seed` may be a tensor, so that one traced graph serves every image.
-    """
-
-    def __init__(self):
-        # Keras's makes a variable of the backend. This has no state.
-        pass
-
-    def start(self, seed):
-        self._seed, self._drawn = tf.cast(seed, tf.int32), 0
-
-    def next(self, ordered=True):
-        self._drawn += 1
-        return tf.stack([self._seed, self._drawn])
-
-
-def placed(layer, place, **settings):
-    """Return a preprocessing layer of Keras that uses `place`."""
-
-    class Placed(layer):
-        def _get_seed_generator(self, backend=None):
-            return place
-
-    return Placed(dtype="float32", **settings)
-
-
-def image_seed(seed, index):
-    """Return a seed for one image of an epoch and one use, from two integers."""
-    return tf.random.stateless_uniform((), (seed, index), minval=None, maxval=None, dtype=tf.int32)
-
-
-def decode_random_crop(jpeg, size, seed, area=(0.08, 1.0)):
-    """Return a random part of an image, size x size, flipped or not; uint8.
+def random_crop(encoded, size, seed):
+    """Return a random part of an encoded image, size x size, flipped or not.
 
     The part has 8 to 100 % of the area and an aspect ratio of 3:4 to 4:3, as for Inception
-    (arXiv:1409.4842). Only that part of a JPEG file is decoded.
-    """
-    window = tf.image.stateless_sample_distorted_bounding_box(
-        _shape(jpeg),
-        bounding_boxes=tf.zeros((1, 0, 4)),
-        seed=(seed, 0),
-        min_object_covered=0.0,
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        area_range=area,
-        use_image_if_no_bounding_boxes=True,
-    )
-    corner, extent = window.begin[:2], window.size[:2]
-    image = _resize(_decode_window(jpeg, corner, extent), size)
-    return tf.image.stateless_random_flip_left_right(image, (seed, 1))
-
-
-def decode_center(jpeg, size, part=0.875):
-    """Return the central square with `part` of the shorter side, size x size; uint8."""
-    shape = _shape(jpeg)
-    shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
-    side = tf.cast(tf.round(part * shorter), tf.int32)
-    corner = (shape[:2] - side) // 2
-    return _resize(_decode_window(jpeg, corner, tf.stack((side, side))), size)
-
-
-def _shape(image):
-    # Some of ImageNet's files are PNGs in spite of their names. `tf.cond` is needed because Keras
-    # reads batches in threads without AutoGraph.
-    return tf.cond(
-        tf.io.is_jpeg(image),
-        lambda: tf.io.extract_jpeg_shape(image),
-        lambda: tf.shape(_decode(image)),
-    )
-
-
-def _decode(image):
-    return tf.io.decode_image(image, channels=3, expand_animations=False)
-
-
-def _decode_window(image, corner, extent):
-    return tf.cond(
-        tf.io.is_jpeg(image),
-        lambda: tf.io.decode_and_crop_jpeg(image, tf.concat((corner, extent), 0), channels=3),
-        lambda: tf.slice(_decode(image), tf.concat((corner, [0]), 0), tf.concat((extent, [3]), 0)),
-    )
-
-
-def _resize(image, size):
-    image = tf.image.resize(image, (size, size), method="bicubic", antialias=True)
-    return _to_bytes(tf.ensure_shape(image, (size, size, 3)))
-
-
-def _to_bytes(images):
-    return tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
-
-
-class RandAugment:
-    """Apply `count` random operations to an image.
-
-    Keras's own layer of that name computes all operations and picks one, which takes several times
-    as long, and turns by up to 180 degrees at full strength.
-
-    Args:
-        count: Operations per image.
-        magnitude: From 0 to 10, the paper's scale.
+    (arXiv:1409.4842).
     """
 
-    def __init__(self, count, magnitude):
-        self.count, self._place = count, Place()
-        strength = magnitude / 10
-        geometry = {"fill_mode": "constant", "fill_value": _GRAY}
-        shear, shift, enhance = (strength * most for most in (_SHEAR, _SHIFT, _ENHANCE))
-        # Keras's sharpness is 0.5 where nothing happens.
-        sharpness = (0.5 - enhance / 2, 0.5 + enhance / 2)
-        make = keras.layers
-        layers = [
-            (make.AutoContrast, {}),
-            (make.RandomRotation, {"factor": _TURN * strength, **geometry}),
-            (make.RandomShear, {"x_factor": shear, **geometry}),
-            (make.RandomShear, {"y_factor": shear, **geometry}),
-            (make.RandomTranslation, {"height_factor": shift, "width_factor": 0.0, **geometry}),
-            (make.RandomTranslation, {"height_factor": 0.0, "width_factor": shift, **geometry}),
-            (make.RandomBrightness, {"factor": _BRIGHTEN * strength}),
-            (make.RandomContrast, {"factor": (enhance, enhance)}),
-            (make.RandomColorDegeneration, {"factor": enhance}),
-            (make.RandomSharpness, {"factor": sharpness}),
-            # Its upper bound is exclusive.
-            (make.RandomPosterization, {"factor": (8 - round(_BITS * strength), 9)}),
-        ]
-        self._operations = [placed(layer, self._place, **settings) for layer, settings in layers]
-        # Keras's layer has a random threshold below the given one.
-        threshold = 256 * (1 - strength)
-        self._operations += [lambda x: tf.where(x < threshold, x, 255 - x), _equalize]
-
-    def __call__(self, image, seed):
-        """Return a uint8 image (height, width, 3) of the same shape."""
-        image = tf.cast(image, tf.float32)
-        chosen = tf.random.stateless_uniform(
-            (self.count,), (seed, 0), 0, len(self._operations), dtype=tf.int32
+    def choose(shape):
+        window = tf.image.stateless_sample_distorted_bounding_box(
+            shape,
+            bounding_boxes=tf.zeros((1, 0, 4)),
+            seed=seed,
+            min_object_covered=0.0,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            use_image_if_no_bounding_boxes=True,
         )
+        return tf.concat((window.begin[:2], window.size[:2]), 0)
 
-        def operate(number, image):
-            own = image_seed(seed, number + 1)
-            branches = [
-                functools.partial(self._apply, operation, image, own)
-                for operation in self._operations
-            ]
-            return number + 1, tf.ensure_shape(tf.switch_case(chosen[number], branches), shape)
-
-        # A loop, so that the graph has all operations once.
-        shape = image.shape
-        _, image = tf.while_loop(lambda number, _: number < self.count, operate, (0, image))
-        return _to_bytes(image)
-
-    def _apply(self, operation, image, seed):
-        self._place.start(seed)
-        return operation(image)
+    image = _decode(encoded, size, choose)
+    return tf.image.stateless_random_flip_left_right(image, _fold_in(seed, 0))
 
 
-def _equalize(image):
-    """Equalize the histogram of each channel. Keras's layer is very slow with JAX."""
-    pixels = tf.cast(image, tf.int32)
+def center_crop(encoded, size, part=0.875):
+    """Return the central square with `part` of the shorter side, size x size."""
+
+    def choose(shape):
+        shorter = tf.cast(tf.reduce_min(shape[:2]), tf.float32)
+        side = tf.cast(tf.round(part * shorter), tf.int32)
+        return tf.concat(((shape[:2] - side) // 2, (side, side)), 0)
+
+    return _decode(encoded, size, choose)
+
+
+def _decode(encoded, size, choose):
+    """Decode the window (top, left, height, width) that `choose` returns for a shape."""
+
+    def jpeg():
+        window = choose(tf.io.extract_jpeg_shape(encoded))
+        return tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
+
+    def other():  # Some of ImageNet's files are PNGs in spite of their names.
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.image.crop_to_bounding_box(image, *tf.unstack(choose(tf.shape(image))))
+
+    image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+    image = tf.image.resize(image, (size, size), "bicubic", antialias=True)
+    return tf.clip_by_value(image, 0, 255)
+
+
+def rand_augment(image, seed, count, magnitude):
+    """Apply `count` random operations with strengths from 0 to `magnitude` of 10, of either sign.
+
+    Operations and their largest strengths follow RandAugment (arXiv:1909.13719).
+    """
+    for number in range(count):
+        own = _fold_in(seed, number)
+        chosen = tf.random.stateless_uniform((), own, 0, len(_OPERATIONS), tf.int32)
+        most = magnitude / 10
+        strength = tf.random.stateless_uniform((), _fold_in(own, 0), -most, most)
+        branches = [functools.partial(operate, image, strength) for operate in _OPERATIONS]
+        image = tf.clip_by_value(tf.switch_case(chosen, branches), 0, 255)
+    return image
+
+
+def _blend(image, other, strength):
+    """Move an image away from another one, or toward it if the strength is negative."""
+    return other + (1 + 0.9 * strength) * (image - other)
+
+
+def _color(image, strength):
+    return _blend(image, tf.image.rgb_to_grayscale(image), strength)
+
+
+def _contrast(image, strength):
+    return _blend(image, tf.reduce_mean(tf.image.rgb_to_grayscale(image)), strength)
+
+
+def _brightness(image, strength):
+    return _blend(image, 0.0, strength)
+
+
+def _sharpness(image, strength):
+    blurred = tf.nn.avg_pool2d(image[None], 3, 1, "SAME")[0]
+    return _blend(image, blurred, strength)
+
+
+def _posterize(image, strength):
+    """Round down to multiples of 1 to 16."""
+    step = 2 ** tf.round(4 * tf.abs(strength))
+    return tf.floor(image / step) * step
+
+
+def _solarize(image, strength):
+    return tf.where(image < 256 * (1 - tf.abs(strength)), image, 255 - image)
+
+
+def _auto_contrast(image, strength):
+    low, high = tf.reduce_min(image, (0, 1)), tf.reduce_max(image, (0, 1))
+    return tf.where(high > low, (image - low) * 255 / tf.maximum(high - low, 1), image)
+
+
+def _equalize(image, strength):
+    """Spread the ranks of the values of each channel evenly."""
 
     def spread(channel):
-        counts = tf.math.bincount(channel, minlength=256, maxlength=256)
+        values = tf.cast(channel, tf.int32)
+        counts = tf.math.bincount(values, minlength=256, maxlength=256)
         ranks = tf.cast(tf.cumsum(counts) - counts, tf.float32)
         most = tf.reduce_max(tf.where(counts > 0, ranks, 0.0))
-        return tf.gather(tf.math.divide_no_nan(255 * ranks, most), channel)
+        return tf.where(most > 0, tf.gather(255 * ranks / tf.maximum(most, 1), values), channel)
 
-    equalized = tf.stack([spread(pixels[..., number]) for number in range(3)], -1)
-    # A channel of one value stays.
-    return tf.where(tf.reduce_max(equalized, (0, 1)) > 0, equalized, image)
+    return tf.stack([spread(channel) for channel in tf.unstack(image, axis=-1)], -1)
 
 
-class Erase:
-    """Replace a random part of some images by noise (arXiv:1708.04896)."""
-
-    def __init__(self, probability):
-        self._place = Place()
-        self._layer = placed(
-            keras.layers.RandomErasing, self._place, factor=(probability, probability)
-        )
-
-    def __call__(self, image, seed):
-        """Return a uint8 image (height, width, 3) of the same shape."""
-        self._place.start(seed)
-        return _to_bytes(self._layer(tf.cast(image, tf.float32)))
+def _rotate(image, strength):
+    angle = math.radians(30) * strength
+    cosine, sine = tf.cos(angle), tf.sin(angle)
+    return _warp(image, ((cosine, -sine), (sine, cosine)))
 
 
-class Mix:
-    """Mix each image of a batch with another one, by mixup or cutmix at random for each batch.
+def _shear_x(image, strength):
+    return _warp(image, ((1.0, 0.3 * strength), (0.0, 1.0)))
 
-    Args:
-        mixup: Alpha of mixup (arXiv:1710.09412), or 0 for none.
-        cutmix: Alpha of cutmix (arXiv:1905.04899), or 0 for none.
-    """
 
-    def __init__(self, mixup, cutmix):
-        self._place = Place()
-        self._layers = []
-        if mixup:
-            self._layers.append(placed(keras.layers.MixUp, self._place, alpha=mixup))
-        if cutmix:
-            self._layers.append(placed(keras.layers.CutMix, self._place, factor=(cutmix, cutmix)))
+def _shear_y(image, strength):
+    return _warp(image, ((1.0, 0.0), (0.3 * strength, 1.0)))
 
-    def __call__(self, images, labels, seed):
-        """Return images uint8 (batch, height, width, 3) and labels float32 (batch, classes)."""
-        if not self._layers:
-            return images, labels
-        coin = tf.random.stateless_uniform((), (seed, 0), 0, len(self._layers), dtype=tf.int32)
-        branches = [
-            functools.partial(self._apply, layer, images, labels, seed) for layer in self._layers
-        ]
-        mixed, labels = tf.switch_case(coin, branches)
-        return _to_bytes(tf.ensure_shape(mixed, images.shape)), labels
 
-    def _apply(self, layer, images, labels, seed):
-        self._place.start(seed)
-        mixed = layer({"images": images, "labels": labels})
-        return mixed["images"], mixed["labels"]
+def _shift_x(image, strength):
+    return _warp(image, ((1.0, 0.0), (0.0, 1.0)), (0.45 * strength, 0.0))
+
+
+def _shift_y(image, strength):
+    return _warp(image, ((1.0, 0.0), (0.0, 1.0)), (0.0, 0.45 * strength))
+
+
+def _warp(image, matrix, shift=(0.0, 0.0)):
+    """Transform coordinates (x, y) around the center; `shift` is in widths of the image."""
+    size = tf.cast(tf.shape(image)[0], tf.float32)
+    center = tf.fill((2, 1), (size - 1) / 2)
+    matrix = tf.convert_to_tensor(matrix)
+    offset = center - matrix @ center + size * tf.convert_to_tensor(shift)[:, None]
+    rows = tf.reshape(tf.concat((matrix, offset), 1), (-1,))
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.concat((rows, (0.0, 0.0)), 0)[None],
+        output_shape=tf.shape(image)[:2],
+        interpolation="BILINEAR",
+        fill_value=_GRAY,
+    )[0]
+
+
+_OPERATIONS = (
+    *(_color, _contrast, _brightness, _sharpness, _posterize, _solarize),
+    *(_auto_contrast, _equalize, _rotate, _shear_x, _shear_y, _shift_x, _shift_y),
+)
+
+
+def mixup(images, labels, seed, alpha):
+    """Mix each example of a batch with the one at the opposite place (arXiv:1710.09412)."""
+    # The first of two numbers over their sum has a Beta distribution.
+    gammas = tf.random.stateless_gamma((2,), seed, alpha)
+    part = tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))
+    return tuple(part * values + (1 - part) * values[::-1] for values in (images, labels))

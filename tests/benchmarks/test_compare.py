@@ -14,7 +14,8 @@ import scripts
 
 import compare
 import verdict
-from common import data, environment, folders, training
+from cifar10 import compile_model, fit
+from common import data, folders
 from lib import by_epoch, one_run, variants
 from lib.build_variant import MODELS, SharedBiasBlock, applies, build_variant
 from lib.lsuv import unit_variance
@@ -158,8 +159,8 @@ def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     # A model compiled for this run alone gives the same.
     model = build_variant("convmixer", variants.parse("spatial"), 0, IMAGES, width=32)
     args.verbose = 0
-    training.compile_model(model, IMAGES, args, rate=4e-3)
-    history = training.train(model, IMAGES, args, seed=0)
+    compile_model(model, IMAGES, args, 4e-3)
+    history = fit(model, IMAGES, args, 0)
     assert history["val_accuracy"][-1] == first[0]
 
 
@@ -222,14 +223,14 @@ def runs_of(tmp_path, accuracies):
     """Write a folder of runs, {(variant, rate): {seed: (validation, test)}}."""
     settings = {
         **{"dataset": "x.npz", "train_size": 9, "epochs": 1, "batch_size": 3, "width": None},
-        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no", "jit": "auto"},
+        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no"},
     }
-    runs = folders.Runs(tmp_path, settings, columns=("commit",))
+    runs = folders.Runs(tmp_path, settings)
     for (row, rate), by_seed in accuracies.items():
         for seed, (validation, test) in by_seed.items():
             run = {"model": "vit", "init": row, "learning_rate": rate, "seed": seed}
             results = {"validation_accuracy": validation, "test_accuracy": test, "seconds": 1.0}
-            runs.add({**run, **results, **environment.current(), "curve": "0.1", "commit": "abc"})
+            runs.add({**run, **results, **folders.environment(), "curve": "0.1", "commit": "abc"})
     return folders.Runs(tmp_path)
 
 
@@ -265,15 +266,15 @@ def curves_in(folder, by_variant):
     """Write a folder of runs with these training losses by epoch, {variant: a list a seed}."""
     settings = {
         **{"dataset": "x.npz", "train_size": 9, "epochs": 3, "batch_size": 3, "width": None},
-        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no", "jit": "auto"},
+        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no"},
     }
-    runs = folders.Runs(folder, settings, columns=("loss_curve",))
+    runs = folders.Runs(folder, settings)
     for variant, curves in by_variant.items():
         for seed, curve in enumerate(curves):
             key = {"model": "vit", "init": variant, "learning_rate": 0.1, "seed": seed}
             results = {"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
             texts = {"curve": "0.3 0.4 0.5", "loss_curve": " ".join(map(str, curve))}
-            runs.add({**key, **results, **texts, **environment.current()})
+            runs.add({**key, **results, **texts, **folders.environment()})
     return folders.Runs(folder)
 
 
@@ -334,8 +335,7 @@ def test_holm():
     ("given", "message"),
     [
         (["--width", "6"], "argument --width: must be a multiple of 4 for vit, not 6"),
-        (["--first-seed", "-1"], "argument --first-seed: must be from 0"),
-        (["--output", ""], "argument --output: must not be empty"),
+        (["--seeds", "0"], "argument --seeds: must be greater than 0"),
     ],
 )
 def test_bad_arguments(given, message, capsys):

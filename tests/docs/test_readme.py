@@ -126,8 +126,8 @@ def test_commands_name_files_and_options_that_exist(page):
         sources = path.glob("*.py") if path.is_dir() else [path]
         options = "".join(source.read_text() for source in sources) + shared
         for option in re.findall(r"--[a-z-]+", arguments):
-            # Of a dataclass whose fields are options, the field.
-            field = f"    {option[2:].replace('-', '_')}: "
+            # Of a dictionary whose keys are options, the key.
+            field = '    "{}": '.format(option[2:].replace("-", "_"))
             assert f'"{option}"' in options or field in options, (script, option)
 
 

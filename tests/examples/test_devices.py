@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -6,7 +5,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-import scripts
 from devices import FOUR_DEVICES
 from imagenet_runs import SMALL, arguments, history_of, run, variables_of
 from paths import EXAMPLES
@@ -21,20 +19,8 @@ import tensorflow as tf
 (cpu,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 sys.path.insert(0, sys.argv.pop(1))
-from imagenet import train as imagenet
-from common import script
-"""
-TRAIN = f"{TWO}imagenet.main()"
-# Each of several more arguments, which are refused.
-REFUSE = f"""{TWO}
-import json
-given = sys.argv[2:]
-for more in json.loads(sys.argv[1]):
-    sys.argv[1:] = [*given, *map(str, more)]
-    try:
-        imagenet.main()
-    except script.Stop as stop:
-        print(stop)
+from imagenet import train
+train.main()
 """
 
 
@@ -56,21 +42,18 @@ def assert_same_training(folder, other):
 
 @jax_only
 def test_jax_on_four_devices_trains_as_on_one(tmp_path):
-    given = (*SMALL, "--ema", 0.9, "--accumulate", 2)
-    for name, devices in {
-        "one": (),
-        "data": ("--devices", 4),
-        "model": ("--devices", 4, "--model-devices", 2),
-    }.items():
-        finished = run(*given, *devices, output=tmp_path / name, XLA_FLAGS=FOUR_DEVICES)
+    given = (*SMALL, "--ema", 0.9)
+    for name, flags in {"one": "", "four": FOUR_DEVICES}.items():
+        finished = run(*given, output=tmp_path / name, XLA_FLAGS=flags)
         assert finished.returncode == 0, finished.stderr
-        assert ("on 4 devices" in finished.stdout) == bool(devices)
-        assert_same_training(tmp_path / "one", tmp_path / name)
+    assert "on 4 device(s)" in finished.stdout
+    assert_same_training(tmp_path / "one", tmp_path / "four")
     # A checkpoint is of no number of devices.
-    more = ("--resume", "--devices", 2)
-    finished = run(*given, *more, output=tmp_path / "model", XLA_FLAGS=FOUR_DEVICES)
+    finished = run(*given, output=tmp_path / "four")
     assert finished.returncode == 0, finished.stderr
     assert "Resuming at the end of epoch 2" in finished.stdout
+    finished = run(*given, "--batch-size", 30, output=tmp_path / "x", XLA_FLAGS=FOUR_DEVICES)
+    assert "--batch-size must be a multiple of 4" in finished.stderr
 
 
 @jax_only
@@ -80,20 +63,22 @@ def test_jax_on_two_hosts_trains_as_on_one(tmp_path):
     port = 20_000 + os.getpid() % 20_000
     hosts = [
         subprocess.Popen(
-            [
-                *(sys.executable, EXAMPLES / "imagenet", *arguments(*SMALL)),
-                *("--hosts", f"localhost:{port}", "2", str(number)),
-                *("--output", str(tmp_path / "two")),
-            ],
+            [sys.executable, EXAMPLES / "imagenet", *arguments(*SMALL, output=tmp_path / "two")],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={
+                **os.environ,
+                "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"localhost:{port}",
+                "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+                "KERAS_DISTRIBUTION_PROCESS_ID": str(number),
+            },
         )
         for number in range(2)
     ]
     outputs = [host.communicate(timeout=300) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], outputs
-    assert "on 2 devices of 2 hosts" in outputs[0][0]
+    assert "on 2 device(s)" in outputs[0][0]
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
@@ -143,57 +128,12 @@ def test_large_weights_that_are_jitted_and_sharded_are_the_same(tmp_path):
 
 @tensorflow_only
 def test_tensorflow_on_two_devices_trains_as_on_one(tmp_path):
-    given = arguments(*SMALL, "--clip", 0, "--ema", 0.9)
-    for devices in (1, 2):
-        output = ("--output", tmp_path / str(devices))
-        finished = script(TRAIN, EXAMPLES, *given, "--devices", devices, *output)
-        assert finished.returncode == 0, finished.stderr
-        assert ("on 2 devices, mirrored" in finished.stdout) == (devices == 2)
-    assert_same_training(tmp_path / "1", tmp_path / "2")
-    refused = json.dumps([("--clip", 1), ("--accumulate", 2), ("--devices", 3)])
-    finished = script(REFUSE, EXAMPLES, refused, *given, "--devices", 2)
+    given = (*SMALL, "--clip", 0, "--ema", 0.9)
+    finished = run(*given, output=tmp_path / "one")
     assert finished.returncode == 0, finished.stderr
-    errors = finished.stdout.splitlines()
-    assert len(errors) == 3, finished.stdout
-    for error in errors[:2]:
-        assert "On several devices Keras neither" in error
-    assert "--devices must be from 1 to 2" in errors[2]
-
-
-@tensorflow_only
-def test_several_hosts_are_refused_with_tensorflow(tmp_path):
-    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
-    finished = run(*SMALL, output=tmp_path / "out", TF_CONFIG=json.dumps(cluster))
-    assert finished.returncode == 1
-    assert "TF_CONFIG names 2 hosts, and Keras 3 does not train" in finished.stderr
-    assert not (tmp_path / "out").exists()
-
-
-BAD = {
-    "jax": [
-        (("--devices", 99), "--devices must be from 1 to 1, which there are. Got: 99"),
-        (("--model-devices", 2), "--model-devices 2 must divide the number of devices, 1"),
-        (("--hosts", "a:1", 2, 0, "--devices", 1), "leave --devices out"),
-        (("--devices", 0), "must be greater than 0, not 0"),
-        (("--hosts", "a:1", 2, 2), "and that of this one, from 0. Received: a:1 2 2"),
-        (("--model", "convnext_trial", "--model-devices", 2), "shares the weights of ViTs"),
-    ],
-    "torch": [
-        (("--devices", 2), "Keras trains on one device with torch: use KERAS_BACKEND=jax"),
-        (("--model-devices", 2), "--model-devices and --hosts are for KERAS_BACKEND=jax"),
-    ],
-    "tensorflow": [
-        (("--devices", 99), "--devices must be from 1 to 1, which there are. Got: 99"),
-        (("--hosts", "a:1", 2, 0), "--model-devices and --hosts are for KERAS_BACKEND=jax"),
-    ],
-}
-
-
-@pytest.mark.parametrize(("given", "message"), BAD[BACKEND])
-def test_devices_that_cannot_be_used(given, message, tmp_path):
-    out = tmp_path / "out"
-    finished = scripts.run("examples/imagenet", *SMALL, *given, "--output", out)
-    assert finished.returncode in (1, 2)
-    assert message in finished.stderr
-    assert "Traceback" not in finished.stderr
-    assert not out.exists()
+    finished = script(TWO, EXAMPLES, *arguments(*given, output=tmp_path / "two"))
+    assert finished.returncode == 0, finished.stderr
+    assert "on 2 device(s)" in finished.stdout
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    finished = script(TWO, EXAMPLES, *arguments(*given, "--clip", 1, output=tmp_path / "x"))
+    assert finished.stderr.splitlines()[-1].startswith("Keras does not clip the gradients of")
