@@ -57,4 +57,7 @@ def parse(argv=None):
     options.add_output(add, "results/imagenet-MODEL-INIT-seedSEED-BACKEND")
     number = PRESETS.index(parser.parse_known_args(argv)[0].preset)
     parser.set_defaults(**{name: values[number] for name, values in RECIPE.items()})
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.drop_path and args.model.startswith("convmixer"):
+        parser.error(f"argument --drop-path: must be 0 for {args.model}, not {args.drop_path:g}")
+    return args
