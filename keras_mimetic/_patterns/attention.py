@@ -166,8 +166,7 @@ def _kind(matrices: list[Call]) -> str:
 def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[AttentionSite]:
     calls: dict[Any, list[Call]] = {}
     for call in graph.calls:
-        if call.seen:
-            calls.setdefault(call.operation, []).append(call)
+        calls.setdefault(call.operation, []).append(call)
     sites = []
     for layer in layers:
         if not isinstance(layer, LAYERS) or not layer.built:

@@ -68,7 +68,7 @@ def _is_causal_mask(mask: Any) -> bool | None:
             return True
         # Positions may be compared.
         compares = does(call.operation, "compare") and len(call.inputs) > 1
-        if compares or not call.seen or is_composite(call.operation):
+        if compares or is_composite(call.operation):
             answer = None
     return answer
 

@@ -17,12 +17,8 @@ def depths(layers: list[Any], graph: Graph) -> dict[Any, float]:
     ranks: dict[Any, int] = {}
     reached: dict[Value, int] = {}
 
-    def rank_of(value: Value) -> int:
-        known = reached.get(value, 0)
-        return max([known, *(rank_of(other) for other in value.after)])
-
     for call in graph.calls:
-        rank = max((rank_of(value) for value in call.inputs), default=0)
+        rank = max((reached.get(value, 0) for value in call.inputs), default=0)
         if call.operation in wanted:
             ranks.setdefault(call.operation, rank)
             rank += 1

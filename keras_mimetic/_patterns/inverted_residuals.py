@@ -22,7 +22,7 @@ def inverted_residuals(graph: Graph) -> list[tuple[Any, Any]]:
     """Return the first and last projection of each inverted residual."""
     found = []
     for call in graph.calls:
-        if call.seen and is_projection(call.operation):
+        if is_projection(call.operation):
             start = _expansion(call)
             if start is not None:
                 found.append((start, call.operation))
@@ -35,7 +35,7 @@ def _expansion(end: Call) -> Any:
     starts: set[Any] = set()
     for value in walk_back(end.inputs[0], _main_inputs, limit=_STEPS):
         call = value.producer
-        if call is None or not call.seen:
+        if call is None:
             return None
         operation = call.operation
         is_start = is_projection(operation)

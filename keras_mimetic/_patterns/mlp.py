@@ -118,7 +118,7 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
     for number, call in enumerate(graph.calls):
         layer = call.operation
         has_body |= _mixes_positions(call)
-        if not call.seen or not is_projection(layer):
+        if not is_projection(layer):
             continue
         match = match_mlp(number, graph, consumers)
         if match is None or layer not in layer_paths:

@@ -25,7 +25,7 @@ def normalized_along(value: Any, steps: int = _STEPS) -> tuple[Call | None, int]
         The call of the normalization and the axis, or `(None, 0)`.
     """
     call = value.producer
-    if call is None or not steps or not call.inputs or not call.seen:
+    if call is None or not steps or not call.inputs:
         return None, 0
     if isinstance(call.operation, _NORMS):
         return (call, _axis(call)) if _is_over_one_axis(call) else (None, 0)

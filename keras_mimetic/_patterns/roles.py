@@ -115,8 +115,7 @@ def attentions(graph: Graph) -> list[Attention]:
     """Find all attention made of operations, or of Keras's attention layers without weights."""
     roles = _Roles(graph)
     for call in graph.calls:
-        if call.seen:
-            roles.visit(call)
+        roles.visit(call)
     return [found for found in roles.found if _has_weights(found)]
 
 

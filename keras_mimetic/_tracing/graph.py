@@ -23,8 +23,6 @@ class Call:
         kwargs: Keyword arguments, with a `Value` for each tensor.
         inputs: The values among the arguments, in order.
         outputs: The values that the call returns.
-        seen: Whether the call was traced. It is `False` for a layer whose position in the
-            graph is all that is known.
     """
 
     operation: Any
@@ -32,7 +30,6 @@ class Call:
     kwargs: Any
     inputs: list[Value]
     outputs: list[Value]
-    seen: bool = True
 
 
 @dataclasses.dataclass

@@ -13,7 +13,7 @@ from keras_mimetic._tracing.operations import (
     name_of,
     own_activation,
 )
-from keras_mimetic._tracing.symbol import Value
+from keras_mimetic._tracing.symbol import Foreign, Value
 
 
 @dataclasses.dataclass(eq=False)
@@ -49,7 +49,7 @@ def held_projection(operation: Any, args: Any, owners: Mapping[int, Any], held: 
 
     If the weight is the kernel of a linear `Dense`, it is that layer.
     """
-    if not does(operation, "contract"):
+    if isinstance(operation, Foreign) or not does(operation, "contract"):
         return None
     operands = [x for x in keras.tree.flatten(args) if hasattr(x, "shape")]
     if len(operands) != 2 or not isinstance(operands[0], Value):

@@ -16,7 +16,6 @@ import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.layers import layer as keras_layer
 
-from keras_mimetic._tracing import control_flow
 from keras_mimetic._tracing.symbol import Symbol, is_tracing, listening, recorder
 
 
@@ -128,7 +127,6 @@ def recording_calls() -> Iterator[None]:
         (keras_layer, "Node", _make_node),
         (keras.src.backend.random, "dropout", _first_if_symbolic),
         (keras.src.backend.random, "shuffle", _first_if_symbolic),
-        *((keras.src.backend.core, name, _followed(f)) for name, f in _CONTROL_FLOW.items()),
         (keras.src.backend.core, "remat", _remat),
         *((variable, name, _give_way) for name in _OPERATORS if hasattr(variable, name)),
     ]
@@ -161,17 +159,6 @@ def inherits_output_spec(layer: Any) -> bool:
         and type(layer).compute_output_spec is own.compute_output_spec
     )
 
-
-_CONTROL_FLOW = {
-    "scan": control_flow.scan,
-    "map": control_flow.map,
-    "vectorized_map": control_flow.map,
-    "associative_scan": control_flow.associative_scan,
-    "while_loop": control_flow.while_loop,
-    "fori_loop": control_flow.fori_loop,
-    "cond": control_flow.cond,
-    "switch": control_flow.switch,
-}
 
 _OPERATORS = tuple(
     f"__{name}__"
@@ -251,16 +238,6 @@ def _unless_symbolic(original: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _first_if_symbolic(original: Any, *args: Any, **kwargs: Any) -> Any:
     return args[0] if args and isinstance(args[0], Symbol) else original(*args, **kwargs)
-
-
-def _followed(body_once: Any) -> Any:
-    """Wrap a loop or branch so that its body runs once on symbols, and normally otherwise."""
-
-    def wrapper(original: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = body_once(*args, **kwargs)
-        return outputs if _any_symbol(outputs) else original(*args, **kwargs)
-
-    return wrapper
 
 
 def _remat(original: Any, function: Any) -> Any:

@@ -17,8 +17,6 @@ import keras
 import numpy as np
 
 from keras_mimetic._tracing.arguments import arguments_of
-from keras_mimetic._tracing.backend_functions import as_keras_operation, function_name
-from keras_mimetic._tracing.control_flow import OPERATIONS as CONTROL_FLOW
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.held_weights import Held, held_projection
 from keras_mimetic._tracing.keras_internals import (
@@ -98,7 +96,7 @@ class Recorder:
         finally:
             listening.recorder, listening.is_tracing = None, False
 
-    def model(self, model: Any, inputs: Any, after: tuple[Value, ...] = ()) -> Any:
+    def model(self, model: Any, inputs: Any = None) -> Any:
         """Call a model on symbolic arguments and return its outputs, or `None` if it fails.
 
         Of several attempts, the one with the fewest opaque layers is kept.
@@ -111,9 +109,7 @@ class Recorder:
             self._calls.clear()
             try:
                 args, kwargs, assumed = make()
-                args, kwargs = keras.tree.map_structure(
-                    lambda x: self._input(x, after), (args, kwargs)
-                )
+                args, kwargs = keras.tree.map_structure(self._symbol, (args, kwargs))
                 outputs = model(*args, **kwargs)
                 rank = len(self.graph.opaque) - mark[1], mark[0] - len(self.graph.calls)
             except Exception as error:
@@ -132,35 +128,22 @@ class Recorder:
         outputs = None if best is None else best[2]
         if outputs is None and not self._is_opaque(model):
             self.graph.opaque.append((model, why))
-            self._one_by_one(model, list(after))
+            self._one_by_one(model)
         return outputs
 
     def _is_opaque(self, layer: Any) -> bool:
         return any(known is layer for known, _ in self.graph.opaque)
 
-    def _one_by_one(self, layer: Any, context: list[Value]) -> list[Value]:
-        """Trace the sublayers of an opaque layer, and return their outputs."""
-        start = len(self.graph.calls)
+    def _one_by_one(self, layer: Any) -> None:
+        """Trace the composite layers inside a layer that could not be traced, each by itself."""
         for sub in direct_sublayers(layer):
-            called = {id(call.operation) for call in self.graph.calls}
-            inside = sublayers(sub)
-            if self._is_opaque(sub) or any(id(inner) in called for inner in inside):
+            called = {call.operation for call in self.graph.calls}
+            if self._is_opaque(sub) or not called.isdisjoint(sublayers(sub)):
                 continue
-            if is_composite(sub):
-                if sub.weights:
-                    self.model(sub, None, tuple(context))
+            if is_composite(sub) and sub.weights:
+                self.model(sub)
             else:
-                self._alone(sub, context)
-        return _ends(self.graph.calls[start:])
-
-    def _alone(self, layer: Any, context: list[Value]) -> None:
-        """Record the position of a plain layer without a traced call, and its sublayers."""
-        value = Value((), "", after=(*context, *self._one_by_one(layer, context)))
-        if layer.built:
-            output = Value((), "")
-            call = Call(layer, [], {}, [value], [output], seen=False)
-            output.producer = call
-            self.graph.calls.append(call)
+                self._one_by_one(sub)
 
     # Methods that Keras's patched functions call.
 
@@ -172,21 +155,16 @@ class Recorder:
             return self._time_distributed(operation, args, kwargs)
         if name_of(operation) == "Ndim":
             return len(args[0].shape)  # Keras returns a tensor.
-        if name_of(operation) in CONTROL_FLOW:
-            return operation.call(*args, **kwargs)
         with self.paused():
             spec = _spec(operation, args, kwargs)
-        return self._record(operation, args, kwargs, spec, self._hidden(operation, args, kwargs))
+        self._enter_wrapped(operation)
+        return self._record(operation, args, kwargs, spec)
 
     def foreign(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Record a call of a backend function."""
-        outputs = as_keras_operation(function, args, kwargs)
-        if outputs is not NotImplemented:
-            return outputs
-        name = "".join(part.capitalize() for part in function_name(function).split("_"))
         with self.paused():
             spec = output_spec(function, *args, **kwargs)
-        return self._record(Foreign(_ALIASES.get(name, name)), args, kwargs, spec)
+        return self._record(Foreign(_name_of_function(function)), args, kwargs, spec)
 
     def known(self, layer: Any, args: Any, kwargs: Any) -> Any:
         """Return the arguments of a plain layer with a symbol for each concrete tensor."""
@@ -204,11 +182,6 @@ class Recorder:
             dtype = keras.backend.standardize_dtype(x.dtype)
             self._constants[id(x)] = Symbol(Value(tuple(x.shape), dtype, constant=x))
         return self._constants[id(x)]
-
-    def _input(self, x: Any, after: tuple[Value, ...]) -> Any:
-        if not isinstance(x, keras.KerasTensor):
-            return x
-        return Symbol(Value(tuple(x.shape), x.dtype, after=after))
 
     def _enter(self, layer: Any, args: Any, kwargs: Any) -> Any:
         """Run the `call` of a composite layer."""
@@ -236,20 +209,14 @@ class Recorder:
                     best = came, why, self._since(mark)
                 self._reset(mark)
         assert best is not None
-        start = len(self.graph.calls)
         self._restore(best[2])
         self.graph.opaque.append((layer, best[1]))
-        self._one_by_one(layer, _values((args, kwargs)))
-        ends = _ends(self.graph.calls[start:])
+        ends = _ends(best[2][0])
+        self._one_by_one(layer)
         with self.paused():
             spec = layer.compute_output_spec(*args, **kwargs)
         # Assume that its output depends on all values that nothing else has used.
         return self._record(layer, args, kwargs, spec, ends)
-
-    def broadcast(self, x: Symbol, shape: tuple[int | None, ...]) -> Symbol:
-        """Broadcast a symbol to a shape, whose sizes may be unknown."""
-        spec = keras.KerasTensor(shape, x.dtype)
-        return self._record(Foreign("BroadcastTo"), (x,), {}, spec)
 
     def _time_distributed(self, wrapper: Any, args: Any, kwargs: Any) -> Any:
         """Call the inner layer on inputs whose first two axes are merged."""
@@ -296,15 +263,15 @@ class Recorder:
             return x.value
         return self._symbol(x).value if isinstance(x, keras.KerasTensor) else x
 
-    def _hidden(self, operation: Any, args: Any, kwargs: Any) -> list[Value]:
-        """Return the outputs of the layers inside a wrapper of Keras, such as `RNN`."""
+    def _enter_wrapped(self, operation: Any) -> None:
+        """Trace the layers inside a wrapper of Keras, such as `RNN`."""
         if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
-            return []
+            return
         if len(sublayers(operation)) == 1 or self._is_opaque(operation):
-            return []
+            return
         what = f"{type(operation).__name__} hides the context of its layers"
         self.graph.opaque.append((operation, what))
-        return self._one_by_one(operation, _values((args, kwargs)))
+        self._one_by_one(operation)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -346,6 +313,14 @@ def reason(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines()]
     lines = [x for x in lines if x and not x.startswith("Exception encountered when calling")]
     return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def _name_of_function(function: Any) -> str:
+    """Return the name of a backend function, in the form of the classes of `keras.ops`."""
+    name = getattr(function, "__name__", type(function).__name__).strip("_")
+    name = re.sub("_(v2|dispatch)$|^reduce_", "", name)
+    name = "".join(part.capitalize() for part in name.split("_"))
+    return _ALIASES.get(name, name)
 
 
 def _has_no_call(layer: Any) -> bool:

@@ -17,14 +17,12 @@ class Value:
         dtype: Name of its dtype.
         producer: The call that returns it, or `None` for inputs and constants.
         constant: The tensor, if its values are known.
-        after: Values that precede it in the model, if its producer is unknown.
     """
 
     shape: tuple[int | None, ...]
     dtype: str
     producer: Any = None
     constant: Any = None
-    after: tuple["Value", ...] = ()
 
 
 class Foreign:
