@@ -11,7 +11,7 @@ from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
 from keras_mimetic._structures import STRUCTURES, default_names
-from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
+from keras_mimetic._tracing.arguments import call_on_zeros
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.held_weights import HeldProjection
 from keras_mimetic._tracing.keras_internals import (
@@ -67,14 +67,13 @@ def find_sites(
             regular expression, names no weight or a layer where its structure
             cannot go, or for two rules that name the same layer.
     """
-    check_inputs(model, inputs)
     try:
         graph = trace(model, inputs)
     except Exception as error:
         graph = Graph(opaque=[(model, reason(error))])
     why = _why_opaque(model, graph)
-    if inputs is not None and why and not _why_opaque(model, trace(model)):
-        # Perhaps because of the inputs: try them on the model itself.
+    if inputs is not None and why:
+        # Either because of the inputs, or of code that cannot be traced: ask Keras.
         with preserve_global_state(), preserve_model_state(model):
             call_on_zeros(model, inputs, why)
     structures = tuple(structures)
@@ -249,7 +248,6 @@ def check_model(name: str, model: Any, inputs: Any = None) -> None:
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
     if not model.weights and inputs is not None:
-        check_inputs(model, inputs)
         call_on_zeros(model, inputs)
     if not model.weights:
         raise ValueError(

@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from keras_mimetic._tracing.symbol import Value
+import keras
+
+from keras_mimetic._tracing.symbol import Args, Kwargs, Operation, Value
 
 
 @dataclasses.dataclass(eq=False)
@@ -26,8 +28,8 @@ class Call:
     """
 
     operation: Any
-    args: Any
-    kwargs: Any
+    args: Args
+    kwargs: Kwargs
     inputs: list[Value]
     outputs: list[Value]
 
@@ -45,8 +47,8 @@ class Graph:
 
     calls: list[Call] = dataclasses.field(default_factory=list)
     outputs: list[Value] = dataclasses.field(default_factory=list)
-    opaque: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
-    assumed: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
+    opaque: list[tuple[keras.Layer, str]] = dataclasses.field(default_factory=list)
+    assumed: list[tuple[keras.Layer, str]] = dataclasses.field(default_factory=list)
 
 
 def walk_back(
@@ -68,9 +70,9 @@ def walk_back(
         known.update(new)
 
 
-def in_call_order(layers: list[Any], graph: Graph) -> list[Any]:
+def in_call_order(layers: list[keras.Layer], graph: Graph) -> list[keras.Layer]:
     """Sort layers by their first calls; layers without a call come last."""
-    order: dict[Any, int] = {}
+    order: dict[Operation, int] = {}
     for number, call in enumerate(graph.calls):
         order.setdefault(call.operation, number)
     return sorted(layers, key=lambda layer: order.get(layer, len(graph.calls)))

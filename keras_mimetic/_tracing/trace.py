@@ -1,7 +1,5 @@
 """Tracing of a model: one call on symbolic tensors gives its graph."""
 
-from typing import Any
-
 import keras
 
 from keras_mimetic._tracing.graph import Graph
@@ -14,10 +12,10 @@ from keras_mimetic._tracing.keras_internals import (
     sublayers,
 )
 from keras_mimetic._tracing.recorder import Recorder, is_composite
-from keras_mimetic._tracing.symbol import Symbol
+from keras_mimetic._tracing.symbol import Nested, Symbol
 
 
-def trace(model: Any, inputs: Any = None) -> Graph:
+def trace(model: keras.Layer, inputs: Nested = None) -> Graph:
     """Return the flat graph of a built model or layer, without changing it.
 
     Args:

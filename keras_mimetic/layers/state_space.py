@@ -125,6 +125,9 @@ class MimeticStateSpace(keras.layers.Layer):
     # Attributes that `keras.layers.Bidirectional` reads, besides `go_backwards`.
     return_sequences, return_state, stateful = True, False, False
 
+    # The projections inside are one structure, not layers of the model.
+    _traced_as_one_call = True
+
     def __init__(
         self,
         state_dim: int = 128,
