@@ -70,9 +70,15 @@ def walk_back(
         known.update(new)
 
 
-def in_call_order(layers: list[keras.Layer], graph: Graph) -> list[keras.Layer]:
-    """Sort layers by their first calls; layers without a call come last."""
+def order_of_calls(graph: Graph) -> dict[Operation, int]:
+    """Return the number of the first call of each layer and operation."""
     order: dict[Operation, int] = {}
     for number, call in enumerate(graph.calls):
         order.setdefault(call.operation, number)
+    return order
+
+
+def in_call_order(layers: list[keras.Layer], graph: Graph) -> list[keras.Layer]:
+    """Sort layers by their first calls; layers without a call come last."""
+    order = order_of_calls(graph)
     return sorted(layers, key=lambda layer: order.get(layer, len(graph.calls)))
