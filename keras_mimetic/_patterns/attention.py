@@ -182,15 +182,7 @@ def attention_site(
     skip_reason: str = "",
     is_causal: bool | None = False,
 ) -> AttentionSite:
-    """Return the site of a built `MultiHeadAttention` or `GroupQueryAttention`.
-
-    Args:
-        layer: The layer.
-        layer_path: Its path in the model.
-        apart: Reasons by pair that does not work on one stream; `None` if both do.
-        skip_reason: See `Site`.
-        is_causal: See `AttentionSite`.
-    """
+    """Return the site of a built layer; `apart` has the pairs that work on several streams."""
     kernels = {role: attention_projection(layer, role).kernel for role in ROLES}
     if not skip_reason and len(kernels["output"].shape) != 3:
         skip_reason = "its output has several axes: the structure is that of a matrix"

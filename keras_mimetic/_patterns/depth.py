@@ -1,20 +1,19 @@
 """The depth of layers in a network."""
 
-from typing import Any
+import keras
 
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.symbol import Value
 
 
-def depths(layers: list[Any], graph: Graph) -> dict[Any, float]:
+def depths(layers: list[keras.Layer], graph: Graph) -> dict[keras.Layer, float]:
     """Return the depth of each layer among `layers`, from 0 to 1.
 
-    The rank of a layer is the number of other layers on the longest path to its first
-    call, so parallel branches have equal ranks. The highest rank has depth 1. Layers
-    without a call follow all others, in the given order.
+    It is proportional to the number of others on the longest path to its first call. Layers
+    without a call follow all others.
     """
     wanted = set(layers)
-    ranks: dict[Any, int] = {}
+    ranks: dict[keras.Layer, int] = {}
     reached: dict[Value, int] = {}
 
     for call in graph.calls:

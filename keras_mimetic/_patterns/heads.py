@@ -59,16 +59,11 @@ def pair_heads(query: np.ndarray, key: np.ndarray) -> Heads | None:
 def output_rows(
     gathered: np.ndarray, in_axes: tuple[int, ...], value: np.ndarray
 ) -> np.ndarray | None:
-    """Return the rows of the output projection that multiply the channels of the values.
+    """Return the rows of the output projection that multiply each value, (heads, head_dim).
 
-    Args:
-        gathered: Channels of the values, of the shape of the projection's input.
-        in_axes: Axes of that input that the projection contracts, in the order of its kernel.
-        value: Channels of the values by group of heads, of shape (groups, head_dim).
-
-    Returns:
-        Rows of shape (heads, head_dim), in the order of the groups; `None` if not all
-        positions and heads have the same.
+    `gathered` has the shape of the projection's input, of which it contracts `in_axes`, in
+    the order of its kernel. `value` has the channels of the values, (groups, head_dim).
+    `None` if not all positions and heads have the same.
     """
     others = [axis for axis in range(gathered.ndim) if axis not in in_axes]
     if not all(constant_along(gathered, axis) for axis in others):
@@ -107,15 +102,9 @@ def by_head(
 ) -> np.ndarray | None:
     """Return the channels of a tensor by head, of shape (*heads, head_dim).
 
-    Args:
-        numbers: Channels of the tensor.
-        axes: Its axes.
-        heads: Axes of several heads, which may be the batch.
-        own: Axes of the channels of one head.
-        out: Axes of the product: more axes of heads, if the channel varies along them.
-
-    Returns:
-        The channels; `None` if they are unknown, or vary along other axes.
+    `heads` are the axes of heads, which may be the batch, and axes of `out` along which the
+    channel varies are more of them. `own` are the axes of the channels of one head. `None`
+    if the channel is unknown, or varies along other axes.
     """
     if numbers is None or numbers.ndim != len(axes):
         return None

@@ -46,12 +46,7 @@ def equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def moved(call: Call, array: np.ndarray) -> list[np.ndarray] | None:
-    """Return the channels of each output of a call, or `None` if it does not only move entries.
-
-    Args:
-        call: A call with one input.
-        array: Channels of that input.
-    """
+    """Return the channels of each output of a call with one input; `None` if it changes entries."""
     shapes = [value.shape for value in call.outputs]
     if any(size is None for shape in shapes for size in shape):
         return None

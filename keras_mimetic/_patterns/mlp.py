@@ -190,12 +190,7 @@ def _mixes_positions(call: Call) -> bool:
 
 
 def _norm_before(call: Call) -> tuple[keras.Layer | None, bool]:
-    """Find the normalization over the channels directly before a projection.
-
-    Returns:
-        A centered LayerNormalization, a BatchNormalization, or `None`; and whether it
-        normalizes the output of an activation.
-    """
+    """Return the norm over channels directly before, and whether it is of an activation."""
     value = call.inputs[0]
     normalized, axis = normalized_along(value)
     if normalized is None or axis != channel_axis(call.operation, len(value.shape)):

@@ -14,18 +14,10 @@ _TRUNCATED = 0.87962566103423978
 
 
 def rms_to_keep(variable: Any, initializer: Any, axes: int) -> tuple[float, bool]:
-    """Return the root mean square entry that new values of a variable keep.
+    """Return the root mean square that new values keep, and whether it is the initializer's.
 
-    It is what the variable's initializer means, so that it does not depend on its
-    samples, or the variable's own where its values are no sample of that, nor structured ones.
-
-    Args:
-        variable: The variable.
-        initializer: Its initializer.
-        axes: Number of last axes along which the values are independent, as filters are.
-
-    Returns:
-        The root mean square, and whether it is what the initializer means.
+    The initializer's does not depend on samples. If the values are no samples of it, theirs
+    is kept. Values are independent along the last `axes` axes.
     """
     shape = tuple(variable.shape)
     squares = np.square(values_of(variable), dtype=np.float64)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 
+from keras_mimetic._tracing.keras_internals import input_structure
 from keras_mimetic._tracing.symbol import Kwargs, Nested, Shape
 
 # Arguments of `call` that do not change the graph.
@@ -22,10 +23,9 @@ Arguments = tuple[list[Nested], Kwargs, str]
 def arguments_of(model: keras.Layer, inputs: Nested = None) -> Iterator[Callable[[], Arguments]]:
     """Yield functions that make symbolic arguments for `model`, in the order to try them.
 
-    The arguments are made from `inputs` if they are given. Otherwise they are made from the
-    inputs of a functional model, or from the shapes that the model was built for, which
-    come without dtypes. A function returns positional arguments, keyword arguments and what
-    it assumed, or raises a `ValueError` with the reason why it cannot make any.
+    They are made from `inputs`, or from the inputs of a functional model, or from the shapes
+    that the model was built for, which come without dtypes. A function raises a
+    `ValueError` with the reason if it cannot make any.
     """
     if inputs is not None:
         yield functools.partial(_given, model, inputs)
@@ -39,11 +39,7 @@ def arguments_of(model: keras.Layer, inputs: Nested = None) -> Iterator[Callable
 
 
 def call_on_zeros(model: keras.Layer, inputs: Nested, why: str = "") -> None:
-    """Call a model on zeros of the shapes and dtypes of `inputs`.
-
-    Raises:
-        ValueError: if the model fails, with the reason `why`, if it is known.
-    """
+    """Raise unless a model takes zeros like `inputs`; `why` is the reason, if it is known."""
 
     def zeros(x: Nested) -> Nested:
         if not isinstance(x, keras.KerasTensor):
@@ -110,9 +106,7 @@ def _own_inputs(model: keras.Layer, sized: bool = False) -> Arguments:
             shape = tuple(size or (LENGTH if len(shape) < 4 else SIDE) for size in shape)
         return keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
 
-    functional = getattr(model, "_functional", None) or model
-    structure = getattr(functional, "_inputs_struct", model.inputs)
-    inputs = keras.tree.map_structure(symbol, structure)
+    inputs = keras.tree.map_structure(symbol, input_structure(model))
     return [inputs], _required_training(model), ""
 
 
@@ -152,11 +146,7 @@ def _symbols(shapes: Nested, dtype: str) -> Nested:
 
 
 def _check_all_known(model: keras.Layer, known: set[str]) -> str:
-    """Return the names of optional inputs that are assumed absent, which may change the graph.
-
-    Raises:
-        ValueError: if a required argument is unknown.
-    """
+    """Return the optional inputs that are assumed absent; raise if a required one is unknown."""
     assumed = []
     for name, parameter in inspect.signature(model.call).parameters.items():
         if name in known or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):

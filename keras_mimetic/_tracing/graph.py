@@ -56,10 +56,7 @@ def walk_back(
 ) -> Iterator[Value]:
     """Yield a value and those that it is computed from, nearest first, each once.
 
-    Args:
-        value: The value to start at.
-        follow: Given a call that was met, returns the inputs to go on with.
-        limit: Maximum number of values.
+    `follow` returns the inputs of a call to go on with, up to `limit` values.
     """
     waiting, known = [value], {value}
     while waiting and limit:

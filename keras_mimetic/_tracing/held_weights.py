@@ -47,10 +47,7 @@ Held = dict[int, HeldProjection]
 def held_projection(
     operation: Operation, args: Args, owners: Owners, held: Held
 ) -> keras.Layer | HeldProjection | None:
-    """Return the projection of a product of a value and a weight, or `None`.
-
-    If the weight is the kernel of a linear `Dense`, it is that layer.
-    """
+    """Return the projection, perhaps a linear `Dense`, whose weight a value is multiplied by."""
     if isinstance(operation, Foreign) or not does(operation, "contract"):
         return None
     operands = [x for x in keras.tree.flatten(args) if hasattr(x, "shape")]

@@ -1,6 +1,6 @@
 """Access to Keras's private attributes and classes.
 
-No other module of `_tracing`, `_patterns` and `_structures` uses them.
+No other file of the package uses them, except that layers use what they inherit.
 """
 
 import contextlib
@@ -42,6 +42,27 @@ def direct_sublayers(layer: keras.Layer) -> list[keras.Layer]:
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """Return the variables of a layer without those of its sublayers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def input_structure(model: keras.Model) -> Nested:
+    """Return the input tensors of a functional or sequential model, nested as `call` takes them."""
+    functional = getattr(model, "_functional", None) or model
+    return getattr(functional, "_inputs_struct", model.inputs)
+
+
+def generator_states(layer: keras.Layer) -> list[keras.Variable]:
+    """Return the states of a layer's random generators, without those of its sublayers."""
+    return [generator.state for generator in layer._seed_generators]
+
+
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Return the variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables)
+
+
+def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the learning rate of an optimizer: a variable, a schedule or a function."""
+    return optimizer._learning_rate
 
 
 def attention_projection(layer: keras.Layer, role: str) -> Any:

@@ -22,9 +22,8 @@ _CONTAINERS = (list, tuple, dict)
 def find_layer_paths(model: keras.Layer) -> dict[keras.Layer, str]:
     """Return the path of each layer; "" for `model` itself.
 
-    A layer with several paths gets the first one: public attributes come before private
-    ones, and each in alphabetical order. Layers in a container are named by their class and
-    numbered in order. A layer without a path gets a number.
+    Of several paths, public attributes come before private ones, each in alphabetical order.
+    Layers in a container are named by class and number.
     """
     found: dict[keras.Layer, str] = {}
     _visit(model, "", found)

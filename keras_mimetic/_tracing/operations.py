@@ -78,10 +78,7 @@ def does(operation: Operation, *kinds: str) -> bool:
 
 
 def is_projection(operation: Operation) -> bool:
-    """Return whether a layer multiplies channels by a matrix.
-
-    Such layers are `Dense`, 1x1 convolutions, and `EinsumDense` with an equivalent equation.
-    """
+    """Return whether a layer multiplies channels by a matrix, as a `Dense` or a 1x1 convolution."""
     if isinstance(operation, keras.layers.Dense):
         return True
     if isinstance(operation, CONVOLUTIONS):

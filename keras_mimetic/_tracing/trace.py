@@ -16,13 +16,7 @@ from keras_mimetic._tracing.symbol import Nested, Symbol
 
 
 def trace(model: keras.Layer, inputs: Nested = None) -> Graph:
-    """Return the flat graph of a built model or layer, without changing it.
-
-    Args:
-        model: A built Keras model or layer.
-        inputs: Example inputs, if the model does not determine them (see
-            `keras_mimetic.initialize`).
-    """
+    """Return the flat graph of a built model or layer, without changing it."""
     graph = Graph()
     if not is_composite(model):
         return graph
