@@ -21,6 +21,16 @@ class ProductAxes(NamedTuple):
     second: str
     out: str
 
+    @property
+    def batch(self) -> list[str]:
+        """Axes of both factors and of the product."""
+        return [x for x in self.first if x in self.second and x in self.out]
+
+    @property
+    def summed(self) -> list[str]:
+        """Axes of both factors that the product has no more."""
+        return [x for x in self.first if x in self.second and x not in self.out]
+
 
 class Heads(NamedTuple):
     """Channels of queries, of shape (heads, head_dim), and of keys, (groups, head_dim)."""

@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 import keras
 import numpy as np
 
-from keras_mimetic._patterns.inverted_residuals import inverted_residuals
+from keras_mimetic._patterns import mlp_match
 from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
-from keras_mimetic._patterns.mlp_match import INNER_NORM, INVERTED, Match, Uses, follows, match_mlp
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import free_values
@@ -114,17 +113,17 @@ def find_mlps(graph: Graph, layer_paths: dict[keras.Layer, str]) -> list[MLPSite
     listed as skipped.
     """
     sites: dict[keras.Layer, MLPSite] = {}
-    uses, free = Uses(graph), free_values(graph)
+    uses, free = mlp_match.Uses(graph), free_values(graph)
     # Whether a matrix or attention over positions came before.
     has_body = False
     heads: set[keras.Layer] = set()
     for call in graph.calls:
         layer = call.operation
         has_body |= _mixes_positions(call)
-        match = match_mlp(call, uses) if is_projection(layer) else None
+        match = mlp_match.match_mlp(call, uses) if is_projection(layer) else None
         if match is None or layer not in layer_paths:
             continue
-        then = "" if match.end is None else follows(match.end, uses)
+        then = "" if match.end is None else mlp_match.follows(match.end, uses)
         if has_body and then == "output":
             heads.add(layer)
         skip_reason = match.skip_reason
@@ -138,14 +137,16 @@ def find_mlps(graph: Graph, layer_paths: dict[keras.Layer, str]) -> list[MLPSite
         if layer in heads or site.second in heads:
             heads.add(layer)
             sites[layer] = dataclasses.replace(site, default_skip=site.default_skip or HEAD)
-    for first, second in inverted_residuals(graph):
+    for first, second in mlp_match.inverted_residuals(graph):
         if first in layer_paths:
-            site = mlp_site(first, layer_paths[first], second=second, skip_reason=INVERTED)
+            site = mlp_site(
+                first, layer_paths[first], second=second, skip_reason=mlp_match.INVERTED
+            )
             sites.setdefault(first, site)
     return [sites[layer] for layer in in_call_order(list(sites), graph)]
 
 
-def _site(call: Call, match: Match, layer_path: str, skip_reason: str) -> MLPSite:
+def _site(call: Call, match: mlp_match.Match, layer_path: str, skip_reason: str) -> MLPSite:
     norm, is_activated = _norm_before(call)
     return mlp_site(
         call.operation,
@@ -176,7 +177,9 @@ def _merged(earlier: MLPSite, site: MLPSite) -> MLPSite:
         norm=site.norm if earlier.norm is site.norm else None,
         second=site.second if same_end else None,
         inner_norm=site.inner_norm if same_norm else None,
-        skip_reason=site.skip_reason or earlier.skip_reason or ("" if same_norm else INNER_NORM),
+        skip_reason=site.skip_reason
+        or earlier.skip_reason
+        or ("" if same_norm else mlp_match.INNER_NORM),
         default_skip=site.default_skip or earlier.default_skip,
     )
 

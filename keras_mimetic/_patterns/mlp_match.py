@@ -1,4 +1,4 @@
-"""What follows the first projection of an MLP, and what follows the MLP."""
+"""What follows the first projection of an MLP, what follows the MLP, and inverted residuals."""
 
 import dataclasses
 import heapq
@@ -45,8 +45,10 @@ INVERTED = (
 # Activation functions with equal positive and negative sides, and those of channel gates.
 _ODD = ("tanh", "softsign", "hard_tanh", "tanh_shrink", "soft_shrink", "hard_shrink")
 _SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
-# Maximum number of calls that are followed to the product of a gate.
+# Maximum number of calls that are followed to the product of a gate, and of operations that are
+# followed back from the end of an inverted residual.
 _STEPS = 32
+_STEPS_BACK = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,3 +333,49 @@ def _starts_at(value: Value, start: Value) -> bool:
     *_, first = walk_back(value, lambda call: call.inputs[: does(call.operation, *POINTWISE)])
     call = first.producer
     return call is not None and is_projection(call.operation) and call.inputs[0] is start
+
+
+def inverted_residuals(graph: Graph) -> list[tuple[keras.Layer, keras.Layer]]:
+    """Return the first and last projection of each inverted residual."""
+    found = []
+    for call in graph.calls:
+        if is_projection(call.operation):
+            start = _expansion(call)
+            if start is not None:
+                found.append((start, call.operation))
+    return found
+
+
+def _expansion(end: Call) -> keras.Layer | None:
+    """Return the first projection of an inverted residual that ends here, or `None`."""
+    depthwise = activations = 0
+    starts: set[keras.Layer] = set()
+    for value in walk_back(end.inputs[0], _main_inputs, limit=_STEPS_BACK):
+        call = value.producer
+        if call is None:
+            return None
+        operation = call.operation
+        is_start = is_projection(operation)
+        if is_start or is_depthwise(operation):
+            activations += is_pointwise_function(own_activation(operation))
+            depthwise += not is_start
+        elif not _main_inputs(call):
+            return None
+        if is_start:
+            starts.add(operation)
+        activations += does(operation, "activate")
+    if len(starts) != 1 or not depthwise or not activations:
+        return None
+    (start,) = starts
+    (inputs, hidden), width = start.kernel.shape[-2:], end.operation.kernel.shape[-1]
+    return start if hidden > max(inputs, width) else None
+
+
+def _main_inputs(call: Call) -> list[Value]:
+    """Return the inputs to follow: all summands, or the larger factor of a gate of channels."""
+    values = [x for x in call.inputs if x.constant is None]
+    if not values or not (is_depthwise(call.operation) or does(call.operation, *POINTWISE, "pad")):
+        return []
+    if does(call.operation, "add"):
+        return values
+    return [max(values, key=lambda x: math.prod(size or 1 for size in x.shape))]

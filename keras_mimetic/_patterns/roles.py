@@ -134,11 +134,9 @@ class _Roles:
         attention = Attention(_sources(query=query, key=key))
         if len(attention.sources) < 2:
             attention.reasons["query_key"] = f"its query or key is {contents.NONE}"
-        both = [x for x in axes.first if x in axes.second]
-        shared, own = ([x for x in both if (x in axes.out) is kept] for kept in (True, False))
         attention.set_queries_and_keys(
-            heads.by_head(_numbers(query), axes.first, shared, own, axes.out),
-            heads.by_head(_numbers(key), axes.second, shared, own, axes.out),
+            heads.by_head(_numbers(query), axes.first, axes.batch, axes.summed, axes.out),
+            heads.by_head(_numbers(key), axes.second, axes.batch, axes.summed, axes.out),
         )
         self._set(call, Scores(attention))
 
@@ -157,11 +155,10 @@ class _Roles:
             return
         attention.sources["value"] = value.source
         numbers = heads.gathered_channels(value.numbers, axes, _known_shape(call.outputs[0]))
-        kept = [x for x in axes.second if x in axes.out]
-        shared, own = ([x for x in kept if (x in axes.first) is is_in] for is_in in (True, False))
+        own = [x for x in axes.second if x in axes.out and x not in axes.first]
         channels = None
         if numbers is not None:
-            channels = heads.by_head(value.numbers, axes.second, shared, own)
+            channels = heads.by_head(value.numbers, axes.second, axes.batch, own)
         if channels is None:
             attention.reasons.setdefault("value_output", contents.UNKNOWN)
         else:

@@ -226,7 +226,10 @@ def _layer_call(original: Function, layer: keras.Layer, *args: Nested, **kwargs:
 
 
 def _build_alone(original: Function, layer: keras.Layer, call_spec: object) -> None:
-    """Build a layer without weights. A layer with sublayers and no `build` needs no building."""
+    """Build a layer without weights.
+
+    A layer that has sublayers but no `build` method does not need to be built.
+    """
     if layer.built or (len(layer._layers) and hasattr(layer.build, "_is_default")):
         return
     with recorder().paused():

@@ -16,17 +16,10 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 
+from keras_mimetic._tracing import keras_internals
 from keras_mimetic._tracing.arguments import arguments_of
 from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.held_weights import Held, Owners, held_projection
-from keras_mimetic._tracing.keras_internals import (
-    direct_sublayers,
-    inherits_output_spec,
-    is_keras_class,
-    is_tensor,
-    output_spec,
-    sublayers,
-)
 from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.symbol import (
     Args,
@@ -77,7 +70,7 @@ def is_composite(operation: Operation) -> bool:
         return False
     if isinstance(operation, (keras.Model, keras.layers.Lambda)):
         return True
-    return not is_keras_class(operation)
+    return not keras_internals.is_keras_class(operation)
 
 
 def _is_leaf(layer: keras.Layer) -> bool:
@@ -182,9 +175,9 @@ class Recorder:
 
     def _one_by_one(self, layer: keras.Layer) -> None:
         """Trace the composite layers inside a layer that could not be traced, each by itself."""
-        for sub in direct_sublayers(layer):
+        for sub in keras_internals.direct_sublayers(layer):
             called = {call.operation for call in self.graph.calls}
-            if self._is_opaque(sub) or not called.isdisjoint(sublayers(sub)):
+            if self._is_opaque(sub) or not called.isdisjoint(keras_internals.sublayers(sub)):
                 continue
             if is_composite(sub) and sub.weights:
                 self.model(sub)
@@ -209,7 +202,7 @@ class Recorder:
     def foreign(self, function: Function, args: Args, kwargs: Kwargs) -> Nested:
         """Record a call of a backend function."""
         with self.paused():
-            spec = output_spec(function, *args, **kwargs)
+            spec = keras_internals.output_spec(function, *args, **kwargs)
         return self._record(Foreign(_name_of_function(function)), args, kwargs, spec)
 
     def known(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
@@ -219,7 +212,7 @@ class Recorder:
         return keras.tree.map_structure(self._constant, (args, kwargs))
 
     def _constant(self, x: Nested) -> Nested:
-        if not isinstance(x, keras.Variable) and not is_tensor(x):
+        if not isinstance(x, keras.Variable) and not keras_internals.is_tensor(x):
             return x
         if id(x) not in self._constants:
             dtype = keras.backend.standardize_dtype(x.dtype)
@@ -253,7 +246,7 @@ class Recorder:
         """Trace the layers inside a wrapper of Keras, such as `RNN`."""
         if not isinstance(operation, keras.layers.Layer) or _is_leaf(operation):
             return
-        if len(sublayers(operation)) > 1 and not self._is_opaque(operation):
+        if len(keras_internals.sublayers(operation)) > 1 and not self._is_opaque(operation):
             what = f"{type(operation).__name__} hides the context of its layers"
             self.graph.opaque.append((operation, what))
             self._one_by_one(operation)
@@ -328,7 +321,7 @@ def _has_no_call(layer: keras.Layer) -> bool:
 
 
 def _spec(operation: keras.Operation, args: Args, kwargs: Kwargs) -> Nested:
-    if inherits_output_spec(operation):
+    if keras_internals.inherits_output_spec(operation):
         return keras.Operation.compute_output_spec(operation, *args, **kwargs)
     spec = operation.compute_output_spec(*args, **kwargs)
     if isinstance(operation, keras.layers.EinsumDense) and None in spec.shape:
