@@ -9,10 +9,10 @@ import keras
 from keras_mimetic._checks import did_you_mean
 from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
+from keras_mimetic._rules import Redraw, Ruled, Rules, path_of, read_rules
 from keras_mimetic._structures import STRUCTURES, default_names
-from keras_mimetic._tracing.arguments import call_on_zeros, check_inputs
-from keras_mimetic._tracing.graph import Graph
+from keras_mimetic._tracing.arguments import call_on_zeros
+from keras_mimetic._tracing.graph import Graph, order_of_calls
 from keras_mimetic._tracing.held_weights import HeldProjection
 from keras_mimetic._tracing.keras_internals import (
     own_variables,
@@ -23,6 +23,7 @@ from keras_mimetic._tracing.keras_internals import (
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._tracing.recorder import is_composite, reason
+from keras_mimetic._tracing.symbol import Nested
 from keras_mimetic._tracing.trace import trace
 from keras_mimetic.initializers.seeds import is_tracing
 
@@ -49,32 +50,19 @@ class Found:
 
 
 def find_sites(
-    model: Any, structures: Iterable[str], rules: Any = None, inputs: Any = None
+    model: keras.Layer,
+    structures: Iterable[str],
+    rules: Rules = None,
+    inputs: Nested = None,
 ) -> Found:
-    """Find the sites of `structures` in a built model.
-
-    The finder follows what flows between layers. `rules` overrules it.
-
-    Args:
-        model: A built Keras model or layer.
-        structures: Names from `STRUCTURES`.
-        rules: See `keras_mimetic.initialize`.
-        inputs: The same.
-
-    Raises:
-        TypeError: if `rules` is no dict.
-        ValueError: for `inputs` that the model does not take; for a rule that is no
-            regular expression, names no weight or a layer where its structure
-            cannot go, or for two rules that name the same layer.
-    """
-    check_inputs(model, inputs)
+    """Find the sites of `structures` in a built model, following its data; `rules` overrule it."""
     try:
         graph = trace(model, inputs)
     except Exception as error:
         graph = Graph(opaque=[(model, reason(error))])
-    why = _why_opaque(model, graph)
-    if inputs is not None and why and not _why_opaque(model, trace(model)):
-        # Perhaps because of the inputs: try them on the model itself.
+    why = next((why for layer, why in graph.opaque if layer is model), "")
+    if inputs is not None and why:
+        # Either because of the inputs, or of code that cannot be traced: ask Keras.
         with preserve_global_state(), preserve_model_state(model):
             call_on_zeros(model, inputs, why)
     structures = tuple(structures)
@@ -82,7 +70,6 @@ def find_sites(
     layer_paths |= _paths_of_held_weights(graph, layer_paths)
     layers = sublayers(model)
     ruled = read_rules(layers, rules, layer_paths)
-    named = ruled.named
     sites = []
     for structure in structures:
         try:
@@ -90,62 +77,76 @@ def find_sites(
         except Exception as error:  # of code that no pattern foresees
             found = []
             graph.opaque.append((model, f"{reason(error)} (in the search for {structure!r})"))
-        seen = {site.layer for site in found if not site.skip_reason}
-        for site in found:
-            owners = (getattr(x, "owner", x) for x in (site.layer, *site.other_layers))
-            rules_of = (named.get(layer) for layer in owners)
-            rule = next((rule for rule in rules_of if rule is not None), None)
-            redraw = _redrawn(site, ruled)
-            if redraw is not None:
-                path = redraw.variable.path
-                why = f"the rule {redraw.pattern!r} draws a part of it, {path}"
-                sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
-            elif rule is None:
-                sites.append(site)
-            elif rule.structure != structure:
-                what = "" if rule.structure is None else f", which gives it {rule.structure!r}"
-                why = f"by the rule {rule.pattern!r}{what}"
-                sites.append(dataclasses.replace(site, skip_reason=why, by_rule=True))
-            else:
-                is_skipped = site.skip_reason or site.default_skip
-                included = site.included_by_rule() if is_skipped else site
-                if included is not None:
-                    sites.append(included)
-                    seen.add(included.layer)
-        for rule in named.values():
-            if rule.site is not None and rule.structure == structure:
-                sites += [rule.site] if rule.site.layer not in seen else []
-    sites = _each_weight_once(sites)
-    order = {call.operation: number for number, call in reversed([*enumerate(graph.calls)])}
-    # A layer that holds a table may be followed, and then be no operation itself.
-    at = ((order.get(x.layer, order.get(getattr(x, "added_by", None))), x) for x in sites)
-    numbered = [(len(order) if number is None else number, site) for number, site in at]
-    sites = [site for _, site in sorted(numbered, key=lambda pair: pair[0])]
+        sites += _follow_rules(found, structure, ruled)
+    sites = _in_order(_each_weight_once(sites), graph)
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque
         # Only these could hide a site.
         if any(isinstance(inner, _CANDIDATE_LAYERS) for inner in sublayers(layer))
     ]
-    notes = tuple(
-        f"{path_of(layer)} was followed with the default of {what}: pass `inputs` if it gets "
-        "another"
-        for layer, what in graph.assumed
-    )
-    notes += tuple(
-        f"the rule {pattern!r} has no effect, since `structures` leaves out {structure!r}"
-        for pattern, structure in (rules or {}).items()
-        if isinstance(structure, str) and structure in STRUCTURES and structure not in structures
-    )
+    notes = _notes(graph, structures, rules or {})
     if {"mlp", "attention"} & set(structures):
-        notes += _unaccounted(layers, sites, opaque)
+        notes += _unaccounted(layers, sites)
     counts = ruled.counts
     return Found(sites, opaque, notes, ruled.redraws, counts, _emptied(sites, rules or {}, counts))
 
 
-def _why_opaque(model: Any, graph: Graph) -> str:
-    """Return why a model as a whole could not be traced, or `""`."""
-    return next((why for layer, why in graph.opaque if layer is model), "")
+def _follow_rules(found: Iterable[Site], structure: str, ruled: Ruled) -> list[Site]:
+    """Return the sites of a structure, with those that rules skip, include or add."""
+    sites = [_follow_rule(site, ruled) for site in found]
+    known = {site.layer for site in (*found, *sites) if site and not site.skip_reason}
+    added = [rule.site for rule in ruled.named.values() if rule.structure == structure]
+    return [
+        *(site for site in sites if site),
+        *(site for site in added if site and site.layer not in known),
+    ]
+
+
+def _follow_rule(site: Site, ruled: Ruled) -> Site | None:
+    """Return a site as its rule has it, or `None` if the rule uses its layer alone."""
+    redraw = _redrawn(site, ruled)
+    owners = (getattr(x, "owner", x) for x in (site.layer, *site.other_layers))
+    rule = next((ruled.named[x] for x in owners if x in ruled.named), None)
+    if redraw is not None:
+        why = f"the rule {redraw.pattern!r} draws a part of it, {redraw.variable.path}"
+    elif rule is None:
+        return site
+    elif rule.structure == site.structure:
+        return site.included_by_rule() if site.skip_reason or site.default_skip else site
+    else:
+        what = "" if rule.structure is None else f", which gives it {rule.structure!r}"
+        why = f"by the rule {rule.pattern!r}{what}"
+    return dataclasses.replace(site, skip_reason=why, by_rule=True)
+
+
+def _in_order(sites: list[Site], graph: Graph) -> list[Site]:
+    order = order_of_calls(graph)
+
+    def number(site: Site) -> int:
+        # A layer that holds a table may be followed, and then be no operation itself.
+        operations = (site.layer, getattr(site, "added_by", None))
+        return next((order[x] for x in operations if x in order), len(order))
+
+    return sorted(sites, key=number)
+
+
+def _notes(
+    graph: Graph, structures: tuple[str, ...], rules: Mapping[str, object]
+) -> tuple[str, ...]:
+    """Return the assumptions about the model, and the rules without an effect."""
+    return (
+        *(
+            f"{path_of(layer)} was followed with the default of {what}: pass `inputs` if it gets "
+            "another"
+            for layer, what in graph.assumed
+        ),
+        *(
+            f"the rule {pattern!r} has no effect, since `structures` leaves out {given!r}"
+            for pattern, given in rules.items()
+            if isinstance(given, str) and given in STRUCTURES and given not in structures
+        ),
+    )
 
 
 # Variables that a site reads and does not write.
@@ -159,7 +160,7 @@ def _redrawn(site: Site, ruled: Ruled) -> Redraw | None:
 
 
 def _emptied(
-    sites: list[Site], rules: Mapping[str, Any], counts: Mapping[str, int]
+    sites: list[Site], rules: Mapping[str, object], counts: Mapping[str, int]
 ) -> dict[str, str]:
     """Return structures without sites that are written, with the rule that skips some of them."""
     emptied = {}
@@ -206,7 +207,7 @@ def _each_weight_once(sites: list[Site]) -> list[Site]:
     ]
 
 
-def _unaccounted(layers: list[Any], sites: list[Site], opaque: list[Any]) -> tuple[str, ...]:
+def _unaccounted(layers: list[keras.Layer], sites: list[Site]) -> tuple[str, ...]:
     """Return a note on the matrices without a row."""
     told: set[int] = set()
     for site in sites:
@@ -241,18 +242,14 @@ def check_not_traced(call: str) -> None:
         )
 
 
-def check_model(name: str, model: Any, inputs: Any = None) -> None:
-    """Raise unless an argument is a Keras model or layer with weights.
-
-    A model without weights is called on zeros like `inputs`, if they are given.
-    """
+def check_model(name: str, model: object, inputs: Nested = None) -> None:
+    """Raise unless an argument is a Keras model or layer with weights, building it on `inputs`."""
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"Argument `{name}` must be a Keras model or layer. "
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
     if not model.weights and inputs is not None:
-        check_inputs(model, inputs)
         call_on_zeros(model, inputs)
     if not model.weights:
         raise ValueError(
@@ -269,7 +266,7 @@ def check_model(name: str, model: Any, inputs: Any = None) -> None:
             )
 
 
-def check_names(structures: Any) -> tuple[str, ...]:
+def check_names(structures: str | Iterable[str] | None) -> tuple[str, ...]:
     """Return the names of structures in an argument, each once; `None` stands for the default."""
     if structures is None:
         return default_names()

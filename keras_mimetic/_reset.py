@@ -18,9 +18,12 @@ from keras_mimetic._find import check_model, check_not_traced, path_of
 from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._tracing.keras_internals import (
     direct_sublayers,
+    generator_states,
+    learning_rate_of,
     own_variables,
     preserve_global_state,
     sublayers,
+    trained_variables,
 )
 from keras_mimetic._tracing.recorder import reason
 from keras_mimetic._trained import steps_of
@@ -96,7 +99,7 @@ def _renewed(layer: Layer, done: set[Layer]) -> Iterator[Pair]:
     before = _state(layer)
     if layer in done or not before:
         return
-    owns = bool(own_variables(layer) or layer._seed_generators)
+    owns = bool(own_variables(layer) or generator_states(layer))
     # A functional model is its layers.
     if owns or not hasattr(layer, "operations"):
         try:
@@ -122,7 +125,7 @@ def _renewed(layer: Layer, done: set[Layer]) -> Iterator[Pair]:
 
 def _state(layer: Layer) -> list[Variable]:
     """Return the weights, and the states of random generators."""
-    generators = [g.state for inner in sublayers(layer) for g in inner._seed_generators]
+    generators = [x for inner in sublayers(layer) for x in generator_states(inner)]
     return [*layer.weights, *generators]
 
 
@@ -181,7 +184,7 @@ def _renewed_optimizer(optimizer: Optimizer, new_of: dict[int, Variable]) -> lis
     try:
         with keras.saving.custom_object_scope({type(inner).__name__: type(inner)}):
             new = type(optimizer).from_config(_without_rate(optimizer).get_config())
-        new.build([new_of.get(id(v), v) for v in inner._trainable_variables])
+        new.build([new_of.get(id(v), v) for v in trained_variables(inner)])
     except Exception as error:
         raise ValueError(
             "Argument `model` must have an optimizer that Keras can make again from its "
@@ -204,7 +207,7 @@ def _without_rate(optimizer: Optimizer) -> Optimizer:
 
 def _rate(optimizer: Optimizer) -> Variable | None:
     """Return the variable that holds a learning rate, or `None` for schedules and callables."""
-    rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+    rate = learning_rate_of(getattr(optimizer, "inner_optimizer", optimizer))
     return rate if isinstance(rate, Variable) else None
 
 

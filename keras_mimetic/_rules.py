@@ -16,6 +16,11 @@ from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import STRUCTURES, compound_layers
 from keras_mimetic.initializers.with_seed import with_seed
 
+# Regular expressions, with names of structures or initializers.
+Rules = Mapping[str, Any] | None
+# A variable, and its layer.
+Owned = tuple[keras.Variable, keras.Layer]
+
 
 @dataclasses.dataclass(frozen=True)
 class Named:
@@ -39,7 +44,7 @@ class Redraw:
     """
 
     pattern: str
-    variable: Any
+    variable: keras.Variable
     layer_path: str
     index: int
     initializer: Any
@@ -66,13 +71,10 @@ class Ruled:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def read_rules(layers: list[Any], rules: Any, layer_paths: dict[Any, str]) -> Ruled:
-    """Return the effects of rules on the layers of a model.
-
-    Raises:
-        TypeError: if `rules` is no dict.
-        ValueError: as `find_sites`.
-    """
+def read_rules(
+    layers: list[keras.Layer], rules: Rules, layer_paths: dict[keras.Layer, str]
+) -> Ruled:
+    """Return the effects of rules on the layers of a model."""
     if rules is None:
         return Ruled()
     if not isinstance(rules, Mapping):
@@ -118,7 +120,7 @@ def read_rules(layers: list[Any], rules: Any, layer_paths: dict[Any, str]) -> Ru
     return Ruled(named, tuple(redraws.values()), counts)
 
 
-def _is_initializer(given: Any) -> bool:
+def _is_initializer(given: object) -> bool:
     if isinstance(given, str):
         try:
             return keras.initializers.get(given) is not None
@@ -127,7 +129,7 @@ def _is_initializer(given: Any) -> bool:
     return isinstance(given, keras.initializers.Initializer)
 
 
-def _matches(pattern: Any, owners: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _matches(pattern: str, owners: list[Owned]) -> list[Owned]:
     try:
         matches = [(x, layer) for x, layer in owners if re.search(pattern, x.path)]
     except (re.error, TypeError) as error:
@@ -145,7 +147,7 @@ def _matches(pattern: Any, owners: list[tuple[Any, Any]]) -> list[tuple[Any, Any
 
 
 def _site(
-    layer: Any, pattern: str, structure: str | None, layer_paths: dict[Any, str]
+    layer: keras.Layer, pattern: str, structure: str | None, layer_paths: dict[keras.Layer, str]
 ) -> Site | None:
     """Return the site of a layer for the structure that a rule gives it."""
     if structure is None:
@@ -159,14 +161,14 @@ def _site(
     return site
 
 
-def path_of(layer: Any) -> str:
+def path_of(layer: keras.Layer) -> str:
     """`layer.path`, which Keras leaves empty for some outermost models."""
     return layer.path or layer.name
 
 
-def _owners(layers: list[Any]) -> list[tuple[Any, Any]]:
+def _owners(layers: list[keras.Layer]) -> list[Owned]:
     """Return each variable with the layer that it belongs to, or the whole one around it."""
-    owners: dict[int, tuple[Any, Any]] = {}
+    owners: dict[int, Owned] = {}
     compounds = compound_layers()
     for layer in layers:
         for variable in layer.variables:

@@ -6,7 +6,7 @@ import paths
 
 PACKAGE = paths.ROOT / "keras_mimetic"
 # From below. A file imports from its own floor and those before it.
-FLOORS = ("_numerics", "initializers", "layers", "_tracing", "_patterns", "_structures", "calls")
+FLOORS = ("_numerics", "_tracing", "initializers", "layers", "_patterns", "_structures", "calls")
 # Files of the top folder that every floor may use.
 GROUND = {"_checks", "_cache"}
 
@@ -66,6 +66,28 @@ def test_imports_have_no_circles():
 
     for name in imports:
         visit(name)
+
+
+def test_one_file_touches_private_records_of_keras():
+    """Layers may use those that they inherit."""
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.name == "keras_internals.py":
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+        is_own = {node.attr for node in attributes if ast.unparse(node.value) in ("self", "cls")}
+        is_own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+        wrong += [
+            f"{path.name}:{node.lineno} {ast.unparse(node)}"
+            for node in attributes
+            if node.attr == "src"
+            or (
+                (node.attr.startswith("_") and not node.attr.startswith("__"))
+                and node.attr not in is_own
+            )
+        ]
+    assert not wrong
 
 
 def test_mathematics_knows_no_keras():

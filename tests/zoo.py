@@ -518,33 +518,6 @@ def classifier_head():
     return keras.Model(inputs, layers.Dense(10)(layers.Dense(256, "relu")(x)))
 
 
-class Loop(layers.Layer):
-    """A block that `keras.ops.scan` calls for each frame."""
-
-    def __init__(self):
-        super().__init__()
-        self.block = transformer(fused_attention, depth=1)
-
-    def compute_output_spec(self, x):
-        return keras.KerasTensor((x.shape[0], x.shape[1], 3), x.dtype)
-
-    def call(self, x):
-        def step(carry, frame):
-            y = self.block(frame)
-            return carry + y, y
-
-        frames = ops.transpose(x, (1, 0, 2, 3))
-        _, y = ops.scan(step, ops.zeros((2, 3)), frames)
-        return ops.transpose(y, (1, 0, 2))
-
-
-@model(1, 1)
-def scan():
-    """keras.ops.scan."""
-    x = keras.Input((3, 6, 16), batch_size=2)
-    return keras.Model(x, Loop()(x))
-
-
 @model(mlp=2)
 def gates():
     """Gated MLPs (GLU, gMLP)."""

@@ -8,17 +8,11 @@ import keras
 import numpy as np
 
 from keras_mimetic._numerics.attention import PAIRS, ROLES
+from keras_mimetic._patterns import contents
 from keras_mimetic._patterns.causality import bound, is_causal, most_causal
+from keras_mimetic._patterns.contents import Attention, Source
 from keras_mimetic._patterns.kernels import Part
-from keras_mimetic._patterns.roles import (
-    GATED,
-    GROUPED,
-    NO_OUTPUT,
-    NONE,
-    UNKNOWN,
-    Attention,
-    attentions,
-)
+from keras_mimetic._patterns.roles import attentions
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import (
     Streams,
@@ -27,18 +21,22 @@ from keras_mimetic._patterns.streams import (
     streams,
     ways_from_one_stream,
 )
-from keras_mimetic._tracing.graph import Call, Graph
+from keras_mimetic._tracing.graph import Call, Graph, order_of_calls
 from keras_mimetic._tracing.keras_internals import attention_projection
 from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_copies
+from keras_mimetic._tracing.symbol import Nested
 
 CROSS = {
     "query_key": "cross-attention: query and key come from different streams",
     "value_output": "cross-attention: values and queries come from different streams",
 }
+NOT_TRACED = "none of its calls could be traced; use `rules` to include it"
 LEARNED = "its queries are learned, not a stream of the input"
 SHARED = "it shares weights with another attention"
 CAUSAL = "causal attention: query and key keep their weights"
 UNKNOWN_MASK = "a mask that could not be traced: query and key keep their weights"
+# The role that a pair relates to queries.
+_OTHER = {"query_key": "key", "value_output": "value"}
 LAYERS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
@@ -47,9 +45,8 @@ class AttentionSite(Site):
     """The projections of one attention; its weights are those of `ROLES`.
 
     Attributes:
-        pairs: Whether both weights of a pair (`"query_key"`, `"value_output"`) work on one
-            stream of channels, so that their product can be near an identity.
-        skipped_pairs: Pairs that are not written, with the reason.
+        skipped_pairs: Pairs (`"query_key"`, `"value_output"`) that are not written, with the
+            reason.
         is_causal: Whether one of its calls hides later positions; `None` if the maker of a
             mask is unknown.
         is_grouped: Whether several heads share a key and a value head. The heads of a group
@@ -58,7 +55,6 @@ class AttentionSite(Site):
 
     structure: ClassVar[str] = "attention"
 
-    pairs: Mapping[str, bool]
     skipped_pairs: Mapping[str, str]
     is_causal: bool | None = False
     is_grouped: bool = False
@@ -67,7 +63,7 @@ class AttentionSite(Site):
     def default_skips(self) -> dict[str, str]:
         """Pairs that are written only if their settings are numbers, with the reason."""
         if self.is_grouped:
-            return dict.fromkeys(PAIRS, GROUPED)
+            return dict.fromkeys(PAIRS, contents.GROUPED)
         if self.is_causal is None:
             return {"query_key": UNKNOWN_MASK}
         return {"query_key": CAUSAL} if self.is_causal else {}
@@ -76,11 +72,6 @@ class AttentionSite(Site):
     def default_skip(self) -> str:
         reasons = [self.default_skips.get(pair) for pair in PAIRS if pair not in self.skipped_pairs]
         return "; ".join(dict.fromkeys(x for x in reasons if x)) if all(reasons) else ""
-
-    @property
-    def self_attention(self) -> bool:
-        """Whether each pair works on one stream."""
-        return all(self.pairs.values())
 
     @property
     def partly_skipped(self) -> dict[str, str]:
@@ -111,37 +102,31 @@ def find_attention(
     softmax, a product, a projection. Each pair of weights is considered separately. Query
     and key must read one stream of channels; for value and output, values and queries must.
     """
-    context = _Context(graph, layer_paths)
-    order: dict[Any, int] = {}
-    for number, call in enumerate(graph.calls):
-        order.setdefault(call.operation, number)
-    sites = [*_layers(graph, layers, context), *_in_operations(graph, context)]
+    found = streams(graph)
+    sites = [
+        *_layers(graph, layers, layer_paths, found),
+        *_in_operations(graph, layer_paths, found),
+    ]
+    order = order_of_calls(graph)
     return sorted(sites, key=lambda site: order.get(site.layer, len(graph.calls)))
 
 
-class _Context:
-    """Properties of a graph that the search for attention needs."""
+def _why_apart(pair: str, queries: Nested, others: Nested, found: Streams) -> str:
+    """Return why a pair does not work on one stream, or "" if it does.
 
-    def __init__(self, graph: Graph, layer_paths: dict[Any, str]) -> None:
-        self.layer_paths = layer_paths
-        self.streams: Streams = streams(graph)
-
-    def why_apart(self, pair: str, queries: Any, others: Any) -> str:
-        """Return why a pair does not work on one stream, or "" if it does.
-
-        `others` are the keys for `"query_key"`, and the values for `"value_output"`.
-        """
-        if strip_copies(queries) is strip_copies(others):
-            return ""
-        own = one_stream(queries, self.streams)
-        if is_in(own, others, self.streams):
-            return ""
-        if not own:
-            return LEARNED
-        if own & one_stream(others, self.streams):
-            return CROSS[pair]
-        ways = ways_from_one_stream(queries, others, self.streams)
-        return CROSS[pair] if ways is None else _apart(pair, *ways)
+    `others` are the keys for `"query_key"`, and the values for `"value_output"`.
+    """
+    if strip_copies(queries) is strip_copies(others):
+        return ""
+    own = one_stream(queries, found)
+    if is_in(own, others, found):
+        return ""
+    if not own:
+        return LEARNED
+    if own & one_stream(others, found):
+        return CROSS[pair]
+    ways = ways_from_one_stream(queries, others, found)
+    return CROSS[pair] if ways is None else _apart(pair, *ways)
 
 
 def _apart(pair: str, own: list[Call], other: list[Call]) -> str:
@@ -163,60 +148,52 @@ def _kind(matrices: list[Call]) -> str:
     return "a projection" if matrices else "an activation"
 
 
-def _layers(graph: Graph, layers: list[Any], context: _Context) -> list[AttentionSite]:
-    calls: dict[Any, list[Call]] = {}
+def _layers(
+    graph: Graph,
+    layers: list[keras.Layer],
+    layer_paths: dict[keras.Layer, str],
+    found: Streams,
+) -> list[AttentionSite]:
+    calls: dict[keras.Layer, list[Call]] = {}
     for call in graph.calls:
-        if call.seen:
-            calls.setdefault(call.operation, []).append(call)
+        calls.setdefault(call.operation, []).append(call)
     sites = []
     for layer in layers:
         if not isinstance(layer, LAYERS) or not layer.built:
             continue
-        layer_path, seen = context.layer_paths[layer], calls.get(layer, [])
-        reason = "" if seen else "none of its calls could be traced; use `rules` to include it"
-        apart = [_apart_by_pair(call, context) for call in seen]
-        sites.append(
-            attention_site(
-                layer,
-                layer_path,
-                {name: next((x[name] for x in apart if x[name]), "") for name in PAIRS},
-                skip_reason=reason,
-                is_causal=most_causal(map(is_causal, seen)),
-            )
+        own = calls.get(layer, [])
+        apart = [_apart_by_pair(call, found) for call in own]
+        site = attention_site(
+            layer,
+            layer_paths[layer],
+            {pair: next((x[pair] for x in apart if x[pair]), "") for pair in PAIRS},
+            skip_reason="" if own else NOT_TRACED,
+            is_causal=most_causal(map(is_causal, own)),
         )
+        sites.append(site)
     return sites
 
 
 def attention_site(
-    layer: Any,
+    layer: keras.Layer,
     layer_path: str,
     apart: Mapping[str, str] | None = None,
     *,
     skip_reason: str = "",
     is_causal: bool | None = False,
 ) -> AttentionSite:
-    """Return the site of a built `MultiHeadAttention` or `GroupQueryAttention`.
-
-    Args:
-        layer: The layer.
-        layer_path: Its path in the model.
-        apart: Reasons by pair that does not work on one stream; `None` if both do.
-        skip_reason: See `Site`.
-        is_causal: See `AttentionSite`.
-    """
+    """Return the site of a built layer; `apart` has the pairs that work on several streams."""
     kernels = {role: attention_projection(layer, role).kernel for role in ROLES}
-    unfollowed = bool(skip_reason)
     if not skip_reason and len(kernels["output"].shape) != 3:
         skip_reason = "its output has several axes: the structure is that of a matrix"
     apart = {name: why for name, why in (apart or {}).items() if why}
     if attention_projection(layer, "gate") is not None:
-        apart["value_output"] = GATED
+        apart["value_output"] = contents.GATED
     return _judged(
         AttentionSite(
             layer_path=layer_path,
             layer=layer,
             weights=kernels,
-            pairs={name: not unfollowed and name not in apart for name in PAIRS},
             skipped_pairs={} if skip_reason else apart,
             skip_reason=skip_reason,
             is_causal=is_causal,
@@ -242,124 +219,115 @@ def _judged(site: AttentionSite) -> AttentionSite:
     return dataclasses.replace(site, skipped_pairs=skipped, skip_reason=skip_reason)
 
 
-def _apart_by_pair(call: Call, context: _Context) -> dict[str, str]:
-    arguments = bound(call) if call.args or call.kwargs else {}
+def _apart_by_pair(call: Call, found: Streams) -> dict[str, str]:
+    arguments = bound(call)
     query = arguments.get("query", call.inputs[0] if call.inputs else None)
-    value = arguments.get("value")
     # A derived layer may take one argument.
-    value = query if value is None else value
-    key = arguments.get("key")
-    key = value if key is None else key
+    value = query if arguments.get("value") is None else arguments["value"]
+    key = value if arguments.get("key") is None else arguments["key"]
     return {
-        name: context.why_apart(name, query, other)
-        for name, other in (("query_key", key), ("value_output", value))
+        "query_key": _why_apart("query_key", query, key, found),
+        "value_output": _why_apart("value_output", query, value, found),
     }
 
 
-def _in_operations(graph: Graph, context: _Context) -> list[AttentionSite]:
+def _in_operations(
+    graph: Graph, layer_paths: dict[keras.Layer, str], found: Streams
+) -> list[AttentionSite]:
     """Find attention whose projections are separate layers, or parts of one layer."""
-    by_layer: dict[Any, list[Attention]] = {}
-    for found in attentions(graph):
-        sources = [found.query_source, found.key_source, found.value_source, found.output]
-        layer = next(x.call.operation for x in sources if x is not None)
-        if layer in context.layer_paths:
-            by_layer.setdefault(layer, []).append(found)
-    sites = [_operations_site(calls, context) for calls in by_layer.values()]
-    used: dict[int, list[int]] = {}
-    for number, one in enumerate(sites):
-        for part in _parts(one):
-            used.setdefault(id(part.variable), []).append(number)
+    by_layer: dict[keras.Layer, list[Attention]] = {}
+    for attention in attentions(graph):
+        layer = _projections(attention)[0]
+        if layer in layer_paths:
+            by_layer.setdefault(layer, []).append(attention)
+    sites = [_operations_site(calls, layer_paths, found) for calls in by_layer.values()]
+    users: dict[int, set[int]] = {}
+    for number, site in enumerate(sites):
+        for part in _parts(site):
+            users.setdefault(id(part.variable), set()).add(number)
     return [
-        dataclasses.replace(one, skip_reason=one.skip_reason or SHARED)
-        if any(set(used[id(part.variable)]) != {number} for part in _parts(one))
-        else one
-        for number, one in enumerate(sites)
+        dataclasses.replace(site, skip_reason=site.skip_reason or SHARED)
+        if any(len(users[id(part.variable)]) > 1 for part in _parts(site))
+        else site
+        for site in sites
     ]
 
 
-def _parts(one: AttentionSite) -> list[Part]:
-    return [part for part in one.weights.values() if isinstance(part, Part)]
+def _projections(attention: Attention) -> list[keras.Layer]:
+    return [attention.sources[role].call.operation for role in ROLES if role in attention.sources]
 
 
-def _operations_site(calls: list[Attention], context: _Context) -> AttentionSite:
-    found = calls[0]
-    sources = dict(
-        zip(
-            ROLES,
-            (found.query_source, found.key_source, found.value_source, found.output),
-            strict=True,
-        )
-    )
-    index = dict(zip(ROLES, (found.query, found.key, found.value, found.rows), strict=True))
-    weights: dict[str, Any] = {}
-    skipped: dict[str, str] = {}
-    pairs: dict[str, bool] = {}
-    for name, roles in PAIRS.items():
-        why = found.odd.get("both") or found.odd.get(name, "")
-        missing = [role for role in roles if sources[role] is None]
-        if missing == ["output"]:
-            why = why or NO_OUTPUT
-        elif missing:
-            why = why or f"its {' and '.join(missing)} {NONE}"
-        if not why and any(index[role] is None for role in roles):
-            why = UNKNOWN
-        inputs = [_input(sources[role]) for role in ("query", roles[0], roles[-1])]
-        first, second = (inputs[0], inputs[2]) if name == "query_key" else (inputs[0], inputs[1])
-        apart = found.odd.get("query_key") or CROSS[name]
-        if first is not None and second is not None:
-            apart = context.why_apart(name, first, second)
-        pairs[name] = not apart
-        why = why or apart
-        if not why and any(not _same(found, other, name) for other in calls[1:]):
-            why = "its calls differ in what they do with its weights"
+def _parts(site: AttentionSite) -> list[Part]:
+    return [part for part in site.weights.values() if isinstance(part, Part)]
+
+
+def _operations_site(
+    calls: list[Attention], layer_paths: dict[keras.Layer, str], found: Streams
+) -> AttentionSite:
+    first, *others = calls
+    projections = _projections(first)
+    weights = {
+        role: _part(first.sources[role], first.channels.get(role), role)
+        for role in ROLES
+        if role in first.sources
+    }
+    skipped = {}
+    for pair, roles in PAIRS.items():
+        why = _why_unknown(pair, first) or _why_apart_in_operations(pair, first, found)
+        if not all(_do_the_same(first, other, pair) for other in others):
+            why = why or "its calls differ in what they do with its weights"
+        if not all(isinstance(weights.get(role), Part) for role in roles):
+            why = why or contents.UNKNOWN
         if why:
-            skipped[name] = why
-        weights |= {
-            role: _part(sources[role], None if index[role] is None else index[role], role)
-            for role in roles
-            if sources[role] is not None
-        }
-    for name, roles in PAIRS.items():
-        whole = all(isinstance(weights.get(role), Part) for role in roles)
-        if name not in skipped and not whole:
-            skipped[name] = UNKNOWN
-    kernels = [x for x in sources.values() if x is not None]
-    layer = kernels[0].call.operation
+            skipped[pair] = why
     return _judged(
         AttentionSite(
-            layer_path=context.layer_paths[layer],
-            layer=layer,
+            layer_path=layer_paths[projections[0]],
+            layer=projections[0],
             weights=weights,
-            pairs=pairs,
             skipped_pairs=skipped,
-            is_causal=most_causal(call.causal for call in calls),
-            is_grouped=found.grouped,
-            other_layers=tuple(x.call.operation for x in kernels),
+            is_causal=most_causal(call.is_causal for call in calls),
+            is_grouped=first.is_grouped,
+            other_layers=tuple(projections),
         )
     )
 
 
-def _input(projection: Any) -> Any:
-    return None if projection is None else projection.call.inputs[0]
+def _why_unknown(pair: str, attention: Attention) -> str:
+    """Return why the heads of a pair are unknown, or why its operations are no attention."""
+    why = attention.reasons.get(contents.BOTH) or attention.reasons.get(pair)
+    missing = [role for role in PAIRS[pair] if role not in attention.sources]
+    if why or missing == ["output"]:
+        return why or contents.NO_OUTPUT
+    if missing:
+        return f"its {' and '.join(missing)} {contents.NONE}"
+    return "" if attention.channels.keys() >= set(PAIRS[pair]) else contents.UNKNOWN
 
 
-def _same(a: Attention, b: Attention, pair: str) -> bool:
-    names = ("query", "key") if pair == "query_key" else ("value", "rows")
-    sources = ("query_source", "key_source") if pair == "query_key" else ("value_source", "output")
-    for name in sources:
-        one, other = getattr(a, name), getattr(b, name)
-        if one is None or other is None or one.call.operation is not other.call.operation:
-            return False
-    for name in names:
-        one, other = getattr(a, name), getattr(b, name)
-        if one is None or other is None or not np.array_equal(one, other):
-            return False
-    return True
+def _why_apart_in_operations(pair: str, attention: Attention, found: Streams) -> str:
+    """Return why a pair of projections does not work on one stream, or "" if it does."""
+    sources = [attention.sources.get(role) for role in ("query", _OTHER[pair])]
+    inputs = [source.call.inputs[0] for source in sources if source is not None]
+    if len(inputs) < 2:
+        return attention.reasons.get("query_key") or CROSS[pair]
+    return _why_apart(pair, inputs[0], inputs[1], found)
 
 
-def _part(projection: Any, index: Any, role: str) -> Any:
+def _do_the_same(a: Attention, b: Attention, pair: str) -> bool:
+    """Return whether two attentions use the same channels of the same projections."""
+    roles = set(PAIRS[pair])
+    if not all(roles <= x.channels.keys() & x.sources.keys() for x in (a, b)):
+        return False
+    return all(
+        a.sources[role].call.operation is b.sources[role].call.operation
+        and np.array_equal(a.channels[role], b.channels[role])
+        for role in roles
+    )
+
+
+def _part(source: Source, index: np.ndarray | None, role: str) -> Part | keras.Variable:
     """Return the weights of a role: a part of a kernel, or all of it if the part is unknown."""
-    kernel = projection.call.operation.kernel
-    if index is None or projection.matrix is None:
+    kernel = source.call.operation.kernel
+    if index is None or source.matrix is None:
         return kernel
-    return Part(kernel, projection.matrix, index, 0 if role == "output" else 1)
+    return Part(kernel, source.matrix, index, 0 if role == "output" else 1)

@@ -11,7 +11,7 @@ from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._tracing.graph import Call, walk_back
 from keras_mimetic._tracing.operations import does, name_of
 from keras_mimetic._tracing.recorder import is_composite
-from keras_mimetic._tracing.symbol import Value
+from keras_mimetic._tracing.symbol import Nested, Value
 
 # Maximum number of rows and columns of a mask that are inspected.
 _ENTRIES = 64
@@ -24,10 +24,7 @@ def bound(call: Call) -> dict[str, Any]:
 
 
 def is_causal(call: Call) -> bool | None:
-    """Return whether a call of an attention layer hides later positions.
-
-    `None` if the maker of its mask is unknown.
-    """
+    """Return whether attention hides later positions; `None` if a mask's maker is unknown."""
     arguments = bound(call)
     if arguments.get("use_causal_mask") is True:
         return True
@@ -45,7 +42,7 @@ def most_causal(answers: Iterable[bool | None]) -> bool | None:
     return True if True in answers else None if None in answers else False
 
 
-def _is_causal_mask(mask: Any) -> bool | None:
+def _is_causal_mask(mask: Nested) -> bool | None:
     """Return whether a mask is causal, or computed from a causal one."""
     if not isinstance(mask, Value):
         return hides_later(mask)
@@ -68,7 +65,7 @@ def _is_causal_mask(mask: Any) -> bool | None:
             return True
         # Positions may be compared.
         compares = does(call.operation, "compare") and len(call.inputs) > 1
-        if compares or not call.seen or is_composite(call.operation):
+        if compares or is_composite(call.operation):
             answer = None
     return answer
 
@@ -79,7 +76,7 @@ def _before_mask(call: Call) -> list[Value]:
     return [] if is_learned or does(call.operation, "contract") else call.inputs
 
 
-def hides_later(x: Any) -> bool:
+def hides_later(x: Nested) -> bool:
     """Return whether an array has one value for all later positions, and others before.
 
     It may be any mask of the positions before: all of them, a window, a decaying bias. If there

@@ -1,28 +1,23 @@
 """The depth of layers in a network."""
 
-from typing import Any
+import keras
 
 from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.symbol import Value
 
 
-def depths(layers: list[Any], graph: Graph) -> dict[Any, float]:
+def depths(layers: list[keras.Layer], graph: Graph) -> dict[keras.Layer, float]:
     """Return the depth of each layer among `layers`, from 0 to 1.
 
-    The rank of a layer is the number of other layers on the longest path to its first
-    call, so parallel branches have equal ranks. The highest rank has depth 1. Layers
-    without a call follow all others, in the given order.
+    It is proportional to the number of others on the longest path to its first call. Layers
+    without a call follow all others.
     """
     wanted = set(layers)
-    ranks: dict[Any, int] = {}
+    ranks: dict[keras.Layer, int] = {}
     reached: dict[Value, int] = {}
 
-    def rank_of(value: Value) -> int:
-        known = reached.get(value, 0)
-        return max([known, *(rank_of(other) for other in value.after)])
-
     for call in graph.calls:
-        rank = max((rank_of(value) for value in call.inputs), default=0)
+        rank = max((reached.get(value, 0) for value in call.inputs), default=0)
         if call.operation in wanted:
             ranks.setdefault(call.operation, rank)
             rank += 1

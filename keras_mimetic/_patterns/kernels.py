@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ class Matrix:
         return math.prod(self.shape[self.inputs :])
 
 
-def matrix_of(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
+def matrix_of(layer: keras.Layer, rank_in: int, rank_out: int) -> Matrix | None:
     """Return the matrix by which a built layer multiplies each position, or `None`."""
     if isinstance(layer, keras.layers.Dense):
         shape = tuple(layer.kernel.shape)
@@ -53,7 +53,7 @@ def matrix_of(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
     return None
 
 
-def _of_equation(layer: Any, rank_in: int, rank_out: int) -> Matrix | None:
+def _of_equation(layer: keras.Layer, rank_in: int, rank_out: int) -> Matrix | None:
     left, _, output = layer.equation.replace(" ", "").partition("->")
     given, _, kernel = left.partition(",")
     given, output = _letters(given, rank_in), _letters(output, rank_out)
@@ -88,7 +88,9 @@ class Part:
     between the values of the whole variable and those of the part.
     """
 
-    def __init__(self, variable: Any, matrix: Matrix, index: np.ndarray, axis: int) -> None:
+    def __init__(
+        self, variable: keras.Variable, matrix: Matrix, index: np.ndarray, axis: int
+    ) -> None:
         self.variable, self._matrix, self.index, self.axis = variable, matrix, index, axis
         self.path, self.dtype = variable.path, variable.dtype
         rest = matrix.fan_in if axis == 1 else matrix.fan_out
@@ -124,14 +126,18 @@ class Part:
         )
 
 
-def overlap(a: Any, b: Any) -> bool:
+# A weight of a site: a whole variable, or a part of one.
+Weight: TypeAlias = keras.Variable | Part
+
+
+def overlap(a: Weight, b: Weight) -> bool:
     """Return whether two weights, or parts, have entries of one variable in common."""
     if not isinstance(a, Part) or not isinstance(b, Part) or a.axis != b.axis:
         return getattr(a, "variable", a) is getattr(b, "variable", b)
     return a.variable is b.variable and bool(np.isin(a.index, b.index).any())
 
 
-def values_of(variable: Any, dtype: str = "float32") -> np.ndarray:
+def values_of(variable: Weight, dtype: str = "float32") -> np.ndarray:
     """Return the values of a variable, a `Part` or a tensor as an array, float32 by default."""
     if isinstance(variable, Part):
         return variable.take(values_of(variable.variable, dtype))

@@ -27,7 +27,7 @@ def spread(numbers: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -
 
 def constant_along(array: np.ndarray, axis: int) -> bool:
     """Return whether the channel is constant along an axis."""
-    array = _without_repeats(array)
+    array = without_repeats(array)
     if array.shape[axis] == 1:
         return True
     first = array[(slice(None),) * axis + (slice(0, 1),)]
@@ -46,12 +46,7 @@ def equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def moved(call: Call, array: np.ndarray) -> list[np.ndarray] | None:
-    """Return the channels of each output of a call, or `None` if it does not only move entries.
-
-    Args:
-        call: A call with one input.
-        array: Channels of that input.
-    """
+    """Return the channels of each output of a call with one input; `None` if it changes entries."""
     shapes = [value.shape for value in call.outputs]
     if any(size is None for shape in shapes for size in shape):
         return None
@@ -94,7 +89,7 @@ def _moved(call: Call, x: np.ndarray, shapes: list[Any]) -> list[np.ndarray] | N
     if name == "Repeat":
         if constant_along(x, operation.axis):
             return [_resized(x, shapes[0])]
-        repeated = np.repeat(_without_repeats(x), operation.repeats, axis=operation.axis)
+        repeated = np.repeat(without_repeats(x), operation.repeats, axis=operation.axis)
         return [np.broadcast_to(repeated, shapes[0])]
     if name in ("BroadcastTo", "Pad", "ZeroPadding1D", "ZeroPadding2D", "Cropping2D", "Tile"):
         return [_resized(x, shapes[0])]
@@ -119,14 +114,14 @@ def _rearranged(x: np.ndarray, call: Call, shape: tuple[int, ...]) -> np.ndarray
 
 def _thin(x: np.ndarray) -> np.ndarray:
     """Free the memory that a copy took for axes along which the channel is constant."""
-    kept = _without_repeats(x)
+    kept = without_repeats(x)
     for axis in range(x.ndim):
         if kept.shape[axis] > 1 and constant_along(kept, axis):
             kept = kept[(slice(None),) * axis + (slice(0, 1),)]
     return np.broadcast_to(kept if kept.size == x.size else kept.copy(), x.shape)
 
 
-def _without_repeats(x: np.ndarray) -> np.ndarray:
+def without_repeats(x: np.ndarray) -> np.ndarray:
     """Return a view with one entry on each axis of stride 0."""
     return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in x.strides)]
 

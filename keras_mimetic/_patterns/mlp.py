@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 import keras
 import numpy as np
 
-from keras_mimetic._patterns.inverted_residuals import inverted_residuals
+from keras_mimetic._patterns import mlp_match
 from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
-from keras_mimetic._patterns.mlp_match import INNER_NORM, INVERTED, consumers_of, follows, match_mlp
 from keras_mimetic._patterns.normalized import normalized_along
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import free_values
@@ -26,6 +25,7 @@ from keras_mimetic._tracing.operations import (
     own_activation,
     strip_copies,
 )
+from keras_mimetic._tracing.symbol import Operation
 
 HEAD = "a head, which gives the model's output: set `mean` or `hidden_bias` to write it"
 NOT_REACHED = "no input of the model reaches it"
@@ -58,8 +58,8 @@ class MLPSite(Site):
     structure: ClassVar[str] = "mlp"
 
     before: Before = "other"
-    norm: Any = None
-    second: Any = None
+    norm: keras.Layer | None = None
+    second: keras.Layer | None = None
     inner_norm: Any = None
     default_skip: str = ""
 
@@ -95,13 +95,15 @@ class MLPSite(Site):
         return (*super().covered_layers, *(() if self.second is None else (self.second,)))
 
 
-def mlp_site(layer: Any, layer_path: str, kernel: Any = None, **details: Any) -> MLPSite:
+def mlp_site(
+    layer: keras.Layer, layer_path: str, kernel: Part | None = None, **details: Any
+) -> MLPSite:
     """Return the site of a built projection, of which `kernel` may be a part."""
     weights = {"kernel": layer.kernel if kernel is None else kernel}
     return MLPSite(layer_path=layer_path, layer=layer, weights=weights, **details)
 
 
-def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
+def find_mlps(graph: Graph, layer_paths: dict[keras.Layer, str]) -> list[MLPSite]:
     """Find the first projection of each MLP.
 
     Between the two projections, there must be an activation, and there may be dropout and
@@ -110,50 +112,53 @@ def find_mlps(graph: Graph, layer_paths: dict[Any, str]) -> list[MLPSite]:
     replaces the hidden bias and is not a normalization with a beta. Inverted residuals are
     listed as skipped.
     """
-    sites: dict[Any, MLPSite] = {}
-    consumers, free = consumers_of(graph), free_values(graph)
+    sites: dict[keras.Layer, MLPSite] = {}
+    uses, free = mlp_match.Uses(graph), free_values(graph)
     # Whether a matrix or attention over positions came before.
     has_body = False
-    heads: set[Any] = set()
-    for number, call in enumerate(graph.calls):
+    heads: set[keras.Layer] = set()
+    for call in graph.calls:
         layer = call.operation
         has_body |= _mixes_positions(call)
-        if not call.seen or not is_projection(layer):
-            continue
-        match = match_mlp(number, graph, consumers)
+        match = mlp_match.match_mlp(call, uses) if is_projection(layer) else None
         if match is None or layer not in layer_paths:
             continue
-        then = "" if match.end is None else follows(match.end, graph, consumers)
+        then = "" if match.end is None else mlp_match.follows(match.end, uses)
         if has_body and then == "output":
             heads.add(layer)
-        skip_reason, inner_norm = match.skip_reason, match.inner_norm
+        skip_reason = match.skip_reason
         if call.inputs[0] in free:
             skip_reason = NOT_REACHED
         elif isinstance(layer, CONVOLUTIONS) and then != "residual" and layer not in heads:
             skip_reason = skip_reason or UNCONNECTED
-        norm, is_activated = _norm_before(call)
-        site = mlp_site(
-            layer,
-            layer_paths[layer],
-            kernel=_gate_kernel(call, match.gate),
-            before="normalized_activation" if is_activated else _kind(norm),
-            norm=norm,
-            second=None if match.end is None else match.end.operation,
-            inner_norm=inner_norm,
-            skip_reason=skip_reason,
-            default_skip=match.default_skip,
-        )
+        site = _site(call, match, layer_paths[layer], skip_reason)
         sites[layer] = _merged(sites[layer], site) if layer in sites else site
     for layer, site in reversed(sites.items()):
         if layer in heads or site.second in heads:
             heads.add(layer)
             sites[layer] = dataclasses.replace(site, default_skip=site.default_skip or HEAD)
-    for first, second in inverted_residuals(graph):
+    for first, second in mlp_match.inverted_residuals(graph):
         if first in layer_paths:
-            site = mlp_site(first, layer_paths[first], second=second, skip_reason=INVERTED)
+            site = mlp_site(
+                first, layer_paths[first], second=second, skip_reason=mlp_match.INVERTED
+            )
             sites.setdefault(first, site)
-    in_order = in_call_order(list(sites), graph)
-    return [sites[layer] for layer in in_order]
+    return [sites[layer] for layer in in_call_order(list(sites), graph)]
+
+
+def _site(call: Call, match: mlp_match.Match, layer_path: str, skip_reason: str) -> MLPSite:
+    norm, is_activated = _norm_before(call)
+    return mlp_site(
+        call.operation,
+        layer_path,
+        kernel=_gate_kernel(call, match.gate),
+        before="normalized_activation" if is_activated else _kind(norm),
+        norm=norm,
+        second=None if match.end is None else match.end.operation,
+        inner_norm=match.inner_norm,
+        skip_reason=skip_reason,
+        default_skip=match.default_skip,
+    )
 
 
 def _gate_kernel(call: Call, gate: np.ndarray | None) -> Part | None:
@@ -164,17 +169,17 @@ def _gate_kernel(call: Call, gate: np.ndarray | None) -> Part | None:
 
 def _merged(earlier: MLPSite, site: MLPSite) -> MLPSite:
     """Return the site of a layer that is called several times."""
-    same_end, same_norm = (
-        earlier.second is site.second,
-        earlier.inner_norm is site.inner_norm,
-    )
+    same_end = earlier.second is site.second
+    same_norm = earlier.inner_norm is site.inner_norm
     return dataclasses.replace(
         site,
         before=site.before if earlier.before == site.before else "other",
         norm=site.norm if earlier.norm is site.norm else None,
         second=site.second if same_end else None,
         inner_norm=site.inner_norm if same_norm else None,
-        skip_reason=site.skip_reason or earlier.skip_reason or ("" if same_norm else INNER_NORM),
+        skip_reason=site.skip_reason
+        or earlier.skip_reason
+        or ("" if same_norm else mlp_match.INNER_NORM),
         default_skip=site.default_skip or earlier.default_skip,
     )
 
@@ -187,13 +192,8 @@ def _mixes_positions(call: Call) -> bool:
     return isinstance(layer, kinds) or name_of(layer) == "Softmax"
 
 
-def _norm_before(call: Call) -> tuple[Any, bool]:
-    """Find the normalization over the channels directly before a projection.
-
-    Returns:
-        A centered LayerNormalization, a BatchNormalization, or `None`; and whether it
-        normalizes the output of an activation.
-    """
+def _norm_before(call: Call) -> tuple[keras.Layer | None, bool]:
+    """Return the norm over channels directly before, and whether it is of an activation."""
     value = call.inputs[0]
     normalized, axis = normalized_along(value)
     if normalized is None or axis != channel_axis(call.operation, len(value.shape)):
@@ -202,20 +202,20 @@ def _norm_before(call: Call) -> tuple[Any, bool]:
     return normalized.operation, before is not None and _activates(before.operation)
 
 
-def _activates(operation: Any) -> bool:
+def _activates(operation: Operation) -> bool:
     if does(operation, "activate"):
         return True
     has_own = is_projection(operation) or is_depthwise(operation)
     return has_own and is_pointwise_function(own_activation(operation))
 
 
-def _kind(norm: Any) -> Before:
+def _kind(norm: keras.Layer | None) -> Before:
     if isinstance(norm, keras.layers.BatchNormalization):
         return "batch_norm"
     return "layer_norm" if norm is not None and _is_untrained(norm) else "other"
 
 
-def _is_untrained(norm: Any) -> bool:
+def _is_untrained(norm: keras.layers.LayerNormalization) -> bool:
     """Return whether gamma and beta of a LayerNormalization are untrained."""
     untrained = ((norm.gamma, 1.0), (norm.beta, 0.0))
     return all(

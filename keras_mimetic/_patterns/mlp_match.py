@@ -1,8 +1,9 @@
-"""What follows the first projection of an MLP, and what follows the MLP."""
+"""What follows the first projection of an MLP, what follows the MLP, and inverted residuals."""
 
 import dataclasses
 import heapq
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import keras
@@ -21,7 +22,7 @@ from keras_mimetic._tracing.operations import (
     name_of,
     own_activation,
 )
-from keras_mimetic._tracing.symbol import Value
+from keras_mimetic._tracing.symbol import Operation, Value
 
 BOTH_HALVES = "a gated MLP without an activation of one branch"
 GATED = "a gated MLP: set `mean` or `hidden_bias` to a number to write its gate"
@@ -41,13 +42,13 @@ INVERTED = (
     "convolution is unknown"
 )
 
-# Indices of the calls that use each value.
-Consumers = dict[Value, list[int]]
 # Activation functions with equal positive and negative sides, and those of channel gates.
 _ODD = ("tanh", "softsign", "hard_tanh", "tanh_shrink", "soft_shrink", "hard_shrink")
 _SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
-# Maximum number of calls that are followed to the product of a gate.
+# Maximum number of calls that are followed to the product of a gate, and of operations that are
+# followed back from the end of an inverted residual.
 _STEPS = 32
+_STEPS_BACK = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,110 +63,143 @@ class Match:
     skip_reason: str = ""
     default_skip: str = ""
     end: Call | None = None
-    inner_norm: Any = None
+    inner_norm: keras.Layer | None = None
     gate: np.ndarray | None = None
 
 
-def consumers_of(graph: Graph) -> Consumers:
-    """Return the indices of the calls that use each value."""
-    found: Consumers = {}
-    for number, call in enumerate(graph.calls):
-        for value in call.inputs:
-            found.setdefault(value, []).append(number)
-    return found
+class Uses:
+    """Where the values of a graph are used."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._numbers: dict[Value, list[int]] = {}
+        for number, call in enumerate(graph.calls):
+            for value in call.inputs:
+                self._numbers.setdefault(value, []).append(number)
+
+    def calls(self, *values: Value) -> list[Call]:
+        """Return the calls that use values."""
+        return [self.graph.calls[number] for number in self.numbers(values)]
+
+    def numbers(self, values: Iterable[Value]) -> list[int]:
+        """Return the indices of these calls in the graph."""
+        return [number for value in values for number in self._numbers.get(value, ())]
 
 
-def match_mlp(number: int, graph: Graph, consumers: Consumers) -> Match | None:
-    """Match the rest of an MLP that begins at a projection; `None` if no MLP begins there."""
-    first = graph.calls[number]
-    inside: set[Value] = set()
-    # A heap of the indices of calls that use the values inside.
-    waiting: list[int] = []
+class _Hidden:
+    """The hidden layer of an MLP, and what the calls that were followed do with it."""
 
-    def enter(call: Call) -> None:
-        inside.update(call.outputs)
-        for value in call.outputs:
-            for later in consumers.get(value, ()):
-                if later not in waiting:
-                    heapq.heappush(waiting, later)
+    def __init__(self, first: Call) -> None:
+        function = own_activation(first.operation)
+        self.first = first
+        self.values = set(first.outputs)
+        self.is_activated = is_pointwise_function(function)
+        self.is_odd = getattr(function, "__name__", "") in _ODD
+        self.is_gated = function is keras.activations.glu
+        # The channels that are activated to multiply the others.
+        self.gate = _second_half(first) if self.is_gated else None
+        self.is_sliced = self.is_normalized = self.multiplies_a_branch = False
+        self.inner_norm: keras.Layer | None = None
+        # Why the activation does not see the hidden bias.
+        self.between = ""
 
-    enter(first)
-    function = own_activation(first.operation)
-    activated = is_pointwise_function(function)
-    gated = function is keras.activations.glu
-    if function is not None and not (activated or gated):
-        return None
-    is_odd = getattr(function, "__name__", "") in _ODD
-    sliced = normalized = is_gate = False
-    gate = _second_half(first) if gated else None
-    between, inner_norm = "", None
-    ends: list[Call] = []
-    while waiting:
-        call = graph.calls[heapq.heappop(waiting)]
-        outside = [value for value in call.inputs if value not in inside]
-        operation = call.operation
-        if is_projection(operation) and not outside:
-            ends.append(call)
-            continue
-        if does(operation, "product") and outside:
-            # Both branches of a gate start at the same value.
-            if not all(_starts_at(value, first.inputs[0]) for value in outside):
-                return None
-            gated, is_gate = True, activated
-        elif not outside and not activated and is_depthwise(operation):
-            between = between or WITH_DEPTHWISE
-        elif outside or not (
-            does(operation, *POINTWISE, "slice", "gate")
+    def goes_on(self, call: Call, outside: list[Value]) -> bool:
+        """Return whether the outputs of a call still have one entry for each hidden unit."""
+        if outside:
+            return does(call.operation, "product")
+        return (
+            does(call.operation, *POINTWISE, "slice", "gate")
+            or (is_depthwise(call.operation) and not self.is_activated)
             or _scales_channels(call)
             or _moves_positions(call)
-        ):
-            # The spatial gate of a gMLP mixes positions in one half of the channels.
-            halves = sliced and activated and _meets_again(call, inside, graph, consumers)
-            return Match(BOTH_HALVES) if halves else None
-        if not activated and _takes_means(operation):
-            between = between or INNER_NORM
+        )
+
+    def add(self, call: Call, outside: list[Value]) -> None:
+        """Add the outputs of a call."""
+        operation = call.operation
+        is_product = does(operation, "product")
+        if outside:
+            self.is_gated, self.multiplies_a_branch = True, self.is_activated
+        if not self.is_activated and is_depthwise(operation):
+            self.between = self.between or WITH_DEPTHWISE
+        if not self.is_activated and _takes_means(operation):
+            self.between = self.between or INNER_NORM
         # A function written in operations, such as GELU, multiplies its parts.
-        is_odd &= not (does(operation, "product") and len(call.inputs) > 1)
-        gated = gated or does(operation, "gate") or (does(operation, "product") and sliced)
-        sliced = sliced or does(operation, "slice")
-        normalized = normalized or does(operation, "normalize", "reduce") or _scales_channels(call)
-        if not activated and does(operation, "activate"):
-            activated, inner_norm = True, _inner_norm(call, first, inside)
-            is_odd = does(operation, "odd") or _is_odd_layer(operation)
-            gate = _channels(first, call.inputs[0]) if sliced else None
+        self.is_odd &= not (is_product and len(call.inputs) > 1)
+        self.is_gated |= does(operation, "gate") or (is_product and self.is_sliced)
+        self.is_sliced |= does(operation, "slice")
+        self.is_normalized |= does(operation, "normalize", "reduce") or _scales_channels(call)
+        if not self.is_activated and does(operation, "activate"):
+            self.is_activated = True
+            self.is_odd = does(operation, "odd") or _is_odd_layer(operation)
+            self.inner_norm = _inner_norm(call, self.first, self.values)
+            self.gate = _channels(self.first, call.inputs[0]) if self.is_sliced else None
         if does(operation, "gate"):
-            gate = _second_half(first)
-        enter(call)
-    if len(ends) != 1 or not inside.isdisjoint(graph.outputs):
+            self.gate = _second_half(self.first)
+        self.values.update(call.outputs)
+
+
+def match_mlp(first: Call, uses: Uses) -> Match | None:
+    """Match the rest of an MLP that begins at a projection; `None` if no MLP begins there."""
+    hidden = _Hidden(first)
+    if own_activation(first.operation) and not (hidden.is_activated or hidden.is_gated):
         return None
-    (end,) = ends
+    ends: list[Call] = []
+    # The calls to look at, in the order of the graph.
+    waiting = sorted(set(uses.numbers(first.outputs)))
+    while waiting:
+        call = uses.graph.calls[heapq.heappop(waiting)]
+        outside = [value for value in call.inputs if value not in hidden.values]
+        if is_projection(call.operation) and not outside:
+            ends.append(call)
+            continue
+        if not hidden.goes_on(call, outside):
+            # The spatial gate of a gMLP mixes positions in one half of the channels.
+            are_halves = hidden.is_sliced and hidden.is_activated
+            meets = are_halves and _meets_again(call, hidden.values, uses)
+            return Match(BOTH_HALVES) if meets else None
+        # Both branches of a gate start at the same value.
+        if not all(_starts_at(value, first.inputs[0]) for value in outside):
+            return None
+        hidden.add(call, outside)
+        for number in uses.numbers(call.outputs):
+            if number not in waiting:
+                heapq.heappush(waiting, number)
+    if len(ends) != 1 or not hidden.values.isdisjoint(uses.graph.outputs):
+        return None
+    return _match_of(hidden, ends[0], uses)
+
+
+def _match_of(hidden: _Hidden, end: Call, uses: Uses) -> Match | None:
+    first = hidden.first
     # A reduction that changes the size is a pooling, not a part of a normalization.
-    whole = _size(end.inputs[0]) == _size(first.outputs[0])
-    if not (gated or (activated and whole and not sliced)) or _excites(
-        first, end, graph, consumers
-    ):
+    is_whole = _size(end.inputs[0]) == _size(first.outputs[0]) and not hidden.is_sliced
+    if not (hidden.is_gated or (hidden.is_activated and is_whole)) or _excites(first, end, uses):
         return None
-    if normalized and end.operation.kernel.shape[-1] > end.operation.kernel.shape[-2]:
+    width_before, width_after = end.operation.kernel.shape[-2:]
+    if hidden.is_normalized and width_after > width_before:
         # The norm belongs to the next block.
         return None
-    between = between if inner_norm is None else ""
-    skip_reason = between or _of_widths(first.operation, end.operation)
-    is_gate = is_gate or gate is not None
-    if gated and not is_gate:
-        skip_reason = BOTH_HALVES if activated or sliced else LINEAR_BRANCH
-    default_skip = GATED if is_gate else ODD if is_odd else ""
-    return Match(skip_reason, default_skip, end, inner_norm, gate)
+    has_gate = hidden.multiplies_a_branch or hidden.gate is not None
+    if hidden.is_gated and not has_gate:
+        is_split = hidden.is_activated or hidden.is_sliced
+        skip_reason = BOTH_HALVES if is_split else LINEAR_BRANCH
+    else:
+        between = hidden.between if hidden.inner_norm is None else ""
+        skip_reason = between or _of_widths(first.operation, end.operation)
+    default_skip = GATED if has_gate else ODD if hidden.is_odd else ""
+    return Match(skip_reason, default_skip, end, hidden.inner_norm, hidden.gate)
 
 
-def follows(end: Call, graph: Graph, consumers: Consumers) -> Literal["residual", "output", ""]:
+def follows(end: Call, uses: Uses) -> Literal["residual", "output", ""]:
     """Return whether an MLP is added to another value, or is the output of the model."""
     inside = set(end.outputs)
     waiting = list(end.outputs)
     while waiting:
         value = waiting.pop()
-        if value in graph.outputs:
+        if value in uses.graph.outputs:
             return "output"
-        for call in (graph.calls[number] for number in consumers.get(value, ())):
+        for call in uses.calls(value):
             if does(call.operation, "add") and any(
                 x not in inside and x.constant is None for x in call.inputs
             ):
@@ -205,22 +239,22 @@ def _channels(first: Call, value: Value) -> np.ndarray | None:
     return np.unique(array)
 
 
-def _is_odd_layer(operation: Any) -> bool:
+def _is_odd_layer(operation: Operation) -> bool:
     return getattr(getattr(operation, "activation", None), "__name__", "") in _ODD
 
 
-def _meets_again(call: Call, inside: set[Value], graph: Graph, consumers: Consumers) -> bool:
+def _meets_again(call: Call, inside: set[Value], uses: Uses) -> bool:
     """Return whether what a call makes of one half of the channels multiplies the other half."""
     waiting, seen = [call], 0
     while waiting and seen < _STEPS:
         call, seen = waiting.pop(0), seen + 1
         if does(call.operation, "product") and not inside.isdisjoint(call.inputs):
             return True
-        waiting += [graph.calls[n] for x in call.outputs for n in consumers.get(x, ())]
+        waiting += uses.calls(*call.outputs)
     return False
 
 
-def _inner_norm(activation: Call, first: Call, inside: set[Value]) -> Any:
+def _inner_norm(activation: Call, first: Call, inside: set[Value]) -> keras.Layer | None:
     """Return the normalization directly before an activation if it has a beta, or `None`."""
     value = activation.inputs[0]
     norm, axis = normalized_along(value)
@@ -246,14 +280,14 @@ def _moves_positions(call: Call) -> bool:
     return name == "Transpose" and axes is not None and axes[-1] in (-1, len(given) - 1)
 
 
-def _of_widths(first: Any, second: Any) -> str:
+def _of_widths(first: keras.Layer, second: keras.Layer) -> str:
     inputs, (hidden, width) = first.kernel.shape[-2], second.kernel.shape[-2:]
     if hidden < inputs:
         return NARROW
     return WIDENS if width > hidden else ""
 
 
-def _takes_means(operation: Any) -> bool:
+def _takes_means(operation: Operation) -> bool:
     kinds = (
         keras.layers.BatchNormalization,
         keras.layers.LayerNormalization,
@@ -262,7 +296,7 @@ def _takes_means(operation: Any) -> bool:
     return isinstance(operation, kinds) and not getattr(operation, "rms_scaling", False)
 
 
-def _excites(first: Call, end: Call, graph: Graph, consumers: Consumers) -> bool:
+def _excites(first: Call, end: Call, uses: Uses) -> bool:
     """Return whether an MLP computes factors of channels, as in squeeze and excitation."""
     shape = first.inputs[0].shape
     if len(shape) != 2 and any(size != 1 for size in shape[1:-1]):
@@ -271,7 +305,7 @@ def _excites(first: Call, end: Call, graph: Graph, consumers: Consumers) -> bool
     values = [(x, own_activation(end.operation) in _SIGMOIDS) for x in end.outputs]
     while values:
         value, bounded = values.pop()
-        for call in (graph.calls[number] for number in consumers.get(value, ())):
+        for call in uses.calls(value):
             if does(call.operation, "product") and len(call.inputs) > 1:
                 return bounded
             if does(call.operation, "copy", "move", "add", "scale", "activate"):
@@ -299,3 +333,49 @@ def _starts_at(value: Value, start: Value) -> bool:
     *_, first = walk_back(value, lambda call: call.inputs[: does(call.operation, *POINTWISE)])
     call = first.producer
     return call is not None and is_projection(call.operation) and call.inputs[0] is start
+
+
+def inverted_residuals(graph: Graph) -> list[tuple[keras.Layer, keras.Layer]]:
+    """Return the first and last projection of each inverted residual."""
+    found = []
+    for call in graph.calls:
+        if is_projection(call.operation):
+            start = _expansion(call)
+            if start is not None:
+                found.append((start, call.operation))
+    return found
+
+
+def _expansion(end: Call) -> keras.Layer | None:
+    """Return the first projection of an inverted residual that ends here, or `None`."""
+    depthwise = activations = 0
+    starts: set[keras.Layer] = set()
+    for value in walk_back(end.inputs[0], _main_inputs, limit=_STEPS_BACK):
+        call = value.producer
+        if call is None:
+            return None
+        operation = call.operation
+        is_start = is_projection(operation)
+        if is_start or is_depthwise(operation):
+            activations += is_pointwise_function(own_activation(operation))
+            depthwise += not is_start
+        elif not _main_inputs(call):
+            return None
+        if is_start:
+            starts.add(operation)
+        activations += does(operation, "activate")
+    if len(starts) != 1 or not depthwise or not activations:
+        return None
+    (start,) = starts
+    (inputs, hidden), width = start.kernel.shape[-2:], end.operation.kernel.shape[-1]
+    return start if hidden > max(inputs, width) else None
+
+
+def _main_inputs(call: Call) -> list[Value]:
+    """Return the inputs to follow: all summands, or the larger factor of a gate of channels."""
+    values = [x for x in call.inputs if x.constant is None]
+    if not values or not (is_depthwise(call.operation) or does(call.operation, *POINTWISE, "pad")):
+        return []
+    if does(call.operation, "add"):
+        return values
+    return [max(values, key=lambda x: math.prod(size or 1 for size in x.shape))]

@@ -1,7 +1,5 @@
 """Tensors that are normalized over an axis, also after operations that move positions."""
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -15,17 +13,14 @@ _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 _STEPS = 16
 
 
-def normalized_along(value: Any, steps: int = _STEPS) -> tuple[Call | None, int]:
-    """Find the normalization whose output a tensor is, and its axis in the tensor.
+def normalized_along(value: Value, steps: int = _STEPS) -> tuple[Call | None, int]:
+    """Return the normalization whose output a tensor is, and its axis; `(None, 0)` if none.
 
     It is a centered LayerNormalization or a BatchNormalization over one axis. Positions
     may have been moved, selected or concatenated after it.
-
-    Returns:
-        The call of the normalization and the axis, or `(None, 0)`.
     """
     call = value.producer
-    if call is None or not steps or not call.inputs or not call.seen:
+    if call is None or not steps or not call.inputs:
         return None, 0
     if isinstance(call.operation, _NORMS):
         return (call, _axis(call)) if _is_over_one_axis(call) else (None, 0)

@@ -13,18 +13,10 @@ _TRUNCATED = 0.87962566103423978
 
 
 def rms_to_keep(values: np.ndarray, initializer: Any, axes: int) -> tuple[float, bool]:
-    """Return the root mean square entry that new values of a variable keep.
+    """Return the root mean square that new values keep, and whether it is the initializer's.
 
-    It is what the variable's initializer means, so that it does not depend on its
-    samples, or the variable's own where its values are no sample of that, nor structured ones.
-
-    Args:
-        values: The values of the variable.
-        initializer: Its initializer.
-        axes: Number of last axes along which the values are independent, as filters are.
-
-    Returns:
-        The root mean square, and whether it is what the initializer means.
+    The initializer's does not depend on samples. If the values are no samples of it, theirs
+    is kept. Values are independent along the last `axes` axes.
     """
     shape = values.shape
     squares = np.square(values, dtype=np.float64)

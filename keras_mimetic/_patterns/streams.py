@@ -127,7 +127,7 @@ def _ancestry(value: Value, found: Streams) -> Iterator[tuple[frozenset[Value], 
         if is_matrix:
             matrices.append(call)
         is_known = is_matrix or does(call.operation, *_SCALES, *_REARRANGES, "activate")
-        return inputs if call.seen and is_known and len(inputs) == 1 else []
+        return inputs if is_known and len(inputs) == 1 else []
 
     for start in walk_back(value, follow, limit=_STEPS):
         yield one_stream(start, found), list(matrices)

@@ -219,7 +219,7 @@ def _filters(kernel: np.ndarray) -> np.ndarray:
 def _is_causal(call: Call) -> bool:
     """Return whether the input of a valid convolution is padded at its start alone."""
     layer = call.operation
-    if not is_depthwise(layer) or not call.seen or layer.padding != "valid":
+    if not is_depthwise(layer) or layer.padding != "valid":
         return False
     padding = call.inputs[0].producer if call.inputs else None
     if padding is None:

@@ -155,9 +155,8 @@ class _Finder:
     def sites(self) -> Iterator[PositionSite]:
         found = set()
         for call in self._graph.calls:
-            if call.seen:
-                self._follow(call)
-            if not call.seen or name_of(call.operation) != "Add":
+            self._follow(call)
+            if name_of(call.operation) != "Add":
                 continue
             given = keras.tree.flatten((call.args, call.kwargs))
             streams = [x for x in given if self._is_stream(x)]

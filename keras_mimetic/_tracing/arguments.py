@@ -3,9 +3,11 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
+
+from keras_mimetic._tracing.keras_internals import input_structure
+from keras_mimetic._tracing.symbol import Kwargs, Nested, Shape
 
 # Arguments of `call` that do not change the graph.
 _FLAGS = ("training", "mask")
@@ -14,16 +16,16 @@ BATCH = 2
 # Sizes for axes of unknown length: of sequences, and of images.
 LENGTH, SIDE = 16, 64
 
-Arguments = tuple[Any, dict[str, Any], str]
+# Positional and keyword arguments, and what was assumed.
+Arguments = tuple[list[Nested], Kwargs, str]
 
 
-def arguments_of(model: Any, inputs: Any = None) -> Iterator[Callable[[], Arguments]]:
+def arguments_of(model: keras.Layer, inputs: Nested = None) -> Iterator[Callable[[], Arguments]]:
     """Yield functions that make symbolic arguments for `model`, in the order to try them.
 
-    The arguments are made from `inputs` if they are given. Otherwise they are made from the
-    inputs of a functional model, or from the shapes that the model was built for, which
-    come without dtypes. A function returns positional arguments, keyword arguments and what
-    it assumed, or raises a `ValueError` with the reason why it cannot make any.
+    They are made from `inputs`, or from the inputs of a functional model, or from the shapes
+    that the model was built for, which come without dtypes. A function raises a
+    `ValueError` with the reason if it cannot make any.
     """
     if inputs is not None:
         yield functools.partial(_given, model, inputs)
@@ -36,46 +38,18 @@ def arguments_of(model: Any, inputs: Any = None) -> Iterator[Callable[[], Argume
             yield functools.partial(_built_for, model, dtype)
 
 
-def check_inputs(model: Any, inputs: Any) -> None:
-    """Raise unless the `call` of the model takes `inputs`.
+def call_on_zeros(model: keras.Layer, inputs: Nested, why: str = "") -> None:
+    """Raise unless a model takes zeros like `inputs`; `why` is the reason, if it is known."""
 
-    Raises:
-        ValueError: for inputs that the model cannot be called with.
-    """
-    if inputs is None:
-        return
-    try:
-        args, kwargs, _ = _given(model, inputs)
-        inspect.signature(model.call).bind(*args, **kwargs)
-    except RecursionError:
-        raise ValueError(
-            "Argument `inputs` must be a valid input of the model. Received: a structure that "
-            "contains itself"
-        ) from None
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "Argument `inputs` must be a valid input of the model, a tuple of positional "
-            f"arguments, or a dict of arguments by name. Received: {_shown(inputs)} ({error})"
-        ) from error
-    if is_functional(model):
-        _check_names(model, args[0])
-
-
-def call_on_zeros(model: Any, inputs: Any, why: str = "") -> None:
-    """Call a model on zeros of the shapes and dtypes of `inputs`.
-
-    Raises:
-        ValueError: if the model fails, with the reason `why`, if it is known.
-    """
-
-    def zeros(x: Any) -> Any:
+    def zeros(x: Nested) -> Nested:
         if not isinstance(x, keras.KerasTensor):
             return x
         return keras.ops.zeros(tuple(size or 1 for size in x.shape), x.dtype)
 
-    args, kwargs, _ = _given(model, inputs)
     try:
-        model(*keras.tree.map_structure(zeros, args), **keras.tree.map_structure(zeros, kwargs))
+        args, kwargs, _ = _given(model, inputs)
+        args, kwargs = keras.tree.map_structure(zeros, (args, kwargs))
+        model(*args, **kwargs)
     except Exception as error:
         names = ", ".join(inspect.signature(model.call).parameters)
         raise ValueError(
@@ -84,7 +58,7 @@ def call_on_zeros(model: Any, inputs: Any, why: str = "") -> None:
         ) from error
 
 
-def is_functional(layer: Any) -> bool:
+def is_functional(layer: keras.Layer) -> bool:
     """Return whether a layer is a functional model, which has input tensors."""
     inputs = getattr(layer, "inputs", None) if isinstance(layer, keras.Model) else None
     if not isinstance(inputs, (list, tuple)) or not inputs:
@@ -92,37 +66,7 @@ def is_functional(layer: Any) -> bool:
     return all(isinstance(x, keras.KerasTensor) for x in inputs)
 
 
-def _check_names(model: Any, given: Any) -> None:
-    own = _structure(model)
-    shapes = [tuple(x.shape) for x in keras.tree.flatten(own)]
-    if isinstance(given, dict):
-        names = [x.name for x in model.inputs]
-        known = set(own) if isinstance(own, dict) else set(names)
-        if not known | set(names) >= set(given) or len(given) < len(shapes):
-            raise ValueError(
-                f"Argument `inputs` must name the model's inputs, {names}. "
-                f"Received: {sorted(map(str, given))}"
-            )
-        given = [x for x in keras.tree.flatten(given) if not hasattr(x, "shape")]
-        if not any(x is not None for x in given):
-            return
-    leaves = [x for x in keras.tree.flatten(given) if x is not None]
-    # A call may have flags and texts besides tensors; a functional model has tensors alone.
-    received = [tuple(x.shape) if hasattr(x, "shape") else x for x in leaves]
-    fit = len(received) == len(shapes) and all(
-        isinstance(a, tuple)
-        and len(a) == len(b)
-        and all(None in pair or len(set(pair)) == 1 for pair in zip(a, b, strict=True))
-        for a, b in zip(received, shapes, strict=True)
-    )
-    if not fit:
-        raise ValueError(
-            f"Argument `inputs` must have the shapes of the model's inputs, {shapes}. "
-            f"Received: {received}"
-        )
-
-
-def _shown(inputs: Any) -> str:
+def _shown(inputs: Nested) -> str:
     if any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(inputs)):
         inputs = keras.tree.map_structure(lambda x: getattr(x, "shape", x), inputs)
         return f"arrays of shapes {inputs}"
@@ -130,12 +74,7 @@ def _shown(inputs: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _structure(model: Any) -> Any:
-    functional = getattr(model, "_functional", None) or model
-    return getattr(functional, "_inputs_struct", model.inputs)
-
-
-def _given(model: Any, inputs: Any) -> Arguments:
+def _given(model: keras.Layer, inputs: Nested) -> Arguments:
     if _is_by_name(model, inputs):
         kwargs = {name: keras.tree.map_structure(_symbol, x) for name, x in inputs.items()}
         return [], {**_required_training(model), **kwargs}, ""
@@ -144,14 +83,14 @@ def _given(model: Any, inputs: Any) -> Arguments:
     return args, _required_training(model), ""
 
 
-def _is_by_name(model: Any, inputs: Any) -> bool:
+def _is_by_name(model: keras.Layer, inputs: Nested) -> bool:
     """Return whether `inputs` is a dict from names of arguments, and not an argument itself."""
     if not isinstance(inputs, dict) or not inputs or is_functional(model):
         return False
     return inputs.keys() <= inspect.signature(model.call).parameters.keys()
 
 
-def _symbol(x: Any) -> Any:
+def _symbol(x: Nested) -> Nested:
     if x is None or isinstance(x, (bool, str)):
         return x
     if not hasattr(x, "shape"):
@@ -159,23 +98,23 @@ def _symbol(x: Any) -> Any:
     return keras.KerasTensor(tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
 
 
-def _own_inputs(model: Any, sized: bool = False) -> Arguments:
-    def symbol(x: Any) -> Any:
+def _own_inputs(model: keras.Layer, sized: bool = False) -> Arguments:
+    def symbol(x: keras.KerasTensor) -> keras.KerasTensor:
         shape = _batched(x.shape)
         if sized:
             # The code of a model may need the size of every axis.
             shape = tuple(size or (LENGTH if len(shape) < 4 else SIDE) for size in shape)
         return keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
 
-    inputs = keras.tree.map_structure(symbol, _structure(model))
+    inputs = keras.tree.map_structure(symbol, input_structure(model))
     return [inputs], _required_training(model), ""
 
 
-def _batched(shape: Any) -> tuple[int | None, ...]:
+def _batched(shape: Shape) -> Shape:
     return tuple(BATCH if not n and size is None else size for n, size in enumerate(shape))
 
 
-def _built_for(model: Any, dtype: str) -> Arguments:
+def _built_for(model: keras.Layer, dtype: str) -> Arguments:
     config = model.get_build_config() or {}
     kwargs = _required_training(model)
     if "shapes_dict" in config:
@@ -195,7 +134,7 @@ def _built_for(model: Any, dtype: str) -> Arguments:
     return [_symbols(config["input_shape"], dtype)], kwargs, assumed
 
 
-def _symbols(shapes: Any, dtype: str) -> Any:
+def _symbols(shapes: Nested, dtype: str) -> Nested:
     if isinstance(shapes, dict):
         return {key: _symbols(shape, dtype) for key, shape in shapes.items()}
     if shapes is None:
@@ -206,12 +145,8 @@ def _symbols(shapes: Any, dtype: str) -> Any:
     return [_symbols(shape, dtype) for shape in shapes]
 
 
-def _check_all_known(model: Any, known: set[str]) -> str:
-    """Return the names of optional inputs that are assumed absent, which may change the graph.
-
-    Raises:
-        ValueError: if a required argument is unknown.
-    """
+def _check_all_known(model: keras.Layer, known: set[str]) -> str:
+    """Return the optional inputs that are assumed absent; raise if a required one is unknown."""
     assumed = []
     for name, parameter in inspect.signature(model.call).parameters.items():
         if name in known or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -223,7 +158,7 @@ def _check_all_known(model: Any, known: set[str]) -> str:
     return " and ".join(assumed)
 
 
-def _required_training(model: Any) -> dict[str, Any]:
+def _required_training(model: keras.Layer) -> Kwargs:
     parameter = inspect.signature(model.call).parameters.get("training")
     if parameter is None or parameter.default is not parameter.empty:
         return {}

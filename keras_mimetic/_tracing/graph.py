@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from keras_mimetic._tracing.symbol import Value
+import keras
+
+from keras_mimetic._tracing.symbol import Args, Kwargs, Operation, Value
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,16 +25,13 @@ class Call:
         kwargs: Keyword arguments, with a `Value` for each tensor.
         inputs: The values among the arguments, in order.
         outputs: The values that the call returns.
-        seen: Whether the call was traced. It is `False` for a layer whose position in the
-            graph is all that is known.
     """
 
     operation: Any
-    args: Any
-    kwargs: Any
+    args: Args
+    kwargs: Kwargs
     inputs: list[Value]
     outputs: list[Value]
-    seen: bool = True
 
 
 @dataclasses.dataclass
@@ -48,8 +47,8 @@ class Graph:
 
     calls: list[Call] = dataclasses.field(default_factory=list)
     outputs: list[Value] = dataclasses.field(default_factory=list)
-    opaque: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
-    assumed: list[tuple[Any, str]] = dataclasses.field(default_factory=list)
+    opaque: list[tuple[keras.Layer, str]] = dataclasses.field(default_factory=list)
+    assumed: list[tuple[keras.Layer, str]] = dataclasses.field(default_factory=list)
 
 
 def walk_back(
@@ -57,10 +56,7 @@ def walk_back(
 ) -> Iterator[Value]:
     """Yield a value and those that it is computed from, nearest first, each once.
 
-    Args:
-        value: The value to start at.
-        follow: Given a call that was met, returns the inputs to go on with.
-        limit: Maximum number of values.
+    `follow` returns the inputs of a call to go on with, up to `limit` values.
     """
     waiting, known = [value], {value}
     while waiting and limit:
@@ -71,9 +67,15 @@ def walk_back(
         known.update(new)
 
 
-def in_call_order(layers: list[Any], graph: Graph) -> list[Any]:
-    """Sort layers by their first calls; layers without a call come last."""
-    order: dict[Any, int] = {}
+def order_of_calls(graph: Graph) -> dict[Operation, int]:
+    """Return the number of the first call of each layer and operation."""
+    order: dict[Operation, int] = {}
     for number, call in enumerate(graph.calls):
         order.setdefault(call.operation, number)
+    return order
+
+
+def in_call_order(layers: list[keras.Layer], graph: Graph) -> list[keras.Layer]:
+    """Sort layers by their first calls; layers without a call come last."""
+    order = order_of_calls(graph)
     return sorted(layers, key=lambda layer: order.get(layer, len(graph.calls)))

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 
@@ -13,7 +12,7 @@ from keras_mimetic._tracing.operations import (
     name_of,
     own_activation,
 )
-from keras_mimetic._tracing.symbol import Value
+from keras_mimetic._tracing.symbol import Args, Foreign, Operation, Value
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,12 +26,12 @@ class HeldProjection:
         bias: The weight that is added directly after each of its calls, or `None`.
     """
 
-    kernel: Any
-    owner: Any
+    kernel: keras.Variable
+    owner: keras.Layer
     equation: str
-    bias: Any = None
-    activation: Any = None
-    weights: tuple[Any, ...] = ()
+    bias: keras.Variable | None = None
+    activation: None = None
+    weights: tuple[()] = ()
     built: bool = True
 
     @property
@@ -40,16 +39,16 @@ class HeldProjection:
         return self.kernel.path
 
 
-# One projection for each weight, by its `id`.
+# The layer that owns each weight, and the projection that each is, by the `id` of the weight.
+Owners = Mapping[int, keras.Layer]
 Held = dict[int, HeldProjection]
 
 
-def held_projection(operation: Any, args: Any, owners: Mapping[int, Any], held: Held) -> Any:
-    """Return the projection of a product of a value and a weight, or `None`.
-
-    If the weight is the kernel of a linear `Dense`, it is that layer.
-    """
-    if not does(operation, "contract"):
+def held_projection(
+    operation: Operation, args: Args, owners: Owners, held: Held
+) -> keras.Layer | HeldProjection | None:
+    """Return the projection, perhaps a linear `Dense`, whose weight a value is multiplied by."""
+    if isinstance(operation, Foreign) or not does(operation, "contract"):
         return None
     operands = [x for x in keras.tree.flatten(args) if hasattr(x, "shape")]
     if len(operands) != 2 or not isinstance(operands[0], Value):
@@ -70,16 +69,16 @@ def held_projection(operation: Any, args: Any, owners: Mapping[int, Any], held: 
     return held.setdefault(id(weight), HeldProjection(weight, owner, equation))
 
 
-def set_biases(graph: Graph, owners: Mapping[int, Any]) -> None:
+def set_biases(graph: Graph, owners: Owners) -> None:
     """Set the bias of each projection that is a weight of a layer."""
-    added: dict[Value, list[Any]] = {}
+    added: dict[Value, list[keras.Variable | None]] = {}
     for call in graph.calls:
         is_add = name_of(call.operation) == "Add" and len(call.inputs) == 1
         given = keras.tree.flatten(call.args) if is_add else []
         weight = next((x for x in given if id(x) in owners), None)
         for value in call.inputs:
             added.setdefault(value, []).append(weight)
-    biases: dict[HeldProjection, list[Any]] = {}
+    biases: dict[HeldProjection, list[keras.Variable | None]] = {}
     for call in graph.calls:
         if isinstance(call.operation, HeldProjection):
             biases.setdefault(call.operation, []).extend(added.get(call.outputs[0], [None]))

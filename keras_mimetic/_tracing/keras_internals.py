@@ -1,6 +1,6 @@
 """Access to Keras's private attributes and classes.
 
-No other module of `_tracing`, `_patterns` and `_structures` uses them.
+No other file of the package uses them, except that layers use what they inherit.
 """
 
 import contextlib
@@ -16,41 +16,71 @@ import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.layers import layer as keras_layer
 
-from keras_mimetic._tracing import control_flow
-from keras_mimetic._tracing.symbol import Symbol, is_tracing, listening, recorder
+from keras_mimetic._tracing.symbol import (
+    Args,
+    Function,
+    Kwargs,
+    Nested,
+    Symbol,
+    any_symbol,
+    is_tracing,
+    listening,
+    recorder,
+)
 
 
-def sublayers(layer: Any) -> list[Any]:
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Return `layer` and all its nested sublayers, each once."""
     return list(layer._flatten_layers())
 
 
-def direct_sublayers(layer: Any) -> list[Any]:
+def direct_sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Return the direct sublayers of a layer."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
-def own_variables(layer: Any) -> list[Any]:
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     """Return the variables of a layer without those of its sublayers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
-def attention_projection(layer: Any, role: str) -> Any:
+def input_structure(model: keras.Model) -> Nested:
+    """Return the input tensors of a functional or sequential model, nested as `call` takes them."""
+    functional = getattr(model, "_functional", None) or model
+    return getattr(functional, "_inputs_struct", model.inputs)
+
+
+def generator_states(layer: keras.Layer) -> list[keras.Variable]:
+    """Return the states of a layer's random generators, without those of its sublayers."""
+    return [generator.state for generator in layer._seed_generators]
+
+
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Return the variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables)
+
+
+def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the learning rate of an optimizer: a variable, a schedule or a function."""
+    return optimizer._learning_rate
+
+
+def attention_projection(layer: keras.Layer, role: str) -> Any:
     """Return a projection of an attention layer; `None` if it has none of this role."""
     return getattr(layer, f"_{role}_dense", None)
 
 
-def is_keras_class(operation: Any) -> bool:
+def is_keras_class(operation: keras.Operation) -> bool:
     """Return whether Keras defines the class of a layer or operation."""
     return type(operation).__module__.startswith("keras.src.layers.")
 
 
-def output_spec(function: Any, *args: Any, **kwargs: Any) -> Any:
+def output_spec(function: Function, *args: Nested, **kwargs: Nested) -> Nested:
     """Return shapes and dtypes of the outputs of a backend function."""
     return keras.src.backend.compute_output_spec(function, *args, **kwargs)
 
 
-def is_tensor(x: Any) -> bool:
+def is_tensor(x: object) -> bool:
     """Return whether an object is a tensor of the backend."""
     return bool(keras.src.backend.is_tensor(x))
 
@@ -85,7 +115,7 @@ def preserve_global_state() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def preserve_model_state(model: Any) -> Iterator[None]:
+def preserve_model_state(model: keras.Layer) -> Iterator[None]:
     """Restore the state that symbolic calls of a model's layers change.
 
     It includes values of variables, and attributes that `call` sets. Changes inside an object
@@ -115,7 +145,7 @@ def recording_calls() -> Iterator[None]:
     weights raises a `ValueError`.
     """
     operation, layer, variable = keras.Operation, keras.layers.Layer, keras.Variable
-    patches: list[tuple[Any, str, Any]] = [
+    patches: list[tuple[Any, str, Function]] = [
         (operation, "symbolic_call", _symbolic_call),
         (layer, "symbolic_call", _symbolic_call),
         (layer, "__call__", _layer_call),
@@ -128,7 +158,6 @@ def recording_calls() -> Iterator[None]:
         (keras_layer, "Node", _make_node),
         (keras.src.backend.random, "dropout", _first_if_symbolic),
         (keras.src.backend.random, "shuffle", _first_if_symbolic),
-        *((keras.src.backend.core, name, _followed(f)) for name, f in _CONTROL_FLOW.items()),
         (keras.src.backend.core, "remat", _remat),
         *((variable, name, _give_way) for name in _OPERATORS if hasattr(variable, name)),
     ]
@@ -148,7 +177,7 @@ def recording_calls() -> Iterator[None]:
                 setattr(owner, name, own)
 
 
-def inherits_output_spec(layer: Any) -> bool:
+def inherits_output_spec(layer: keras.Layer) -> bool:
     """Return whether a subclass of Keras's attention overrides `call` but not its output spec.
 
     The inherited spec is for the arguments of Keras's layer. If the subclass takes others,
@@ -162,17 +191,6 @@ def inherits_output_spec(layer: Any) -> bool:
     )
 
 
-_CONTROL_FLOW = {
-    "scan": control_flow.scan,
-    "map": control_flow.map,
-    "vectorized_map": control_flow.map,
-    "associative_scan": control_flow.associative_scan,
-    "while_loop": control_flow.while_loop,
-    "fori_loop": control_flow.fori_loop,
-    "cond": control_flow.cond,
-    "switch": control_flow.switch,
-}
-
 _OPERATORS = tuple(
     f"__{name}__"
     for name in (
@@ -182,9 +200,9 @@ _OPERATORS = tuple(
 )
 
 
-def _wrapped(wrapper: Any, original: Any) -> Any:
+def _wrapped(wrapper: Function, original: Function) -> Function:
     @functools.wraps(original)
-    def function(*args: Any, **kwargs: Any) -> Any:
+    def function(*args: Nested, **kwargs: Nested) -> Nested:
         # Also while the recorder is paused, weights are refused and attributes restored.
         if recorder() is None and not (wrapper in _ALWAYS and is_tracing()):
             return original(*args, **kwargs)
@@ -193,35 +211,42 @@ def _wrapped(wrapper: Any, original: Any) -> Any:
     return function
 
 
-def _symbolic_call(original: Any, operation: Any, *args: Any, **kwargs: Any) -> Any:
-    if not _any_symbol((args, kwargs)):
+def _symbolic_call(
+    original: Function, operation: keras.Operation, *args: Nested, **kwargs: Nested
+) -> Nested:
+    if not any_symbol((args, kwargs)):
         # A functional model is being created inside the traced `call`.
         return original(operation, *args, **kwargs)
     return recorder().call(operation, args, kwargs)
 
 
-def _layer_call(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Any:
+def _layer_call(original: Function, layer: keras.Layer, *args: Nested, **kwargs: Nested) -> Nested:
     args, kwargs = recorder().known(layer, args, kwargs)
     return original(layer, *args, **kwargs)
 
 
-def _build_alone(original: Any, layer: Any, call_spec: Any) -> None:
-    """Build a layer without weights. A layer with sublayers and no `build` needs no building."""
+def _build_alone(original: Function, layer: keras.Layer, call_spec: object) -> None:
+    """Build a layer without weights.
+
+    A layer that has sublayers but no `build` method does not need to be built.
+    """
     if layer.built or (len(layer._layers) and hasattr(layer.build, "_is_default")):
         return
     with recorder().paused():
         original(layer, call_spec)
 
 
-def _unless_listening(original: Any, *args: Any, **kwargs: Any) -> None:
+def _unless_listening(original: Function, *args: Nested, **kwargs: Nested) -> None:
     return None
 
 
-def _refuse_weights(original: Any, layer: Any, *args: Any, **kwargs: Any) -> None:
+def _refuse_weights(
+    original: Function, layer: keras.Layer, *args: Nested, **kwargs: Nested
+) -> None:
     raise ValueError(f"its layer {layer.name!r} is not built")
 
 
-def _set_attribute(original: Any, layer: Any, name: str, value: Any) -> None:
+def _set_attribute(original: Function, layer: keras.Layer, name: str, value: object) -> None:
     if id(layer) in listening.layers:
         attributes = vars(layer)
         before = {name: attributes[name]} if name in attributes else {}
@@ -232,12 +257,8 @@ def _set_attribute(original: Any, layer: Any, name: str, value: Any) -> None:
 _ALWAYS = (_refuse_weights, _set_attribute)
 
 
-def _any_symbol(structure: Any) -> bool:
-    return any(isinstance(x, Symbol) for x in keras.tree.flatten(structure))
-
-
-def _make_node(original: Any, *args: Any, **kwargs: Any) -> Any:
-    if _any_symbol((args, kwargs)):
+def _make_node(original: Function, *args: Nested, **kwargs: Nested) -> Nested:
+    if any_symbol((args, kwargs)):
         return None
     # A functional model is being created inside the traced `call`.
     node = original(*args, **kwargs)
@@ -245,33 +266,23 @@ def _make_node(original: Any, *args: Any, **kwargs: Any) -> Any:
     return node
 
 
-def _unless_symbolic(original: Any, *args: Any, **kwargs: Any) -> Any:
-    return None if _any_symbol((args, kwargs)) else original(*args, **kwargs)
+def _unless_symbolic(original: Function, *args: Nested, **kwargs: Nested) -> Nested:
+    return None if any_symbol((args, kwargs)) else original(*args, **kwargs)
 
 
-def _first_if_symbolic(original: Any, *args: Any, **kwargs: Any) -> Any:
+def _first_if_symbolic(original: Function, *args: Nested, **kwargs: Nested) -> Nested:
     return args[0] if args and isinstance(args[0], Symbol) else original(*args, **kwargs)
 
 
-def _followed(body_once: Any) -> Any:
-    """Wrap a loop or branch so that its body runs once on symbols, and normally otherwise."""
-
-    def wrapper(original: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = body_once(*args, **kwargs)
-        return outputs if _any_symbol(outputs) else original(*args, **kwargs)
-
-    return wrapper
-
-
-def _remat(original: Any, function: Any) -> Any:
+def _remat(original: Function, function: Function) -> Function:
     """Return a rematerialized function that calls the original one on symbols."""
     rematerialized = original(function)
-    return lambda *args, **kwargs: (function if _any_symbol((args, kwargs)) else rematerialized)(
+    return lambda *args, **kwargs: (function if any_symbol((args, kwargs)) else rematerialized)(
         *args, **kwargs
     )
 
 
-def _give_way(original: Any, variable: Any, other: Any) -> Any:
+def _give_way(original: Function, variable: keras.Variable, other: object) -> Any:
     """Apply an operator of a variable, or defer to the operator of a symbol."""
     return NotImplemented if isinstance(other, Symbol) else original(variable, other)
 
@@ -286,8 +297,8 @@ def _listen_to_tensorflow() -> None:
     base: Any = tf.__internal__.dispatch.GlobalOpDispatcher
 
     class Dispatcher(base):
-        def handle(self, op: Any, args: Any, kwargs: Any) -> Any:
-            if recorder() is None or not _any_symbol((args, kwargs)):
+        def handle(self, op: Function, args: Args, kwargs: Kwargs) -> Nested:
+            if recorder() is None or not any_symbol((args, kwargs)):
                 return self.NOT_SUPPORTED
             return recorder().foreign(op, args, kwargs)
 

@@ -19,14 +19,13 @@ from keras_mimetic._tracing.keras_internals import sublayers
 _CONTAINERS = (list, tuple, dict)
 
 
-def find_layer_paths(model: Any) -> dict[Any, str]:
+def find_layer_paths(model: keras.Layer) -> dict[keras.Layer, str]:
     """Return the path of each layer; "" for `model` itself.
 
-    A layer with several paths gets the first one: public attributes come before private
-    ones, and each in alphabetical order. Layers in a container are named by their class and
-    numbered in order. A layer without a path gets a number.
+    Of several paths, public attributes come before private ones, each in alphabetical order.
+    Layers in a container are named by class and number.
     """
-    found: dict[Any, str] = {}
+    found: dict[keras.Layer, str] = {}
     _visit(model, "", found)
     hidden = [layer for layer in sublayers(model) if layer not in found]
     for number, layer in enumerate(hidden):
@@ -34,7 +33,7 @@ def find_layer_paths(model: Any) -> dict[Any, str]:
     return found
 
 
-def _visit(layer: Any, layer_path: str, found: dict[Any, str]) -> None:
+def _visit(layer: keras.Layer, layer_path: str, found: dict[keras.Layer, str]) -> None:
     if layer in found:
         return
     found[layer] = layer_path
@@ -47,7 +46,7 @@ def _visit(layer: Any, layer_path: str, found: dict[Any, str]) -> None:
 
 
 def _visit_container(
-    container: Any, layer_path: str, found: dict[Any, str], seen: set[int]
+    container: list | tuple | dict, layer_path: str, found: dict[keras.Layer, str], seen: set[int]
 ) -> None:
     if id(container) in seen:
         return
@@ -61,7 +60,7 @@ def _visit_container(
             _visit_container(child, f"{layer_path}/{_unique('container', used)}", found, seen)
 
 
-def _attributes(layer: Any) -> list[tuple[str, Any]]:
+def _attributes(layer: keras.Layer) -> list[tuple[str, Any]]:
     """Return the attributes that may hold layers, in the order of weight files."""
     # Attributes that every layer has are internals of Keras and its backend.
     skipped = {*_names_of_every_layer(), "_self_unconditional_dependency_names"}
@@ -85,7 +84,7 @@ def _attributes(layer: Any) -> list[tuple[str, Any]]:
     return first + attributes
 
 
-def _is_own_property(layer: Any, name: str) -> bool:
+def _is_own_property(layer: keras.Layer, name: str) -> bool:
     """Return whether an attribute would run code of a user."""
     owner = next((cls for cls in type(layer).__mro__ if name in vars(cls)), None)
     is_property = owner is not None and isinstance(

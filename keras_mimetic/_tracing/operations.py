@@ -1,11 +1,9 @@
 """What each layer and operation does."""
 
-from typing import Any
-
 import keras
 
 from keras_mimetic._tracing.graph import walk_back
-from keras_mimetic._tracing.symbol import Foreign, Value
+from keras_mimetic._tracing.symbol import Foreign, Function, Nested, Operation, Value
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -65,12 +63,12 @@ _COMBINING = {
 }
 
 
-def name_of(operation: Any) -> str:
+def name_of(operation: Operation) -> str:
     """Return the name of an operation: its class or its backend function."""
     return operation.name if isinstance(operation, Foreign) else type(operation).__name__
 
 
-def does(operation: Any, *kinds: str) -> bool:
+def does(operation: Operation, *kinds: str) -> bool:
     """Return whether an operation is of one of these kinds."""
     if isinstance(operation, keras.layers.Activation):
         function = operation.activation
@@ -79,11 +77,8 @@ def does(operation: Any, *kinds: str) -> bool:
     return not _KINDS.get(name_of(operation), frozenset()).isdisjoint(kinds)
 
 
-def is_projection(operation: Any) -> bool:
-    """Return whether a layer multiplies channels by a matrix.
-
-    Such layers are `Dense`, 1x1 convolutions, and `EinsumDense` with an equivalent equation.
-    """
+def is_projection(operation: Operation) -> bool:
+    """Return whether a layer multiplies channels by a matrix, as a `Dense` or a 1x1 convolution."""
     if isinstance(operation, keras.layers.Dense):
         return True
     if isinstance(operation, CONVOLUTIONS):
@@ -92,23 +87,23 @@ def is_projection(operation: Any) -> bool:
     return is_matrix_on_last_axis(getattr(operation, "equation", ""))
 
 
-def channel_axis(operation: Any, rank: int) -> int:
+def channel_axis(operation: Operation, rank: int) -> int:
     """Return the channel axis of the input of a layer, for inputs of a rank."""
     first = getattr(operation, "data_format", "channels_last") == "channels_first"
     return 1 if first else rank - 1
 
 
-def own_activation(layer: Any) -> Any:
+def own_activation(layer: keras.Layer) -> Function | None:
     """Return the activation function of a layer, or `None` if it is linear."""
     return None if layer.activation is keras.activations.linear else layer.activation
 
 
-def is_pointwise_function(function: Any) -> bool:
+def is_pointwise_function(function: Function | None) -> bool:
     """Return whether a function is a nonlinear activation that acts elementwise."""
     return function not in (None, keras.activations.linear, *_COMBINING)
 
 
-def strip_copies(value: Any) -> Any:
+def strip_copies(value: Nested) -> Nested:
     """Return the value before operations that copy it (dropout, identity, cast)."""
     if not isinstance(value, Value):
         return value
@@ -116,7 +111,7 @@ def strip_copies(value: Any) -> Any:
     return first
 
 
-def is_depthwise(operation: Any) -> bool:
+def is_depthwise(operation: Operation) -> bool:
     """Return whether a layer is a convolution whose filters each see one channel."""
     if isinstance(operation, (*DEPTHWISE, *SEPARABLE)):
         return True

@@ -7,34 +7,36 @@ plain layer or an operation of `keras.ops`.
 """
 
 import contextlib
+import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 
+from keras_mimetic._tracing import keras_internals
 from keras_mimetic._tracing.arguments import arguments_of
-from keras_mimetic._tracing.backend_functions import as_keras_operation, function_name
-from keras_mimetic._tracing.control_flow import OPERATIONS as CONTROL_FLOW
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.held_weights import Held, held_projection
-from keras_mimetic._tracing.keras_internals import (
-    direct_sublayers,
-    inherits_output_spec,
-    is_keras_class,
-    is_tensor,
-    output_spec,
-    sublayers,
-)
+from keras_mimetic._tracing.held_weights import Held, Owners, held_projection
 from keras_mimetic._tracing.operations import does, name_of
-from keras_mimetic._tracing.symbol import Foreign, Symbol, Value, listening
-from keras_mimetic.layers.state_space import MimeticStateSpace
+from keras_mimetic._tracing.symbol import (
+    Args,
+    Foreign,
+    Function,
+    Kwargs,
+    Nested,
+    Operation,
+    Shape,
+    Symbol,
+    Value,
+    any_symbol,
+    listening,
+)
 
-# Layers that are recorded as one call, including their subclasses.
-PLAIN = (
+# Layers of Keras that are recorded as one call, including their subclasses.
+_LEAVES = (
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,
     keras.layers.Dense,
@@ -52,7 +54,6 @@ PLAIN = (
     keras.layers.GroupNormalization,
     keras.layers.Dropout,
     keras.layers.InputLayer,
-    MimeticStateSpace,
 )
 
 # Size for axes of unknown length if the code of a model needs one.
@@ -63,17 +64,38 @@ _MAX_CALLS = 100
 _ALIASES = {"Mul": "Multiply", "Sub": "Subtract", "Div": "TrueDivide", "Truediv": "TrueDivide"}
 
 
-def is_composite(operation: Any) -> bool:
+def is_composite(operation: Operation) -> bool:
     """Return whether a layer consists of other layers or is user-defined."""
-    if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
+    if not isinstance(operation, keras.layers.Layer) or _is_leaf(operation):
         return False
     if isinstance(operation, (keras.Model, keras.layers.Lambda)):
         return True
-    return not is_keras_class(operation)
+    return not keras_internals.is_keras_class(operation)
+
+
+def _is_leaf(layer: keras.Layer) -> bool:
+    """Return whether a layer is recorded as one call, which its class may ask for."""
+    return isinstance(layer, _LEAVES) or getattr(layer, "_traced_as_one_call", False)
 
 
 class LongLoopError(Exception):
     """A loop that is too long to be traced step by step."""
+
+
+@dataclasses.dataclass
+class Attempt:
+    """What one attempt to call a layer recorded, and why it failed, or "" if it did not."""
+
+    calls: list[Call] = dataclasses.field(default_factory=list)
+    opaque: list[tuple[keras.Layer, str]] = dataclasses.field(default_factory=list)
+    outputs: Nested = None
+    assumed: str = ""
+    why: str = ""
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """The best attempt has the lowest: it succeeds, and hides few layers."""
+        return bool(self.why), 0 if self.why else len(self.opaque), -len(self.calls)
 
 
 class Recorder:
@@ -84,9 +106,9 @@ class Recorder:
         owners: The layer that owns each weight, by the `id` of the weight.
     """
 
-    def __init__(self, graph: Graph, owners: Mapping[int, Any]) -> None:
+    def __init__(self, graph: Graph, owners: Owners) -> None:
         self.graph, self._owners = graph, owners
-        self._calls: Counter[Any] = Counter()
+        self._calls: Counter[keras.Layer] = Counter()
         self._held: Held = {}
         self._constants: dict[int, Symbol] = {}
 
@@ -98,73 +120,73 @@ class Recorder:
         finally:
             listening.recorder, listening.is_tracing = None, False
 
-    def model(self, model: Any, inputs: Any, after: tuple[Value, ...] = ()) -> Any:
-        """Call a model on symbolic arguments and return its outputs, or `None` if it fails.
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        listening.recorder = None
+        try:
+            yield
+        finally:
+            listening.recorder = self
 
-        Of several attempts, the one with the fewest opaque layers is kept.
-        """
-        best: tuple[tuple[int, int], Any, Any, str] | None = None
-        why = NO_CALL
-        mark = self._mark()
+    @contextlib.contextmanager
+    def _attempt(self, *fatal: type[Exception]) -> Iterator[Attempt]:
+        """Move what is recorded from the graph to an `Attempt`; only `fatal` errors are raised."""
+        attempt = Attempt()
+        calls, opaque = self.graph.calls, self.graph.opaque
+        start, start_opaque = len(calls), len(opaque)
+        try:
+            yield attempt
+        except fatal:
+            raise
+        except Exception as error:
+            attempt.why = reason(error)
+        attempt.calls, calls[start:] = calls[start:], []
+        attempt.opaque, opaque[start_opaque:] = opaque[start_opaque:], []
+
+    def _keep(self, attempt: Attempt) -> None:
+        self.graph.calls += attempt.calls
+        self.graph.opaque += attempt.opaque
+
+    def model(self, model: keras.Layer, inputs: Nested = None) -> Nested:
+        """Call a model on symbolic arguments and return its outputs, or `None` if it fails."""
+        attempts: list[Attempt] = []
         for make in () if _has_no_call(model) else arguments_of(model, inputs):
-            outputs, assumed = None, ""
             self._calls.clear()
-            try:
-                args, kwargs, assumed = make()
-                args, kwargs = keras.tree.map_structure(
-                    lambda x: self._input(x, after), (args, kwargs)
-                )
-                outputs = model(*args, **kwargs)
-                rank = len(self.graph.opaque) - mark[1], mark[0] - len(self.graph.calls)
-            except Exception as error:
-                why = reason(error) if best is None else why
-                # Rank a failure after every success.
-                rank = len(sublayers(model)), mark[0] - len(self.graph.calls)
-            if best is None or rank < best[0]:
-                best = rank, self._since(mark), outputs, assumed
-            self._reset(mark)
-            if rank[0] == 0 or why.startswith("RecursionError"):
+            with self._attempt() as attempt:
+                args, kwargs, attempt.assumed = make()
+                args, kwargs = keras.tree.map_structure(_symbol, (args, kwargs))
+                attempt.outputs = model(*args, **kwargs)
+            attempts.append(attempt)
+            is_complete = not attempt.why and not attempt.opaque
+            if is_complete or attempt.why.startswith("RecursionError"):
                 break
-        if best is not None:
-            self._restore(best[1])
-            if best[3]:
-                self.graph.assumed.append((model, best[3]))
-        outputs = None if best is None else best[2]
-        if outputs is None and not self._is_opaque(model):
+        best = min(attempts, key=lambda attempt: attempt.rank, default=Attempt())
+        self._keep(best)
+        if best.assumed:
+            self.graph.assumed.append((model, best.assumed))
+        if best.outputs is None and not self._is_opaque(model):
+            why = next((attempt.why for attempt in attempts if attempt.why), NO_CALL)
             self.graph.opaque.append((model, why))
-            self._one_by_one(model, list(after))
-        return outputs
+            self._one_by_one(model)
+        return best.outputs
 
-    def _is_opaque(self, layer: Any) -> bool:
+    def _is_opaque(self, layer: keras.Layer) -> bool:
         return any(known is layer for known, _ in self.graph.opaque)
 
-    def _one_by_one(self, layer: Any, context: list[Value]) -> list[Value]:
-        """Trace the sublayers of an opaque layer, and return their outputs."""
-        start = len(self.graph.calls)
-        for sub in direct_sublayers(layer):
-            called = {id(call.operation) for call in self.graph.calls}
-            inside = sublayers(sub)
-            if self._is_opaque(sub) or any(id(inner) in called for inner in inside):
+    def _one_by_one(self, layer: keras.Layer) -> None:
+        """Trace the composite layers inside a layer that could not be traced, each by itself."""
+        for sub in keras_internals.direct_sublayers(layer):
+            called = {call.operation for call in self.graph.calls}
+            if self._is_opaque(sub) or not called.isdisjoint(keras_internals.sublayers(sub)):
                 continue
-            if is_composite(sub):
-                if sub.weights:
-                    self.model(sub, None, tuple(context))
+            if is_composite(sub) and sub.weights:
+                self.model(sub)
             else:
-                self._alone(sub, context)
-        return _ends(self.graph.calls[start:])
-
-    def _alone(self, layer: Any, context: list[Value]) -> None:
-        """Record the position of a plain layer without a traced call, and its sublayers."""
-        value = Value((), "", after=(*context, *self._one_by_one(layer, context)))
-        if layer.built:
-            output = Value((), "")
-            call = Call(layer, [], {}, [value], [output], seen=False)
-            output.producer = call
-            self.graph.calls.append(call)
+                self._one_by_one(sub)
 
     # Methods that Keras's patched functions call.
 
-    def call(self, operation: Any, args: Any, kwargs: Any) -> Any:
+    def call(self, operation: keras.Operation, args: Args, kwargs: Kwargs) -> Nested:
         """Replace `symbolic_call` of a layer or operation."""
         if is_composite(operation):
             return self._enter(operation, args, kwargs)
@@ -172,91 +194,71 @@ class Recorder:
             return self._time_distributed(operation, args, kwargs)
         if name_of(operation) == "Ndim":
             return len(args[0].shape)  # Keras returns a tensor.
-        if name_of(operation) in CONTROL_FLOW:
-            return operation.call(*args, **kwargs)
         with self.paused():
             spec = _spec(operation, args, kwargs)
-        return self._record(operation, args, kwargs, spec, self._hidden(operation, args, kwargs))
+        self._enter_wrapped(operation)
+        return self._record(operation, args, kwargs, spec)
 
-    def foreign(self, function: Any, args: Any, kwargs: Any) -> Any:
+    def foreign(self, function: Function, args: Args, kwargs: Kwargs) -> Nested:
         """Record a call of a backend function."""
-        outputs = as_keras_operation(function, args, kwargs)
-        if outputs is not NotImplemented:
-            return outputs
-        name = "".join(part.capitalize() for part in function_name(function).split("_"))
         with self.paused():
-            spec = output_spec(function, *args, **kwargs)
-        return self._record(Foreign(_ALIASES.get(name, name)), args, kwargs, spec)
+            spec = keras_internals.output_spec(function, *args, **kwargs)
+        return self._record(Foreign(_name_of_function(function)), args, kwargs, spec)
 
-    def known(self, layer: Any, args: Any, kwargs: Any) -> Any:
+    def known(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         """Return the arguments of a plain layer with a symbol for each concrete tensor."""
-        if is_composite(layer):
-            return args, kwargs
-        if not layer.weights and not _values((args, kwargs)):
+        if is_composite(layer) or not (layer.weights or any_symbol((args, kwargs))):
             return args, kwargs
         return keras.tree.map_structure(self._constant, (args, kwargs))
 
-    def _constant(self, x: Any) -> Any:
-        is_variable = isinstance(x, keras.Variable)
-        if not is_variable and not is_tensor(x):
+    def _constant(self, x: Nested) -> Nested:
+        if not isinstance(x, keras.Variable) and not keras_internals.is_tensor(x):
             return x
         if id(x) not in self._constants:
             dtype = keras.backend.standardize_dtype(x.dtype)
             self._constants[id(x)] = Symbol(Value(tuple(x.shape), dtype, constant=x))
         return self._constants[id(x)]
 
-    def _input(self, x: Any, after: tuple[Value, ...]) -> Any:
-        if not isinstance(x, keras.KerasTensor):
-            return x
-        return Symbol(Value(tuple(x.shape), x.dtype, after=after))
-
-    def _enter(self, layer: Any, args: Any, kwargs: Any) -> Any:
-        """Run the `call` of a composite layer."""
-        best: tuple[int, str, Any] | None = None
-        for sized in (False, True):
-            given = args, kwargs
-            if sized:
-                given = keras.tree.map_structure(_with_sizes, given)
-                if not any(
-                    isinstance(x, Symbol) and None in x.shape
-                    for x in keras.tree.flatten((args, kwargs))
-                ):
-                    break
-            mark = self._mark()
-            try:
-                outputs = layer.call(*given[0], **given[1])
-                return keras.tree.map_structure(self._symbol, outputs)
-            except (LongLoopError, RecursionError):
-                # A second attempt at each level would take exponential time.
-                raise
-            except Exception as error:
-                came = len(self.graph.calls) - mark[0]
-                why = NO_CALL if _has_no_call(layer) else reason(error)
-                if best is None or came > best[0]:
-                    best = came, why, self._since(mark)
-                self._reset(mark)
-        assert best is not None
-        start = len(self.graph.calls)
-        self._restore(best[2])
-        self.graph.opaque.append((layer, best[1]))
-        self._one_by_one(layer, _values((args, kwargs)))
-        ends = _ends(self.graph.calls[start:])
+    def _enter(self, layer: keras.Layer, args: Args, kwargs: Kwargs) -> Nested:
+        """Run the `call` of a composite layer, with sizes for unknown ones if it fails without."""
+        tries = [(args, kwargs)]
+        if any(isinstance(x, Symbol) and None in x.shape for x in keras.tree.flatten(tries)):
+            tries.append(keras.tree.map_structure(_with_sizes, (args, kwargs)))
+        attempts: list[Attempt] = []
+        for given, named in tries:
+            # A second attempt at each level after these errors would take exponential time.
+            with self._attempt(LongLoopError, RecursionError) as attempt:
+                attempt.outputs = keras.tree.map_structure(_symbol, layer.call(*given, **named))
+            if not attempt.why:
+                self._keep(attempt)
+                return attempt.outputs
+            attempts.append(attempt)
+        best = min(attempts, key=lambda attempt: attempt.rank)
+        self._keep(best)
+        self.graph.opaque.append((layer, NO_CALL if _has_no_call(layer) else best.why))
+        self._one_by_one(layer)
         with self.paused():
             spec = layer.compute_output_spec(*args, **kwargs)
         # Assume that its output depends on all values that nothing else has used.
-        return self._record(layer, args, kwargs, spec, ends)
+        return self._record(layer, args, kwargs, spec, _ends(best.calls))
 
-    def broadcast(self, x: Symbol, shape: tuple[int | None, ...]) -> Symbol:
-        """Broadcast a symbol to a shape, whose sizes may be unknown."""
-        spec = keras.KerasTensor(shape, x.dtype)
-        return self._record(Foreign("BroadcastTo"), (x,), {}, spec)
+    def _enter_wrapped(self, operation: keras.Operation) -> None:
+        """Trace the layers inside a wrapper of Keras, such as `RNN`."""
+        if not isinstance(operation, keras.layers.Layer) or _is_leaf(operation):
+            return
+        if len(keras_internals.sublayers(operation)) > 1 and not self._is_opaque(operation):
+            what = f"{type(operation).__name__} hides the context of its layers"
+            self.graph.opaque.append((operation, what))
+            self._one_by_one(operation)
 
-    def _time_distributed(self, wrapper: Any, args: Any, kwargs: Any) -> Any:
+    def _time_distributed(
+        self, wrapper: keras.layers.TimeDistributed, args: Args, kwargs: Kwargs
+    ) -> Nested:
         """Call the inner layer on inputs whose first two axes are merged."""
         x = next(x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Symbol))
         first = x.shape[:2]
 
-        def reshape(y: Any, axes: tuple[int | None, ...], merged: int) -> Any:
+        def reshape(y: Nested, axes: tuple[int | None, ...], merged: int) -> Nested:
             if not isinstance(y, Symbol):
                 return y
             spec = keras.KerasTensor((*axes, *y.shape[merged:]), y.dtype)
@@ -266,72 +268,30 @@ class Recorder:
         outputs = wrapper.layer(reshape(x, (both,), 2))
         return keras.tree.map_structure(lambda y: reshape(y, first, 1), outputs)
 
-    def _record(self, operation: Any, args: Any, kwargs: Any, spec: Any, more: Any = ()) -> Any:
-        outputs = keras.tree.map_structure(self._symbol, spec)
+    def _record(
+        self,
+        operation: Operation,
+        args: Args,
+        kwargs: Kwargs,
+        spec: Nested,
+        other_inputs: Sequence[Value] = (),
+    ) -> Nested:
+        """Record a call and return symbols for its outputs, which have the shapes of `spec`."""
+        outputs = keras.tree.map_structure(_symbol, spec)
         values = [x.value for x in keras.tree.flatten(outputs) if isinstance(x, Symbol)]
-        args, kwargs = keras.tree.map_structure(self._value, (args, kwargs))
+        args, kwargs = keras.tree.map_structure(_value, (args, kwargs))
         inputs = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Value)]
         operation = held_projection(operation, args, self._owners, self._held) or operation
-        self._check_repeats(operation)
-        call = Call(operation, args, kwargs, [*inputs, *more], values)
+        if isinstance(operation, keras.layers.Layer) and operation.weights:
+            # A loop that samples calls one layer again and again.
+            self._calls[operation] += 1
+            if self._calls[operation] > _MAX_CALLS:
+                raise LongLoopError(f"a loop calls {operation.name!r} more than {_MAX_CALLS} times")
+        call = Call(operation, args, kwargs, [*inputs, *other_inputs], values)
         for value in values:
             value.producer = call
         self.graph.calls.append(call)
         return outputs
-
-    def _check_repeats(self, operation: Any) -> None:
-        """Raise if one layer is called again and again, as in a loop that samples."""
-        if isinstance(operation, keras.layers.Layer) and operation.weights:
-            self._calls[operation] += 1
-            if self._calls[operation] > _MAX_CALLS:
-                raise LongLoopError(f"a loop calls {operation.name!r} more than {_MAX_CALLS} times")
-
-    def _symbol(self, x: Any) -> Any:
-        if not isinstance(x, keras.KerasTensor) or isinstance(x, Symbol):
-            return x
-        return Symbol(Value(tuple(x.shape), x.dtype))
-
-    def _value(self, x: Any) -> Any:
-        if isinstance(x, Symbol):
-            return x.value
-        return self._symbol(x).value if isinstance(x, keras.KerasTensor) else x
-
-    def _hidden(self, operation: Any, args: Any, kwargs: Any) -> list[Value]:
-        """Return the outputs of the layers inside a wrapper of Keras, such as `RNN`."""
-        if not isinstance(operation, keras.layers.Layer) or isinstance(operation, PLAIN):
-            return []
-        if len(sublayers(operation)) == 1 or self._is_opaque(operation):
-            return []
-        what = f"{type(operation).__name__} hides the context of its layers"
-        self.graph.opaque.append((operation, what))
-        return self._one_by_one(operation, _values((args, kwargs)))
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        listening.recorder = None
-        try:
-            yield
-        finally:
-            listening.recorder = self
-
-    # A failed attempt is undone, or kept up to its failure.
-
-    def _lists(self) -> tuple[list[Any], ...]:
-        return self.graph.calls, self.graph.opaque
-
-    def _mark(self) -> list[int]:
-        return [len(items) for items in self._lists()]
-
-    def _since(self, mark: list[int]) -> list[list[Any]]:
-        return [items[start:] for items, start in zip(self._lists(), mark, strict=True)]
-
-    def _reset(self, mark: list[int]) -> None:
-        for items, start in zip(self._lists(), mark, strict=True):
-            del items[start:]
-
-    def _restore(self, kept: list[list[Any]]) -> None:
-        for items, more in zip(self._lists(), kept, strict=True):
-            items += more
 
 
 NO_CALL = "it has no `call`; its layers were traced one by one"
@@ -348,12 +308,20 @@ def reason(error: Exception) -> str:
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
-def _has_no_call(layer: Any) -> bool:
+def _name_of_function(function: Function) -> str:
+    """Return the name of a backend function, in the form of the classes of `keras.ops`."""
+    name = getattr(function, "__name__", type(function).__name__).strip("_")
+    name = re.sub("_(v2|dispatch)$|^reduce_", "", name)
+    name = "".join(part.capitalize() for part in name.split("_"))
+    return _ALIASES.get(name, name)
+
+
+def _has_no_call(layer: keras.Layer) -> bool:
     return type(layer).call in (keras.Model.call, keras.layers.Layer.call, keras.Operation.call)
 
 
-def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
-    if inherits_output_spec(operation):
+def _spec(operation: keras.Operation, args: Args, kwargs: Kwargs) -> Nested:
+    if keras_internals.inherits_output_spec(operation):
         return keras.Operation.compute_output_spec(operation, *args, **kwargs)
     spec = operation.compute_output_spec(*args, **kwargs)
     if isinstance(operation, keras.layers.EinsumDense) and None in spec.shape:
@@ -366,7 +334,7 @@ def _spec(operation: Any, args: Any, kwargs: Any) -> Any:
     return spec
 
 
-def _einsum_shape(layer: Any, given: Any, declared: Any) -> tuple[int | None, ...]:
+def _einsum_shape(layer: keras.layers.EinsumDense, given: Shape, declared: Shape) -> Shape:
     """Return the output shape of an `EinsumDense`, with declared unknown sizes filled in."""
     left, _, output = layer.equation.replace(" ", "").partition("->")
     term = left.partition(",")[0]
@@ -382,11 +350,17 @@ def _ends(calls: list[Call]) -> list[Value]:
     return [value for call in calls for value in call.outputs if value not in used]
 
 
-def _values(structure: Any) -> list[Value]:
-    return [x.value for x in keras.tree.flatten(structure) if isinstance(x, Symbol)]
+def _symbol(x: Nested) -> Nested:
+    if not isinstance(x, keras.KerasTensor) or isinstance(x, Symbol):
+        return x
+    return Symbol(Value(tuple(x.shape), x.dtype))
 
 
-def _with_sizes(x: Any) -> Any:
+def _value(x: Nested) -> Nested:
+    return _symbol(x).value if isinstance(x, keras.KerasTensor) else x
+
+
+def _with_sizes(x: Nested) -> Nested:
     if not isinstance(x, Symbol) or None not in x.shape:
         return x
     return Symbol(x.value, tuple(size or _SIZE for size in x.shape))

@@ -2,10 +2,18 @@
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+
+# Tensors in nested tuples, lists and dicts, or anything else that `call` takes or returns.
+Nested = Any
+Args = tuple[Nested, ...]
+Kwargs = dict[str, Nested]
+Function = Callable[..., Nested]
+Shape = tuple[int | None, ...]
 
 
 @dataclasses.dataclass(eq=False)
@@ -17,14 +25,12 @@ class Value:
         dtype: Name of its dtype.
         producer: The call that returns it, or `None` for inputs and constants.
         constant: The tensor, if its values are known.
-        after: Values that precede it in the model, if its producer is unknown.
     """
 
-    shape: tuple[int | None, ...]
+    shape: Shape
     dtype: str
     producer: Any = None
     constant: Any = None
-    after: tuple["Value", ...] = ()
 
 
 class Foreign:
@@ -32,6 +38,10 @@ class Foreign:
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+# A layer, an operation of `keras.ops`, or the equivalent of one of them.
+Operation = keras.Operation | Foreign
 
 
 # State of the thread that is tracing: `recorder` and `is_tracing`.
@@ -58,7 +68,7 @@ class Symbol(keras.KerasTensor):
     # NumPy and JAX then defer to the right operand.
     __array_ufunc__ = None
 
-    def __init__(self, value: Value, shape: Any = None) -> None:
+    def __init__(self, value: Value, shape: Shape | None = None) -> None:
         # Automatic names would advance Keras's counters.
         super().__init__(value.shape if shape is None else shape, value.dtype, name="tensor")
         self.value = value
@@ -67,7 +77,7 @@ class Symbol(keras.KerasTensor):
     def __jax_array__(self) -> Any:
         raise AttributeError("a symbolic tensor cannot be converted to a JAX array")
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Nested) -> Nested:
         # Keras takes integers, tuples and lists alone, and lists are what is saved of tuples.
         keys = tuple(key) if isinstance(key, (tuple, list)) else (key,)
         return super().__getitem__(tuple(int(x) if isinstance(x, np.integer) else x for x in keys))
@@ -82,8 +92,17 @@ class Symbol(keras.KerasTensor):
 
     @classmethod
     def __torch_function__(
-        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+        cls,
+        function: Function,
+        types: tuple[type, ...],
+        args: Args = (),
+        kwargs: Kwargs | None = None,
+    ) -> Nested:
         if recorder() is None:
             return NotImplemented
         return recorder().foreign(function, args, kwargs or {})
+
+
+def any_symbol(structure: Nested) -> bool:
+    """Return whether a symbol is among the leaves of a structure."""
+    return any(isinstance(x, Symbol) for x in keras.tree.flatten(structure))

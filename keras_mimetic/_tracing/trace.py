@@ -1,7 +1,5 @@
 """Tracing of a model: one call on symbolic tensors gives its graph."""
 
-from typing import Any
-
 import keras
 
 from keras_mimetic._tracing.graph import Graph
@@ -14,17 +12,11 @@ from keras_mimetic._tracing.keras_internals import (
     sublayers,
 )
 from keras_mimetic._tracing.recorder import Recorder, is_composite
-from keras_mimetic._tracing.symbol import Symbol
+from keras_mimetic._tracing.symbol import Nested, Symbol
 
 
-def trace(model: Any, inputs: Any = None) -> Graph:
-    """Return the flat graph of a built model or layer, without changing it.
-
-    Args:
-        model: A built Keras model or layer.
-        inputs: Example inputs, if the model does not determine them (see
-            `keras_mimetic.initialize`).
-    """
+def trace(model: keras.Layer, inputs: Nested = None) -> Graph:
+    """Return the flat graph of a built model or layer, without changing it."""
     graph = Graph()
     if not is_composite(model):
         return graph

@@ -119,6 +119,9 @@ class MimeticStateSpace(Mamba2):
 
     _sublayers = ("in_projection", "out_projection")
 
+    # The projections inside are one structure, not layers of the model.
+    _traced_as_one_call = True
+
     def __init__(
         self,
         state_dim: int = 128,

@@ -15,6 +15,7 @@ from keras import layers, ops
 import keras_mimetic
 from keras_mimetic._find import find_sites
 from keras_mimetic._patterns import attention as sites
+from keras_mimetic._patterns import contents
 
 # As wide as each head, so that products can be exact identities.
 DIM, HEADS, SIZE, TOKENS = 4, 2, 4, 6
@@ -220,66 +221,6 @@ def test_a_gated_layer_of_grouped_queries():
     assert {row.note for row in report.skipped} == {"a gate multiplies its values"}
 
 
-class InCall(layers.Layer):
-    """Attention whose `call` uses functions of the backend on (batch, n, heads, size)."""
-
-    def __init__(self, attend):
-        super().__init__()
-        self.attend = attend
-        self.q, self.k, self.v = (layers.Dense(HEADS * SIZE) for _ in range(3))
-        self.out = layers.Dense(DIM)
-
-    def call(self, x):
-        qkv = (ops.reshape(f(x), (-1, TOKENS, HEADS, SIZE)) for f in (self.q, self.k, self.v))
-        return self.out(ops.reshape(self.attend(*qkv), (-1, TOKENS, HEADS * SIZE)))
-
-
-def torch_permute(q, k, v):
-    q, k, v = (torch.permute(t, (0, 2, 1, 3)) for t in (q, k, v))
-    weights = torch.softmax(torch.matmul(q, torch.transpose(k, -1, -2)) * SIZE**-0.5, -1)
-    return torch.permute(torch.matmul(weights, v), (0, 2, 1, 3))
-
-
-def torch_einsum(q, k, v):
-    weights = F.softmax(torch.einsum("bqhd,bkhd->bhqk", q, k) * SIZE**-0.5, dim=-1)
-    return torch.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-def torch_fused(q, k, v):
-    q, k, v = (torch.transpose(t, 1, 2) for t in (q, k, v))
-    return torch.transpose(F.scaled_dot_product_attention(q, k, v), 1, 2)
-
-
-def tf_transpose(q, k, v):
-    q, k, v = (tf.transpose(t, perm=[0, 2, 1, 3]) for t in (q, k, v))
-    weights = tf.nn.softmax(tf.matmul(q, k, transpose_b=True) * SIZE**-0.5)
-    y = tf.transpose(tf.matmul(weights, v), [0, 2, 1, 3])
-    return tf.reshape(y, (tf.shape(y)[0], -1, HEADS * SIZE))
-
-
-def tf_einsum(q, k, v):
-    weights = tf.nn.softmax(tf.einsum("bqhd,bkhd->bhqk", q, k) * SIZE**-0.5, axis=-1)
-    return tf.einsum("bhqk,bkhd->bqhd", weights, v)
-
-
-IN_CALL = {
-    "torch": (torch_permute, torch_einsum, torch_fused),
-    "tensorflow": (tf_transpose, tf_einsum),
-}.get(keras.backend.backend(), ())
-if keras.backend.backend() == "torch":
-    import torch
-    import torch.nn.functional as F  # noqa: N812
-elif keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
-
-@pytest.mark.parametrize("attend", IN_CALL, ids=lambda attend: attend.__name__)
-def test_functions_of_the_backend(attend):
-    layer = InCall(attend)
-    layer(np.ones((2, TOKENS, DIM), "float32"))
-    check_exact(layer)
-
-
 def test_shifted_windows():
     """Swin: windows of shifted positions, heads of one fused kernel."""
     x = keras.Input((4, 4, DIM))
@@ -354,7 +295,7 @@ def pooled_keys(x):
 @pytest.mark.parametrize("form", [moved_queries, first_token_alone, pooled_keys])
 def test_streams_survive_positions_slices_and_pooling(form):
     (site,) = find_sites(model_of(form), ["attention"]).sites
-    assert site.pairs == {"query_key": True, "value_output": True}
+    assert site.skipped_pairs == {}
     assert not site.skip_reason
 
 
@@ -499,7 +440,7 @@ def test_unknown_queries_are_not_cross_attention():
     y = ops.dot_product_attention(*Opaque()([q, k]), v)
     z = dense(ops.reshape(y, (-1, TOKENS, HEADS * SIZE)), DIM)
     report = keras_mimetic.initialize(keras.Model(x, z), "attention", seed=0)
-    assert {row.note for row in report.skipped} == {sites.UNKNOWN}
+    assert {row.note for row in report.skipped} == {contents.UNKNOWN}
     assert not report.written
 
 
@@ -592,7 +533,6 @@ def test_keys_of_the_stream_in_other_channels(make, what, in_operations):
     assert "cross" not in site.skip_reason
     assert all(text in site.skip_reason for text in expected)
     assert bool(site.skip_reason) is bool(expected)
-    assert site.self_attention is not bool(expected)
 
 
 def test_queries_and_keys_each_after_a_matrix():

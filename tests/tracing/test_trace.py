@@ -251,21 +251,18 @@ def test_the_model_is_unchanged_for_several_threads(code):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "match"),
+    "inputs",
     [
-        ({"c": np.zeros((2, 6, 8))}, r"must name the model's inputs, \['a', 'b'\]. Received"),
-        (np.zeros((2, 6, 8)), "must have the shapes of the model's inputs"),
-        ([np.zeros((2, 6, 8)), np.zeros((2, 6, 9))], "must have the shapes"),
-        ((np.zeros((2, 6, 8)), 1, 2, 3, 4), "must be a valid input of the model"),
-        ("circular", "contains itself"),
+        {"c": np.zeros((2, 6, 8))},
+        np.zeros((2, 6, 8)),
+        [np.zeros((2, 6, 8)), np.zeros((2, 6, 9))],
+        (np.zeros((2, 6, 8)), 1, 2, 3, 4),
     ],
 )
-def test_invalid_inputs_raise_an_error(inputs, match):
+def test_invalid_inputs_raise_an_error_with_the_reason_of_keras(inputs):
     a, b = keras.Input((6, 8), name="a"), keras.Input((6, 8), name="b")
     model = keras.Model([a, b], Feed()(a + b))
-    if isinstance(inputs, str):
-        inputs = []
-        inputs.append(inputs)
+    match = r"must be a valid input of the model, whose `call` takes \(inputs, .*Error: "
     with pytest.raises(ValueError, match=match):
         keras_mimetic.initialize(model, seed=0, dry_run=True, inputs=inputs)
     right = [np.zeros((2, 6, 8)), np.zeros((2, 6, 8))]
