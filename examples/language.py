@@ -138,6 +138,7 @@ def picture(curves, path):
     axis.legend(frameon=False)
     axis.grid(alpha=0.3)
     figure.savefig(path, dpi=200)
+    plt.close(figure)
 
 
 def main(argv=None):

@@ -72,7 +72,8 @@ def test_one_file_touches_private_records_of_keras():
     """Layers may use those that they inherit."""
     wrong = []
     for path in PACKAGE.rglob("*.py"):
-        if path.name == "keras_internals.py":
+        # `_numerics` does not import Keras, and has named tuples.
+        if path.name == "keras_internals.py" or path.parent.name == "_numerics":
             continue
         nodes = list(ast.walk(ast.parse(path.read_text())))
         attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
