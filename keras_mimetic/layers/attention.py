@@ -61,8 +61,8 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
             entries of Z are independent normals of variance 1 / width. (From a width of 256 on, all
             heads and layers have the same singular values.) `None` leaves both projections to
             `kernel_initializer`. `"auto"` is (0.7, 0.7), from accounts of the paper's recipe, and
-            `None` with `causal=True`. It had no measurable effect in our image models
-            (`query_key` in `benchmarks/results/confirm-attention/over-default.md`).
+            `None` with `causal=True`. In our ViT without a norm after its stem it adds to
+            `value_output` (`spatial` in `benchmarks/results/query-key/table.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
             (0.4, -0.4), from the same accounts. In our ViT it has the gain of attention, half of it
