@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pathlib
+import tempfile
 import time
 
 import keras
@@ -69,8 +70,10 @@ def main(argv=None):
         callbacks=callbacks,
         verbose=args.verbose if is_first else 0,
     )
+    with tempfile.TemporaryDirectory() as other:
+        # Keras creates variables to save a model, for which JAX needs all hosts.
+        model.save((folder if is_first else pathlib.Path(other)) / "model.keras")
     if is_first:
-        model.save(folder / "model.keras")
         print("Validation: " + ", ".join(f"{k} {v:.4f}" for k, v in history[-1].items()))
         print(f"Figures, picture, network: {folder}/history.csv, curves.png, model.keras")
 
