@@ -42,10 +42,8 @@ INITS = {
     "all": {"structures": {**_VALUE_OUTPUT, "mlp": {"mean": -1.0, "hidden_bias": -0.5}}},
 }
 CONTRASTS = (
-    ("value_output", "control"),
-    ("value_output", "glorot"),
-    ("value_output", "noise"),
-    ("all", "value_output"),
+    *(("value_output", other) for other in ("control", "glorot", "noise")),
+    *(("all", other) for other in ("value_output", "control", "glorot")),
 )
 SIZES = {"vocabulary": 1024, "context": 64, "batch_size": 32, "width": 64, "depth": 4, "heads": 4}
 

@@ -28,7 +28,13 @@ def parse(argv=None):
     add("--context", metavar="N", type=int, default=64, help="characters seen [%(default)s]")
     add("--batch-size", metavar="N", type=int, default=32, help="windows per step [%(default)s]")
     add("--learning-rate", metavar="X", type=float, default=4e-3, help="peak rate [%(default)s]")
-    add("--output", metavar="FILE", default="language.png", help="the picture [%(default)s]")
+    add(
+        "--output",
+        metavar="FILE",
+        type=pathlib.Path,
+        default="language.png",
+        help="the picture [%(default)s]",
+    )
     return parser.parse_args(argv)
 
 
@@ -144,6 +150,9 @@ def picture(curves, path):
 def main(argv=None):
     args = parse(argv)
     text, symbols = windows(read(args.text), args.context)
+    if len(text) < 20 * args.batch_size:
+        raise SystemExit(f"The text has {len(text)} windows: too few for training.")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     curves, tests = {}, {}
     for init in ("Keras's default", "mimetic"):
         runs = [train(init, seed, text, symbols, args) for seed in range(args.seeds)]

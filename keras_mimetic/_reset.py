@@ -117,7 +117,8 @@ def _renewed(layer: Layer, done: set[Layer]) -> Iterator[Pair]:
             raise ValueError(
                 "Argument `model` must have layers that Keras can make again from their "
                 f"configuration, and build. Received: the layer {path_of(layer)!r}, for which that "
-                f"fails ({why})"
+                f"fails ({why}). Write its class as for saving (`get_config`, `**kwargs` of the "
+                "base class, sublayers built in `build`), or build the model again"
             )
     for sublayer in direct_sublayers(layer):
         yield from _renewed(sublayer, done)

@@ -301,6 +301,7 @@ def reason(error: Exception) -> str:
     """Return the cause of an error, without Keras's header, colors, counters and addresses."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     text = text.rsplit("Error encountered:", 1)[-1].split("\n\nArguments received by")[0]
+    text = text.rsplit("Exception encountered: ", 1)[-1]
     text = re.sub(r"keras_tensor(_\d+)?", "keras_tensor", text)
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     lines = [line.strip() for line in text.splitlines()]
