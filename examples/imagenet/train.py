@@ -60,10 +60,8 @@ def main(argv=None):
         callbacks.append(keras.callbacks.SwapEMAWeights())
     print(f"{model.count_params():,} parameters on {used.count} device(s); results in {folder}/")
     model.fit(
-        # Endless, from the epoch on in which the run continues.
-        (batch for epoch in itertools.count(len(history)) for batch in training_epoch(epoch)),
+        Batches(training_epoch, steps, epoch=len(history)),
         shuffle=False,  # The batches are, as a function of seed and epoch.
-        steps_per_epoch=steps,
         epochs=args.epochs,
         initial_epoch=len(history),
         validation_data=validation,
@@ -98,6 +96,28 @@ def read(args, used):
 
     validation = data.validation(source, args, used.host, used.hosts)
     return source.name, source.classes, source.train, training_epoch, validation
+
+
+class Batches(keras.utils.PyDataset):
+    """The batches of each epoch. Keras takes those of a generator out of order on two devices."""
+
+    def __init__(self, training_epoch, steps, epoch):
+        super().__init__()
+        self._training_epoch, self._steps, self._epoch = training_epoch, steps, epoch
+        self._next = -1  # Number of the batch that the iterator gives.
+
+    def __len__(self):
+        return self._steps
+
+    def __getitem__(self, index):
+        if index != self._next:  # Keras looks at the first batches before it trains.
+            self._iterator = itertools.islice(self._training_epoch(self._epoch), index, None)
+        self._next = index + 1
+        return next(self._iterator)
+
+    def on_epoch_end(self):
+        self._epoch += 1
+        self._next = -1
 
 
 def synthetic(args, used, epoch):
