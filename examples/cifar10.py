@@ -71,6 +71,8 @@ def vit(image_shape, classes, *, patch=4, width=64, depth=4, heads=2, seed=0):
 
 # The other models are in common/models.py.
 MODELS = {**models.MODELS, "vit": vit}
+# In the table and the picture.
+NAMES = {"default": "Keras's default", "all": "mimetic"}
 
 
 def build(name, init, seed, images):
@@ -157,11 +159,13 @@ def main(argv=None):
     pairs = [(model, init) for model in args.model for init in args.init]
     best = report.best_rates(runs, pairs, rates, seeds)
     contrasts = [("spatial", "control"), ("all", "spatial"), ("mlp", "bias")]
-    shown = {"test accuracy %": "test_accuracy"}
-    print("\n" + report.table(runs, best, seeds, shown, title, contrasts))
+    shown = {"test accuracy %": "test_accuracy", "validation accuracy %": "validation_accuracy"}
+    print("\n" + report.table(runs, best, seeds, shown, title, contrasts, names=NAMES))
     chosen = {m: {init: (best[m, init], seeds) for init in args.init} for m in args.model}
     print(f"Runs, table and settings: {runs.folder}/")
-    print(f"Picture: {pictures.curves(runs, chosen, title)}")
+    print(f"Picture: {pictures.curves(runs, chosen, title, NAMES)} (validation accuracy)")
+    if args.dataset == "digits":
+        print("A demonstration: docs/results.md has the measurements.")
 
 
 if __name__ == "__main__":

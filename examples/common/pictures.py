@@ -31,11 +31,12 @@ def save(figure, path, settings=None):
     return path
 
 
-def curves(runs, chosen, settings):
+def curves(runs, chosen, settings, names=None):
     """Draw validation accuracy by epoch, one panel per model.
 
-    `chosen` has the rate and the seeds to draw for each model and init.
+    `chosen` has the rate and the seeds to draw for each model and init, `names` those of inits.
     """
+    names = names or {}
     figure, axes = panels(len(chosen), 4.5, 4.4)
     for axis, (model, inits) in zip(axes, chosen.items(), strict=True):
         ends = {}
@@ -43,9 +44,10 @@ def curves(runs, chosen, settings):
             rows = runs.find(model=model, init=init, learning_rate=rate)
             found = {row["seed"]: row["curve"] for row in rows if row["seed"] in seeds}
             by_seed = [[100 * float(value) for value in text.split()] for text in found.values()]
-            label = f"{init}, rate {rate:g}, n = {len(by_seed)}"
+            name = names.get(init, init)
+            label = f"{name}, rate {rate:g}, n = {len(by_seed)}"
             draw_curves(axis, by_seed, color=f"C{number}", label=label)
-            ends[init] = dict(zip(found, (curve[-1] for curve in by_seed), strict=True))
+            ends[name] = dict(zip(found, (curve[-1] for curve in by_seed), strict=True))
         axis.set(xlabel="epoch", ylabel="validation accuracy %")
         axis.set_title(_finding(model, ends), fontsize=9)
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -87,11 +87,13 @@ def values_of(runs, pair, rate, seeds, column):
     return [by_seed[seed] for seed in seeds]
 
 
-def table(runs, best, seeds, measures, title, contrasts=(), digits=2):
-    """Write table.md: each init at its best rate, and its paired difference to the first one.
+def table(runs, best, seeds, measures, title, contrasts=(), digits=2, names=None):
+    """Write table.md: each init at its best rate, and its paired difference from the first one.
 
-    `measures` are columns of runs.csv by heading, `contrasts` further pairs (init, base).
+    `measures` are columns of runs.csv by heading, `contrasts` further pairs (init, base), `names`
+    those of inits.
     """
+    names = names or {}
     first = next(iter(best))[1]
     values = {
         (*pair, column): values_of(runs, pair, rate, seeds, column)
@@ -99,13 +101,14 @@ def table(runs, best, seeds, measures, title, contrasts=(), digits=2):
         for column in measures.values()
     }
     heads = [
-        f"{heading}, mean ± SD over seeds | difference to {first}, 95 % t interval over seeds"
+        f"{heading}, mean ± SD over seeds | difference from {names.get(first, first)}, "
+        "95 % t interval over seeds"
         for heading in measures
     ]
     lines = [title, "", f"| model | init | rate | {' | '.join(heads)} | n |"]
     lines.append("|---" * (4 + 2 * len(heads)) + "|")
     for (model, init), rate in best.items():
-        cells = [model, init, f"{rate:g}"]
+        cells = [model, names.get(init, init), f"{rate:g}"]
         for column in measures.values():
             found, base = values[model, init, column], values[model, first, column]
             cells.append(mean_and_spread(found, digits))
