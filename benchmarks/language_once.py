@@ -209,7 +209,25 @@ def main(argv=None):
     title = f"{text}, each seen once; {folders.summary(runs.rows)}"
     compared = seeds[len(trial) :] or trial
     shown = {"nats per token": "test_loss"}
-    print("\n" + report.table(runs, best, compared, shown, title, CONTRASTS, digits=4))
+    rates = rates_of(runs, compared)
+    print("\n" + report.table(runs, rates, compared, shown, title, CONTRASTS, digits=3))
+
+
+def rates_of(runs, seeds):
+    """Return the best rate of each (model, init) of the folder that was run on all of these seeds.
+
+    An earlier call may have made the runs.
+    """
+    losses = {}
+    for row in runs.rows:
+        if row["seed"] in seeds:
+            by_rate = losses.setdefault((row["model"], row["init"]), {})
+            by_rate.setdefault(row["learning_rate"], []).append(row["validation_loss"])
+    whole = {
+        pair: {rate: sum(found) for rate, found in by_rate.items() if len(found) == len(seeds)}
+        for pair, by_rate in losses.items()
+    }
+    return {pair: min(by_rate, key=by_rate.get) for pair, by_rate in whole.items() if by_rate}
 
 
 if __name__ == "__main__":
