@@ -13,6 +13,7 @@ from keras_mimetic._find import find_sites
 from keras_mimetic._numerics.mlp import shifted_to_mean
 from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic.layers import MimeticMLPBlock
+from lib import real_models
 from lib.lsuv import unit_variance
 from lib.plain_mlp import PLAIN_MLPS
 from lib.variants import NO_STRUCTURE, Variant
@@ -58,11 +59,14 @@ MODELS = {
     # The structure of MLPs in those over the patches alone.
     "mixer_tokens": (models.MODELS["mixer"], {r"channel_mlp_\d+/": None}),
     **{name: (make, {r"hidden_\d+/": "mlp"}) for name, make in PLAIN_MLPS.items()},
+    **{name: (make, {}) for name, make in real_models.MODELS.items()},
 }
 
 
 def applies(model_name, variant):
     """Return whether a variant differs from all others in a model."""
+    if model_name in real_models.MODELS:
+        return variant.kernel == "glorot"  # `default` is what their authors draw.
     if variant.shared_bias and model_name == "convmixer":
         return False  # It has no MLP blocks.
     has = {"attention": model_name.startswith("vit"), "depthwise": model_name.startswith("conv")}
@@ -101,6 +105,8 @@ def build_variant(model_name, variant, seed, images, width=None):
     if variant.position is not None:
         rms = _rms_of_tokens(model) if variant.position == "tokens" else variant.position
         keras_mimetic.initialize(model, structures={"position": {"rms": rms}}, **seed_of)
+    if variant.whole:
+        keras_mimetic.initialize(model, control=variant.control, **seed_of)
     if variant.second_scale != 1:
         for layer in _blocks(model):
             layer.fc2.kernel.assign(layer.fc2.kernel * variant.second_scale)
@@ -113,6 +119,9 @@ def build_variant(model_name, variant, seed, images, width=None):
 
 def _make(model_name, images, width, **arguments):
     make, _ = MODELS[model_name]
+    if model_name in real_models.MODELS:
+        keras.utils.set_random_seed(arguments["seed"] % 2**31)
+        return make(images.shape, images.classes)
     patch = 4 if min(images.shape[:2]) >= 32 else 2
     if width is not None:
         arguments["width"] = width

@@ -24,6 +24,8 @@ MODELS = (
     *("vit_no_stem_norm", "convnext_batch_norm", "convnext_no_norm", "convnext_layer_scale"),
     *("mixer_tokens", "mlp_unit_relu", "mlp_unit_gelu"),
     *("mlp_standardized_relu", "mlp_standardized_gelu"),
+    # Of real_models.py.
+    *("hub_vit", "hub_swin", "cct", "convnext_stages", "mobilenet"),
 )
 NO_STRUCTURE = {"mean": None, "hidden_bias": None}
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
@@ -54,6 +56,7 @@ class Variant:
         second_scale: Factor of the second matrix of each MLP: the control of a hidden bias,
             which makes the branch smaller.
         unit_variance: Whether kernels are scaled by LSUV then.
+        whole: Whether one call of `initialize` with its defaults writes all that it finds.
         schedule: Part of the epochs.
     """
 
@@ -70,6 +73,7 @@ class Variant:
     shared_bias: float = 0.0
     second_scale: float = 1.0
     unit_variance: bool = False
+    whole: bool = False
     schedule: float = 1.0
 
 
@@ -94,6 +98,8 @@ WORDS = {
     "mlp_control": {"mlp": _MLP, "mlp_control": True},
     "mlp": {"mlp": _MLP},
     "all": {**_SPATIAL, "mlp": _MLP},
+    "initialize": {"whole": True},
+    "initialize_control": {"whole": True, "control": True},
     "half": {"schedule": 0.5},
     "postokens": {"position": "tokens"},
     "sigma_wide": {"depthwise": {"sigma_0": 0.3, "velocity": 0.5, "acceleration": 4.0}},

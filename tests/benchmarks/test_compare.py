@@ -16,15 +16,15 @@ import compare
 import verdict
 from cifar10 import compile_model, fit
 from common import data, folders
-from lib import by_epoch, one_run, variants
+from lib import by_epoch, one_run, real_models, variants
 from lib.build_variant import MODELS, SharedBiasBlock, applies, build_variant
 from lib.lsuv import unit_variance
 
 
-def random_images(count, seed):
+def random_images(count, seed, size=16):
     random = np.random.default_rng(seed)
     labels = random.integers(0, 10, count).astype("int32")
-    return random.integers(0, 256, (count, 16, 16, 3), dtype="uint8"), labels
+    return random.integers(0, 256, (count, size, size, 3), dtype="uint8"), labels
 
 
 IMAGES = data.Images("random", *(random_images(300, seed) for seed in range(3)))
@@ -100,7 +100,7 @@ def test_names_of_models_and_variants():
 
 
 # Without the model of published size, which takes long.
-@pytest.mark.parametrize("model", [name for name in MODELS if name != "vit_ti"])
+@pytest.mark.parametrize("model", [n for n in MODELS if n not in {"vit_ti", *real_models.MODELS}])
 def test_variants_of_a_seed_share_all_other_weights(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal", "mlp", "all")
     models = {name: build_variant(model, variants.parse(name), 3, IMAGES) for name in names}
@@ -122,6 +122,26 @@ def test_variants_of_a_seed_share_all_other_weights(model):
     by_default = {"convmixer": 4, "convnext_no_norm": 4, "mixer_tokens": 4, "mixer": 12}
     written = by_default.get(model, 2 if is_plain else 8)
     assert len(changed("mlp", "default")) == len(changed("all", "spatial")) == written
+
+
+@pytest.mark.parametrize("model", real_models.MODELS)
+def test_models_that_people_have(model):
+    if model.startswith("hub_"):
+        pytest.importorskip("keras_hub")
+    images = data.Images("random", *(random_images(4, seed, 32) for seed in range(3)))
+    names = ("default", "default", "initialize", "initialize_control")
+    plain, again, written, control = (
+        build_variant(model, variants.parse(name), 3, images) for name in names
+    )
+
+    def changed(other):
+        pairs = zip(plain.weights, other.weights, strict=True)
+        return [a.path for a, b in pairs if (array(a) != array(b)).any()]
+
+    assert changed(again) == []
+    assert changed(written)
+    assert {*changed(control)} <= {*changed(written)}  # Positions and biases have no control.
+    assert np.isfinite(written.predict(images.train[0], verbose=0)).all()
 
 
 @pytest.mark.parametrize("model", ["vit", "convmixer"])
