@@ -99,8 +99,10 @@ def test_names_of_models_and_variants():
             variants.parse(name)
 
 
-# Without the model of published size, which takes long.
-@pytest.mark.parametrize("model", [n for n in MODELS if n not in {"vit_ti", *real_models.MODELS}])
+_DEEP = {"vit_ti", "vit_deep"}  # They differ from `vit` in size alone.
+
+
+@pytest.mark.parametrize("model", [n for n in MODELS if n not in {*_DEEP, *real_models.MODELS}])
 def test_variants_of_a_seed_share_all_other_weights(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal", "mlp", "all")
     models = {name: build_variant(model, variants.parse(name), 3, IMAGES) for name in names}
