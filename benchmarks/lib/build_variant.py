@@ -96,12 +96,12 @@ def build_variant(model_name, variant, seed, images, width=None):
         keras_mimetic.initialize(
             model, structures={"mlp": variant.mlp}, control=variant.mlp_control, **seed_of
         )
-    norms = _attention_norms(model) if variant.keep_norms else {}
+    norms = _attention_norms(model) if variant.keep_norms else []
     spatial = {"attention": variant.attention, "depthwise": variant.depthwise}
     spatial = {name: given for name, given in spatial.items() if given is not None}
     if spatial:
         keras_mimetic.initialize(model, structures=spatial, control=variant.control, **seed_of)
-    for kernel, norm in norms.items():
+    for kernel, norm in norms:
         kernel.assign(kernel * (norm / keras.ops.norm(kernel)))
     if variant.position is not None:
         rms = _rms_of_tokens(model) if variant.position == "tokens" else variant.position
@@ -150,11 +150,11 @@ def _redraw_first_matrices(model, initializer, seed):
 
 
 def _attention_norms(model):
-    """Return the Frobenius norm of each attention kernel."""
+    """Return each attention kernel and its Frobenius norm."""
     layers = [x for x in model.layers if isinstance(x, keras.layers.MultiHeadAttention)]
     parts = ("query_dense", "key_dense", "value_dense", "output_dense")
     kernels = [getattr(layer, part).kernel for layer in layers for part in parts]
-    return {kernel: float(keras.ops.norm(kernel)) for kernel in kernels}
+    return [(kernel, float(keras.ops.norm(kernel))) for kernel in kernels]
 
 
 def _rms_of_tokens(model):

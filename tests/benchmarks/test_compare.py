@@ -148,6 +148,15 @@ def test_models_that_people_have(model):
     assert np.isfinite(written.predict(images.train[0], verbose=0)).all()
 
 
+def test_keep_leaves_the_norms_of_attention_kernels():
+    names = ("truncated_normal", "truncated_normal_value_output_keep")
+    plain, kept = (build_variant("vit", variants.parse(name), 3, IMAGES) for name in names)
+    pairs = [(array(a), array(b)) for a, b in zip(plain.weights, kept.weights, strict=True)]
+    assert sum((a != b).any() for a, b in pairs) == 8  # Values and outputs of four layers.
+    for a, b in pairs:
+        np.testing.assert_allclose(np.linalg.norm(a), np.linalg.norm(b), rtol=1e-5)
+
+
 @pytest.mark.parametrize("model", ["vit", "convmixer"])
 def test_lsuv_scales_outputs_to_unit_variance(model):
     model = build_variant(model, variants.parse("lsuv"), 0, IMAGES, width=32)
