@@ -102,7 +102,8 @@ def build_variant(model_name, variant, seed, images, width=None):
     if spatial:
         keras_mimetic.initialize(model, structures=spatial, control=variant.control, **seed_of)
     for kernel, norm in norms:
-        kernel.assign(kernel * (norm / keras.ops.norm(kernel)))
+        values = keras.ops.convert_to_numpy(kernel)
+        kernel.assign(values * (norm / np.linalg.norm(values)))
     if variant.position is not None:
         rms = _rms_of_tokens(model) if variant.position == "tokens" else variant.position
         keras_mimetic.initialize(model, structures={"position": {"rms": rms}}, **seed_of)
@@ -154,7 +155,7 @@ def _attention_norms(model):
     layers = [x for x in model.layers if isinstance(x, keras.layers.MultiHeadAttention)]
     parts = ("query_dense", "key_dense", "value_dense", "output_dense")
     kernels = [getattr(layer, part).kernel for layer in layers for part in parts]
-    return [(kernel, float(keras.ops.norm(kernel))) for kernel in kernels]
+    return [(kernel, np.linalg.norm(keras.ops.convert_to_numpy(kernel))) for kernel in kernels]
 
 
 def _rms_of_tokens(model):
