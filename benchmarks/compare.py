@@ -109,12 +109,16 @@ def _score(results):
 
 def _commit():
     """Return the version of the code, marked if it was changed since; nothing without Git."""
-    command = ["git", "describe", "--always", "--dirty"]
+    code = ["keras_mimetic", "examples", "benchmarks", ":!benchmarks/results"]
+    commands = ["describe", "--always"], ["status", "--porcelain", "--", *code]
     try:
-        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        version, changes = (
+            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout
+            for command in commands
+        )
     except FileNotFoundError:
         return ""
-    return finished.stdout.strip()
+    return version.strip() + "-dirty" * bool(changes)
 
 
 if __name__ == "__main__":
