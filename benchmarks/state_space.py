@@ -13,24 +13,23 @@ JAX and TensorFlow compile.
 Prints a Markdown table per part for this backend. Times are medians of the wall clock (or, with
 `--clock processor`, of the processor time, which other processes disturb less), ratios the median
 of ours / beside over rounds that alternate between the two, with its 95 % interval. Memory is what
-the first call adds to the peak of a fresh process, without that of a GPU. On JAX and TensorFlow
-this call compiles too. Let nothing else use the machine.
+the first call adds to the peak of a fresh process, without that of a GPU, and needs Linux. On JAX
+and TensorFlow this call compiles too. Let nothing else use the machine.
 """
 
-import argparse
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import gc
 import itertools
+import math
+import multiprocessing
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
+import textwrap
 import time
-import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
@@ -66,8 +65,6 @@ def parse(argv=None):
     add("--their-chunks", **whole, nargs="+", default=[64, 256], help=chunks)
     add("--output", type=pathlib.Path, metavar="FILE.csv", help="file for every figure [none]")
     add("--picture", type=pathlib.Path, metavar="FILE.png", help="file for a picture [none]")
-    # For a fresh process: measure the memory of this layer, kind and length.
-    add("--memory", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     for name in ("output", "picture"):
         path = getattr(args, name)
@@ -100,9 +97,6 @@ from lib.timing import header, median_interval, rounds, seconds, wait
 
 def main(argv=None):
     args = parse(argv)
-    if args.memory:
-        print(memory_here(*args.memory, args))
-        return
     names, note = layers(args)
     sizes = f"width {args.width}, state_dim {args.state_dim}, head_dim {args.head_dim}"
     title = header(f"State space, {sizes}, batch {args.batch}, {note}, {args.clock} time")
@@ -111,14 +105,15 @@ def main(argv=None):
     cases = itertools.product(names, KINDS, args.lengths)
     results = [Result(*case) for case in cases if is_run(*case)]
     for part in args.part:
-        measure, columns, cells = {
-            TIME: (add_times, TIME_COLUMNS, time_cells),
-            MEMORY: (add_memory, MEMORY_COLUMNS, memory_cells),
-        }[part]
-        print(table_head(columns))
+        columns, measure = COLUMNS[part], {TIME: add_times, MEMORY: add_memory}[part]
+        print(f"| length | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
         for length in args.lengths:
             measure([result for result in results if result.length == length], args)
-            print(table_row(length, cells(results, length, args)), flush=True)
+            cells = [
+                cell(found, args) if (found := best(results, group, kind, length, part)) else ""
+                for group, kind, cell in columns.values()
+            ]
+            print(f"| {length} | {' | '.join(cells)} |", flush=True)
         print(f"\n{growth(results, part)}\n", flush=True)
 
     if args.output:
@@ -148,17 +143,17 @@ class Result:
 
     def row(self):
         """Return the row of the CSV file."""
-        row = dict.fromkeys(("layer", "kind", "length", "seconds", "ratio", "low", "high", "mib"))
-        row.update(layer=self.layer, kind=self.kind, length=self.length, mib=self.mib)
-        if self.seconds:
-            row["seconds"] = self.time
-        if self.ours:
-            row["ratio"] = statistics.median(self.ratios)
-            row["low"], row["high"] = median_interval(self.ratios) or (None, None)
-        # Of each round.
-        row["all_seconds"] = " ".join(f"{value:.6g}" for value in self.seconds or ())
-        row["all_seconds_of_ours"] = " ".join(f"{value:.6g}" for value in self.ours or ())
-        return {**row, **folders.environment()}
+        low, high = (self.ours and median_interval(self.ratios)) or (None, None)
+        return {
+            **{"layer": self.layer, "kind": self.kind, "length": self.length},
+            "seconds": self.seconds and self.time,
+            "ratio": self.ours and statistics.median(self.ratios),
+            **{"low": low, "high": high, "mib": self.mib},
+            # Of each round.
+            "all_seconds": " ".join(f"{value:.6g}" for value in self.seconds or ()),
+            "all_seconds_of_ours": " ".join(f"{value:.6g}" for value in self.ours or ()),
+            **folders.environment(),
+        }
 
 
 def inputs(length, args):
@@ -208,110 +203,65 @@ def check_equal(made, x):
 
 # Memory.
 
-KEEPS_PEAK = "This system does not forget the peak of the imports: small figures are too low."
-
 
 def add_memory(results, args):
-    """Measure each result's memory, running two processes at a time."""
+    """Measure each result's memory in a fresh process, two at a time."""
     # glibc returns larger blocks at once. By default it keeps many, and others in each run: the
     # naive training step took twice as much in some runs as in others.
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**16)}
-
-    def in_fresh_process(result):
-        options = ("width", "state_dim", "head_dim", "batch")
-        sizes = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in options]
-        memory = ("--memory", result.layer, result.kind, str(result.length))
-        command = [sys.executable, __file__, *sizes, *memory]
-        finished = subprocess.run(command, env=env, capture_output=True, text=True)
-        if finished.returncode:
-            raise RuntimeError(finished.stderr)
-        if KEEPS_PEAK in finished.stderr:
-            warnings.warn(KEEPS_PEAK, stacklevel=2)
-        return float(finished.stdout.split()[-1])
-
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for result, mib in zip(results, pool.map(in_fresh_process, results), strict=True):
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)
+    fresh = {"mp_context": multiprocessing.get_context("spawn"), "max_tasks_per_child": 1}
+    with concurrent.futures.ProcessPoolExecutor(2, **fresh) as pool:
+        found = pool.map(functools.partial(memory_here, args=args), results)
+        for result, mib in zip(results, found, strict=True):
             result.mib = mib
 
 
-def memory_here(name, kind, length, args):
+def memory_here(result, args):
     """Return the MiB that a call adds to the peak of this process."""
-    function = functions(name, args)[kind]
+    function = functions(result.layer, args)[result.kind]
     # Load and allocate what does not depend on the length.
     to_the_end(function, inputs(8, args))
-    x = inputs(int(length), args)
+    x = inputs(result.length, args)
     gc.collect()
-    if not forget_peak():
-        warnings.warn(KEEPS_PEAK, stacklevel=2)
-    before = peak()
+    before = reset_peak()
     to_the_end(function, x)
-    return peak() - before
+    return memory_of_process("VmHWM") - before
 
 
 PROCESS = pathlib.Path("/proc/self")
 
 
-def forget_peak():
-    """Reset the peak to what is resident now, and return whether this system can, as Linux does."""
-    with contextlib.suppress(OSError):
+def reset_peak():
+    """Reset the peak of this process's memory to what is resident now, and return it in MiB."""
+    try:
         (PROCESS / "clear_refs").write_text("5", encoding="utf-8")
-        # Some systems accept the write and do nothing.
-        return status("VmHWM") - status("VmRSS") < 32
-    return False
+        peak, resident = map(memory_of_process, ("VmHWM", "VmRSS"))
+    except (OSError, KeyError):
+        peak, resident = math.inf, 0
+    # Some systems accept the write and do nothing.
+    if peak - resident >= 32:
+        raise SystemExit("--part memory: this system cannot reset the peak of a process's memory.")
+    return peak
 
 
-def peak():
-    """Return the largest resident set of this process so far, in MiB.
-
-    On Linux `ru_maxrss` is no use: it starts at the peak of the parent process and cannot be reset.
-    """
-    with contextlib.suppress(OSError):
-        return status("VmHWM")
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / 2 ** (20 if sys.platform == "darwin" else 10)
-
-
-def status(entry):
-    """Return an entry of this process's status on Linux, in MiB."""
-    for line in (PROCESS / "status").read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name == entry:
-            return int(value.split()[0]) / 2**10
-    raise OSError(f"no {entry}")
+def memory_of_process(entry):
+    """Return an entry of this process's status in MiB: "VmRSS" is resident, "VmHWM" its peak."""
+    lines = (PROCESS / "status").read_text(encoding="utf-8").splitlines()
+    return int(dict(line.split(":", 1) for line in lines)[entry].split()[0]) / 2**10
 
 
 # Tables.
 
-TIME_COLUMNS = (
-    *("length", *(f"ours, {kind}" for kind in KINDS)),
-    *(f"µs a token, {kind}" for kind in KINDS),
-    *(f"ratio to {group}, {kind}" for group in GROUPS[1:] for kind in KINDS),
-)
-MEMORY_COLUMNS = ("length", *(f"{group}, {kind}, MiB" for group in GROUPS for kind in KINDS))
+
+def time_cell(result, args):
+    return seconds(result.time)
 
 
-def table_head(columns):
-    return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
+def token_cell(result, args):
+    return f"{1e6 * result.time / (args.batch * result.length):.3g}"
 
 
-def table_row(length, cells):
-    return f"| {' | '.join((str(length), *cells))} |"
-
-
-def time_cells(results, length, args):
-    ours = [best(results, OURS, kind, length, TIME).time for kind in KINDS]
-    yield from map(seconds, ours)
-    yield from (f"{1e6 * value / (args.batch * length):.3g}" for value in ours)
-    for group in GROUPS[1:]:
-        for kind in KINDS:
-            yield ratio_cell(best(results, group, kind, length, TIME))
-
-
-def ratio_cell(result):
-    if result is None:
-        return ""
+def ratio_cell(result, args=None):
     cell = f"{statistics.median(result.ratios):.3f}"
     if bounds := median_interval(result.ratios):
         cell += " ({:.3f} to {:.3f})".format(*bounds)
@@ -320,11 +270,25 @@ def ratio_cell(result):
     return cell
 
 
-def memory_cells(results, length, args):
-    for group in GROUPS:
-        for kind in KINDS:
-            result = best(results, group, kind, length, MEMORY)
-            yield "" if result is None else f"{result.mib:.1f}"
+def memory_cell(result, args):
+    return f"{result.mib:.1f}"
+
+
+# For each column whose result it shows, of what group and kind, and how.
+COLUMNS = {
+    TIME: {
+        **{f"ours, {kind}": (OURS, kind, time_cell) for kind in KINDS},
+        **{f"µs a token, {kind}": (OURS, kind, token_cell) for kind in KINDS},
+        **{
+            f"ratio to {group}, {kind}": (group, kind, ratio_cell)
+            for group in GROUPS[1:]
+            for kind in KINDS
+        },
+    },
+    MEMORY: {
+        f"{group}, {kind}, MiB": (group, kind, memory_cell) for group in GROUPS for kind in KINDS
+    },
+}
 
 
 def best(results, group, kind, length, part):
@@ -378,6 +342,7 @@ def exponent(lengths, values):
 def draw(path, results, parts, title):
     """Draw time and memory by length, one line per layer and kind."""
     figure, axes = pictures.panels(len(parts), 5, 4.6)
+    ticks = sorted({result.length for result in results})
     for axis, part in zip(axes, parts, strict=True):
         for color, group in enumerate(GROUPS):
             for kind, line in zip(KINDS, ("o--", "o-"), strict=True):
@@ -385,15 +350,10 @@ def draw(path, results, parts, title):
                 if lengths:
                     style = {"color": f"C{color}", "markersize": 3, "label": f"{group}, {kind}"}
                     axis.plot(lengths, values, line, **style)
-        ticks = sorted({result.length for result in results})
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        label = {TIME: "seconds", MEMORY: "MiB"}[part]
-        powers = {kind: exponent(*curve(results, OURS, kind, part))[1] for kind in KINDS}
-        grows = [f"length^{x:.2f} ({kind})" for kind, x in powers.items() if x is not None]
-        heading = f"{part} of ours grows as {', '.join(grows)}" if grows else part
-        axis.set_title(heading, fontsize=8)
-        axis.set(xlabel="length", ylabel=label, xticks=ticks)
+        axis.set_title(textwrap.fill(growth(results, part), 70), fontsize=8)
+        axis.set(xlabel="length", ylabel={TIME: "seconds", MEMORY: "MiB"}[part], xticks=ticks)
         axis.xaxis.set_major_formatter("{x:.0f}")
         axis.grid(alpha=0.3)
     names = axes[0].get_legend_handles_labels()

@@ -4,6 +4,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import pytest
 import scripts
 
 from lib import timing
@@ -26,6 +27,7 @@ def run(*arguments):
     return [row[0] for row in rows]
 
 
+@pytest.mark.one_backend
 def test_the_table_has_a_row_for_each_comparison():
     whats = run(*SMALL)
     # Attention is beside two, and draws with and without a busy process.

@@ -50,6 +50,7 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(na
     assert not finished.stdout
 
 
+@pytest.mark.one_backend
 def test_times_of_each_length(tmp_path):
     output = tmp_path / "times.csv"
     arguments = (*SIZES, "--part", "time", "--clock", "processor", "--output", output)
@@ -60,7 +61,7 @@ def test_times_of_each_length(tmp_path):
     assert ("beside transformers" in header) == TRANSFORMERS
     assert ("without transformers" in header) != TRANSFORMERS
     for row in rows:
-        assert tuple(row) == state_space.TIME_COLUMNS
+        assert tuple(row) == ("length", *state_space.COLUMNS["time"])
         for kind, naive in ((FORWARD, True), (TRAINING, TORCH)):
             assert float(row[f"ours, {kind}"].split()[0]) > 0
             assert float(row[f"µs a token, {kind}"]) > 0
@@ -80,6 +81,7 @@ def test_times_of_each_length(tmp_path):
         assert len(row["all_seconds"].split()) >= 2
 
 
+@pytest.mark.one_backend
 def test_memory_of_each_length_and_a_picture(tmp_path, capsys):
     picture = tmp_path / "memory.png"
     # Here, since each figure comes from a process of its own anyway.
@@ -87,7 +89,7 @@ def test_memory_of_each_length_and_a_picture(tmp_path, capsys):
     header, rows = read(capsys.readouterr().out)
     assert "without transformers" in header
     for row in rows:
-        assert tuple(row) == state_space.MEMORY_COLUMNS
+        assert tuple(row) == ("length", *state_space.COLUMNS["memory"])
         assert [column for column in row if row[column]][1:] == [
             f"ours, {kind}, MiB" for kind in (FORWARD, TRAINING)
         ]
@@ -105,7 +107,7 @@ def test_memory_of_other_layers(name):
     args = state_space.parse([*SIZES, "--batch", "1"])
     for kind in (FORWARD, TRAINING):
         if state_space.is_run(name, kind, 16):
-            assert state_space.memory_here(name, kind, "16", args) >= 0
+            assert state_space.memory_here(Result(name, kind, 16), args) >= 0
 
 
 def test_layers_that_differ_are_not_compared():
@@ -118,35 +120,26 @@ def test_layers_that_differ_are_not_compared():
         state_space.check_equal(made, x)
 
 
+@pytest.mark.one_backend
 def test_the_peak_is_that_of_this_process():
-    if not state_space.forget_peak():
-        pytest.skip("this system keeps the peak of what ran before")
-    before = state_space.peak()
+    before = state_space.reset_peak()
     # Fresh pages: Python's allocator may have resident ones left for so large a block.
     with mmap.mmap(-1, 2**27) as block:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
-        assert 96 < state_space.peak() - before < 256
-    assert state_space.peak() - before > 96
-    assert state_space.forget_peak()
-    assert state_space.peak() - before < 64
+        assert 96 < state_space.memory_of_process("VmHWM") - before < 256
+    assert state_space.memory_of_process("VmHWM") - before > 96
+    assert state_space.reset_peak() - before < 64
 
 
-@pytest.mark.parametrize("entry", ["VmHWM", "VmRSS"])
-def test_a_system_that_keeps_its_peak_is_reported(monkeypatch, tmp_path, entry):
-    # Where it can be written, or cannot, and where what it says is missing.
-    monkeypatch.setattr(state_space, "PROCESS", tmp_path)
-    assert not state_space.forget_peak()
-    assert state_space.peak() > 0
-    (tmp_path / "status").write_text(f"Name:\tpython\n{entry}:\t  102400 kB\n")
-    assert not state_space.forget_peak()
-    assert (state_space.peak() == 100) == (entry == "VmHWM")
-    (tmp_path / "status").write_text("VmHWM:\t 307200 kB\nVmRSS:\t 102400 kB\n")
-    assert not state_space.forget_peak()
-    with pytest.warns(UserWarning, match="does not forget"):
-        state_space.memory_here(OURS, FORWARD, "16", state_space.parse(SIZES))
-    (tmp_path / "status").write_text("VmHWM:\t 102500 kB\nVmRSS:\t 102400 kB\n")
-    assert state_space.forget_peak()
+@pytest.mark.one_backend
+@pytest.mark.parametrize("peak", [None, 307200])
+def test_a_system_that_keeps_its_peak_is_refused(monkeypatch, tmp_path, peak):
+    # Where it cannot be written, and where that does nothing.
+    monkeypatch.setattr(state_space, "PROCESS", tmp_path / "missing" if peak is None else tmp_path)
+    (tmp_path / "status").write_text(f"VmHWM:\t {peak} kB\nVmRSS:\t 102400 kB\n")
+    with pytest.raises(SystemExit, match="cannot reset the peak"):
+        state_space.memory_here(Result(OURS, FORWARD, 16), state_space.parse(SIZES))
 
 
 def test_the_table_has_the_better_of_two_chunk_sizes():

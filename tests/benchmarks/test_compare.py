@@ -84,6 +84,7 @@ def test_a_comparison_and_its_resumption(tmp_path):
     assert "| 0.001 |" in third.stdout or "3 runs, 3 done before, 0 to do" in third.stdout
 
 
+@pytest.mark.one_backend
 def test_names_of_models_and_variants():
     assert {*variants.MODELS} == {*MODELS}
     for name in (name for group in variants.GROUPS.values() for name in group):
@@ -102,6 +103,7 @@ def test_names_of_models_and_variants():
 _DEEP = {"vit_ti", "vit_deep"}  # They differ from `vit` in size alone.
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("model", [n for n in MODELS if n not in {*_DEEP, *real_models.MODELS}])
 def test_variants_of_a_seed_share_all_other_weights(model):
     names = ("default", "spatial", "bias-0.5", "per_input0.4", "he_normal", "mlp", "all")
@@ -168,6 +170,7 @@ def test_lsuv_scales_outputs_to_unit_variance(model):
         np.testing.assert_allclose(array(weight), values, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.one_backend
 def test_the_vit_of_published_size():
     # DeiT's, without a class token, with patches of 4 pixels and few classes.
     model = MODELS["vit_ti"][0]((32, 32, 3), 10, patch=4)
@@ -197,6 +200,7 @@ def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     assert history["val_accuracy"][-1] == first[0]
 
 
+@pytest.mark.one_backend
 def test_means_per_input_are_equal_for_all_hidden_units():
     plain, moved = (
         build_variant("convnext", variants.parse(n), 0, IMAGES) for n in ("spatial", "per_input0.4")
@@ -209,6 +213,7 @@ def test_means_per_input_are_equal_for_all_hidden_units():
             assert spread == pytest.approx(0.4, rel=0.3)
 
 
+@pytest.mark.one_backend
 def test_hidden_biases_scale_with_the_kernel():
     names = ("mlp_bias-0.5", "orthogonal_bias-0.5")
     models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in names]
@@ -220,6 +225,7 @@ def test_hidden_biases_scale_with_the_kernel():
         np.testing.assert_allclose(ratio, deviations, rtol=0.02)
 
 
+@pytest.mark.one_backend
 def test_a_shared_bias_moves_hidden_units_like_a_mean_after_a_layer_norm():
     rows = ("spatial", "mean-1", "shared_bias-1")
     models = [build_variant("convnext", variants.parse(name), 0, IMAGES) for name in rows]
@@ -243,6 +249,7 @@ def test_a_shared_bias_moves_hidden_units_like_a_mean_after_a_layer_norm():
     np.testing.assert_allclose(moved[2], moved[1], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.one_backend
 def test_variants_that_do_not_apply():
     assert not applies("convmixer", variants.parse("shared_bias-1"))
     assert not applies("mixer", variants.parse("spatial"))
@@ -267,6 +274,7 @@ def runs_of(tmp_path, accuracies):
     return folders.Runs(tmp_path)
 
 
+@pytest.mark.one_backend
 def test_verdicts_pair_seeds_at_the_rate_chosen_by_validation(tmp_path):
     runs = runs_of(
         tmp_path,
@@ -311,6 +319,7 @@ def curves_in(folder, by_variant):
     return folders.Runs(folder)
 
 
+@pytest.mark.one_backend
 def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
     losses = {
         "default": [(3.0, 2.0, 1.0), (3.1, 2.2, 1.2)],
@@ -344,6 +353,7 @@ def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.one_backend
 def test_epochs_to_reach():
     assert by_epoch.epochs_to_reach([1, 2, 4], 3, rises=True) == 2.5
     assert by_epoch.epochs_to_reach([4, 2, 1], 3, rises=False) == 1.5
@@ -351,12 +361,14 @@ def test_epochs_to_reach():
     assert np.isnan(by_epoch.epochs_to_reach([1, 2], 3, rises=True))
 
 
+@pytest.mark.one_backend
 def test_seeds_needed():
     # Of the standard tables: an effect of one, and of half a standard deviation.
     assert verdict.seeds_needed(1.0, 1.0) == 10
     assert verdict.seeds_needed(1.0, 0.5) == 34
 
 
+@pytest.mark.one_backend
 def test_holm():
     # By hand: 0.01 x 4, 0.02 x 3, then no smaller than the one before.
     assert verdict.holm([0.02, 0.01, 0.5, 0.03]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
@@ -364,6 +376,7 @@ def test_holm():
     assert verdict.holm([]) == []
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -31,6 +31,7 @@ def run_without_keras(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_wrong_options_need_no_keras(script):
     finished = run_without_keras(script, "--help")
@@ -61,6 +62,7 @@ def test_names_of_options_are_those_of_what_they_choose():
     assert tuple(imagenet_models.MODELS) == recipe.MODELS
 
 
+@pytest.mark.one_backend
 def test_without_a_terminal_epochs_are_lines(tmp_path):
     import cifar10
 

@@ -79,6 +79,7 @@ def test_the_main_job_and_its_resumption(tmp_path):
     assert rows_of(out) == again
 
 
+@pytest.mark.one_backend
 @pytest.mark.usefixtures("shallow")
 def test_an_npz_file_with_all_models_and_mixed_precision(tmp_path):
     path = small_npz(tmp_path / "small.npz")
@@ -233,6 +234,7 @@ def weights_of(name, init):
     return [(w.path, keras.ops.convert_to_numpy(w)) for w in model.weights]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", models.MODELS)
 def test_inits_differ_only_in_structure(name):
     weights = {init: weights_of(name, init) for init in options.INITS}
@@ -273,6 +275,7 @@ def test_inits_differ_only_in_structure(name):
         assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
+@pytest.mark.one_backend
 def test_the_vit_of_the_example_is_the_shared_one():
     written_out, shared = (
         make((32, 32, 3), 10, seed=3) for make in (cifar10.vit, models.MODELS["vit"])

@@ -9,6 +9,7 @@ from imagenet import devices, models, recipe, train
 
 
 # As published: timm's table of models, and the ConvNeXt paper.
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("name", "millions"),
     [
@@ -27,6 +28,7 @@ def test_models_have_the_published_sizes(name, millions):
     assert model.output_shape == (None, 1000)
 
 
+@pytest.mark.one_backend
 def test_drop_path_changes_training_alone():
     shape = (32, 32, 3)
     x = np.random.default_rng(0).integers(0, 256, (4, *shape)).astype("uint8")
@@ -44,7 +46,9 @@ def test_drop_path_changes_training_alone():
         assert abs(moved - outputs[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("model", ["vit_trial", "convnext_trial"])
+@pytest.mark.parametrize(
+    "model", ["vit_trial", pytest.param("convnext_trial", marks=pytest.mark.one_backend)]
+)
 def test_a_run_from_start_to_end(model, tmp_path, capsys):
     out = tmp_path / "out"
     given = (*SMALL, "--model", model, "--drop-path", 0.1)
@@ -71,7 +75,7 @@ def test_a_run_from_start_to_end(model, tmp_path, capsys):
         train.main(arguments(*given, "--seed", 1, output=out))
 
 
-@pytest.mark.parametrize("is_saved", [False, True])
+@pytest.mark.parametrize("is_saved", [False, pytest.param(True, marks=pytest.mark.one_backend)])
 def test_an_interrupted_run_resumes_to_the_result_of_a_whole_one(is_saved, tmp_path, monkeypatch):
     # JAX has no attention in float16 on CPUs.
     precision = "bfloat16" if keras.backend.backend() == "jax" else "float16"
@@ -106,6 +110,7 @@ def test_an_interrupted_run_resumes_to_the_result_of_a_whole_one(is_saved, tmp_p
         np.testing.assert_allclose(values, after[name], rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.one_backend
 def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
     given = arguments(*SMALL, "--ema", 0.9, output=tmp_path)
     train.main(given)
@@ -124,6 +129,7 @@ def test_averages_of_the_weights_are_validated_and_kept(tmp_path):
         assert sum(np.array_equal(values, weight) for values in saved) == 1
 
 
+@pytest.mark.one_backend
 def test_a_loss_that_is_nan_stops_the_run(tmp_path):
     given = (*SMALL, "--learning-rate", 1e30, "--clip", 0, "--warmup-epochs", 0)
     with pytest.raises(SystemExit, match="The loss is not a number in epoch 1, which is not saved"):

@@ -56,6 +56,7 @@ def test_batches_are_functions_of_seed_epoch_and_number():
         assert (a[0] != b[0]).any()
 
 
+@pytest.mark.one_backend
 def test_networks_of_one_seed_share_all_other_weights():
     args = recall.parse(SMALL)
     models = {init: recall.build("copy", init, 0, args) for init in recall.INITS}
@@ -77,6 +78,7 @@ def test_networks_of_one_seed_share_all_other_weights():
         assert different == expected[init]
 
 
+@pytest.mark.one_backend
 def test_a_comparison_from_start_to_end(tmp_path, capsys):
     arguments = [*SMALL, "--output", str(tmp_path)]
     recall.main([*arguments, "--task", "copy"])
