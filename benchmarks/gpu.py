@@ -26,8 +26,9 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
 from common import folders, options
 from imagenet.recipe import MODELS
-from lib.gpu_parts import CIFAR, PARTS, TIMM
 
+# The names of `lib.gpu_parts.PARTS`, which come with Keras.
+NAMES = ("images", "state-space", "cifar10")
 COLUMNS = ("part", "what", "value", "unit", "backend", "hardware", "versions")
 _FAILED = "failed"
 
@@ -39,8 +40,9 @@ def parse(argv=None):
     each = "measure these, one process each [KERAS_BACKEND's, in this one]"
     add("--backends", nargs="*", choices=backends, default=[], help=each)
     add("--minutes", type=positive, default=9.0, help="for all [%(default)s]")
-    add("--part", nargs="+", choices=PARTS, default=list(PARTS), help=f"{', '.join(PARTS)} [all]")
-    add("--model", nargs="+", choices=MODELS, default=list(TIMM), help="for images %(default)s")
+    add("--part", nargs="+", choices=NAMES, default=list(NAMES), help=f"{', '.join(NAMES)} [all]")
+    published = ["vit_s16", "convnext_tiny"]
+    add("--model", nargs="+", choices=MODELS, default=published, help="for images %(default)s")
     add("--image-size", type=whole, default=224, help="pixels [%(default)s]")
     add("--batch-size", type=whole, default=256, help="images [%(default)s]")
     add("--classes", type=whole, default=1000, help="of images [%(default)s]")
@@ -57,7 +59,8 @@ def parse(argv=None):
     networks = "small networks %(default)s"
     add("--cifar-model", nargs="+", default=["vit", "convnext"], metavar="NAME", help=networks)
     variants = "their variants %(default)s"
-    add("--variant", nargs="+", default=list(CIFAR), metavar="NAME", help=variants)
+    inits = ["default", "control", "spatial", "all"]
+    add("--variant", nargs="+", default=inits, metavar="NAME", help=variants)
     options.add_output(add, "results/gpu")
     return parser.parse_args(argv)
 
@@ -70,7 +73,8 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     deadline = time.monotonic() + 60 * args.minutes
-    results = Results(args.output or pathlib.Path("results/gpu"), deadline)
+    folder = args.output or pathlib.Path("results/gpu")
+    results = Results(folder, deadline)
     failed = False
     if args.backends:
         for number, backend in enumerate(args.backends):
@@ -78,7 +82,8 @@ def main(argv=None):
             failed |= _run_in_process(argv, backend, share) != 0
     else:
         measure(args, results)
-    print(table(results.read()))
+    # Anew, since other processes add to the file.
+    print(table(Results(folder, deadline).rows.values()))
     if failed:
         sys.exit(1)
 
@@ -94,15 +99,17 @@ def _run_in_process(argv, backend, seconds):
 
 
 class Results:
-    """Measurements in a CSV file, where a row without a value is not yet measured."""
+    """Measurements in a CSV file, where a row without a value is not yet measured.
+
+    Attributes:
+        rows: A dict by part, name, backend, hardware and versions.
+    """
 
     def __init__(self, folder, deadline):
         self.path, self.deadline = folder / "results.csv", deadline
-
-    def read(self):
-        """Return the last row of each measurement, in the order of the first ones."""
+        self.rows = {}
         if not self.path.exists():
-            return []
+            return
         with self.path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or COLUMNS) != COLUMNS:
@@ -110,55 +117,49 @@ class Results:
                     f"{self.path}, line 1: the columns must be {', '.join(COLUMNS)}. Fix it, "
                     "choose another --output, or remove that folder."
                 )
-            rows = list(reader)
-        key = [name for name in COLUMNS if name not in ("value", "unit")]
-        return list({tuple(row[name] for name in key): row for row in rows}.values())
+            self.rows = {_key(row): row for row in reader}
+
+    def value(self, **row):
+        """Return what was measured on this hardware with these versions, or `None`."""
+        return self.rows.get(_key(row), {}).get("value")
 
     def add(self, **row):
         """Add a row, or replace that of the same measurement."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = self.read()
-        names = [name for name in COLUMNS if name not in ("value", "unit")]
-        for number, old in enumerate(rows):
-            if all(old[name] == row[name] for name in names):
-                rows[number] = row
-                break
-        else:
-            rows.append(row)
-        folders.write_rows(self.path, rows)
-
-    def value(self, part, what, where):
-        """Return what was measured on this hardware with these versions, or `None`."""
-        key = {"part": part, "what": what, **where}
-        found = [row for row in self.read() if all(row[name] == key[name] for name in key)]
-        return found[0]["value"] if found else None
+        self.rows[_key(row)] = row
+        folders.write_rows(self.path, list(self.rows.values()))
 
     def left(self):
         """Return the seconds that are left."""
         return self.deadline - time.monotonic()
 
 
+def _key(row):
+    return tuple(row[name] for name in COLUMNS if name not in ("value", "unit"))
+
+
 def measure(args, results):
     """Make all measurements that fit in the time."""
+    from lib.gpu_parts import PARTS
+
     options.set_precision(args)
     where = folders.environment()
     planned = [
-        (part, what, unit, function)
+        ({"part": part, "what": what, "value": "", "unit": unit, **where}, function)
         for part in args.part
         for what, unit, function in PARTS[part](args, results)
     ]
-    for part, what, unit, _ in planned:
-        if results.value(part, what, where) is None:
-            results.add(part=part, what=what, value="", unit=unit, **where)
-    for part, what, unit, function in planned:
-        before = results.value(part, what, where)
+    for row, _ in planned:
+        if results.value(**row) is None:
+            results.add(**row)
+    for row, function in planned:
+        before = results.value(**row)
         # To compile a model for a GPU takes up to a minute.
         is_late = results.left() <= min(20.0, 2 * args.seconds)
-        if (before and not before.startswith(_FAILED)) or is_late:
+        if is_late or (before and not before.startswith(_FAILED)):
             continue
-        for name, value in _try(what, function).items():
-            if value != results.value(part, name, where):
-                results.add(part=part, what=name, value=value, unit=unit, **where)
+        for what, value in _try(row["what"], function).items():
+            results.add(**{**row, "what": what, "value": value})
 
 
 def _try(what, function):

@@ -25,6 +25,8 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
 from common import options
 
+# What follows the description of a row, and its clock.
+CLOCKS = {"": time.process_time, ", wall clock": time.perf_counter}
 # The names of `PARTS`, whose functions come with Keras.
 NAMES = ("draws", "attention", "decoder", "initialize", "block", "import")
 
@@ -77,31 +79,37 @@ def main(argv=None):
             print(row, flush=True)
 
 
+def compare(what, ours, beside, theirs, repeats, aim, clocks=("",), **how):
+    """Yield a row for each of the `CLOCKS`, all from the same rounds."""
+    both = rounds(
+        ours, theirs, repeats, clock=lambda: np.array([CLOCKS[name]() for name in clocks]), **how
+    )
+    for number, name in enumerate(clocks):
+        mine, other = ([times[number] for times in found] for found in both)
+        yield Row(what + name, mine, beside, other, aim)
+
+
+def processor_seconds(function, *arguments, **more):
+    start = time.process_time()
+    function(*arguments, **more)
+    return time.process_time() - start
+
+
 def draws(args, repeats):
     shape = tuple(args.shape)
     normal = keras.initializers.RandomNormal(seed=0)
     for busy in sorted({0, args.busy}):
+        beside = "`RandomNormal`" + (f", {busy} busy process beside both" if busy else "")
         with busy_processes(busy):
             for distribution in DISTRIBUTIONS:
-                ours = MimeticMean(distribution=distribution, seed=0)
-                both = rounds(
-                    lambda i=ours: wait(i(shape)),
-                    lambda: wait(normal(shape)),
-                    repeats,
-                    clock=clocks,
-                )
                 what = f"`MimeticMean`, {distribution}, {shape}"
-                beside = "`RandomNormal`"
-                if busy:
-                    beside += f", {busy} busy process beside both"
-                for number, clock in enumerate(("", ", wall clock")):
-                    times = [[pair[number] for pair in pairs] for pairs in both]
-                    yield row(what + clock, beside, times, aim=1.0)
+                mimetic = MimeticMean(distribution=distribution, seed=0)
+                ours, theirs = (functools.partial(draw, x, shape) for x in (mimetic, normal))
+                yield from compare(what, ours, beside, theirs, repeats, 1.0, CLOCKS)
 
 
-def clocks():
-    """Return seconds of processor time and of the wall clock."""
-    return np.array([time.process_time(), time.perf_counter()])
+def draw(initializer, shape):
+    wait(initializer(shape))
 
 
 @contextlib.contextmanager
@@ -138,14 +146,12 @@ def attention(args, repeats):
             default_threads()
 
     what = f"attention weights, width {args.width}, {args.heads} heads"
+    ours = functools.partial(one_layer, *shape)
     for beside, theirs in (
         ("full SVD a head, one BLAS thread", one_thread),
         ("full SVD a head, NumPy's default threads", default_threads),
     ):
-        times = rounds(
-            lambda: one_layer(*shape), theirs, repeats, clock=time.process_time, pause=0.5
-        )
-        yield row(what, beside, times, aim=0.03)
+        yield from compare(what, ours, beside, theirs, repeats, 0.03, pause=0.5)
     head_dim = args.width // args.heads
     layers_of_width = {width: (width, width, width // head_dim, head_dim) for width in args.widths}
     yield growth("width", layers_of_width, f"heads of {head_dim}", repeats)
@@ -164,11 +170,8 @@ def growth(name, shapes, rest, repeats, aim=None):
     """Return a row of the time for the attention weights of a layer, and how it grows."""
     medians = []
     for shape in shapes.values():
-        times = []
-        for seed in range(min(repeats, 3) + 1):
-            start = time.process_time()
-            one_layer(*shape, seed=seed)
-            times.append(time.process_time() - start)
+        seeds = range(min(repeats, 3) + 1)
+        times = [processor_seconds(one_layer, *shape, seed=seed) for seed in seeds]
         # The first includes the decomposition that all share.
         medians.append(np.median(times[1:]))
     smallest, *_, largest = shapes
@@ -198,12 +201,12 @@ def decoder(args, repeats):
 
 def draw_decoder(depth, width, heads):
     """Return processor time, wall-clock time, and peak memory besides one layer's weights."""
-    before = peak_memory()
-    start = clocks()
+    before, start = peak_memory(), [clock() for clock in CLOCKS.values()]
     for layer in range(depth):
         one_layer(width, width, heads, width // heads, seed=layer)
+    seconds = [clock() - begin for clock, begin in zip(CLOCKS.values(), start, strict=True)]
     # Query, key, value and output of one layer, float32.
-    return *(clocks() - start), peak_memory() - before - 4 * 4 * width**2
+    return *seconds, peak_memory() - before - 4 * 4 * width**2
 
 
 def peak_memory():
@@ -228,27 +231,17 @@ def initialize(args, repeats):
         def ours(built=built):
             keras_mimetic.initialize(*built, seed=0)
 
-        both = rounds(ours, build, repeats, clock=clocks)
-        for number, clock in enumerate(("", ", wall clock")):
-            times = [[pair[number] for pair in pairs] for pairs in both]
-            yield row(f"`initialize`, {name}{clock}", "building the model", times, aim=aim[0])
-        times = []
-        for _ in range(repeats + 1):
-            start = time.process_time()
-            keras_mimetic.measure(*built)
-            times.append(time.process_time() - start)
+        what, beside = f"`initialize`, {name}", "building the model"
+        yield from compare(what, ours, beside, build, repeats, aim[0], CLOCKS)
+        times = [processor_seconds(keras_mimetic.measure, *built) for _ in range(repeats + 1)]
         # The first call caches samples for the next.
         what = f"`measure`, {name}; first call {seconds(times[0])}"
         yield Row(what, times[1:], aim=aim[1])
     depths = sorted({max(1, args.depth // part) for part in (4, 2, 1)})
     medians = []
     for depth in depths:
-        model = vit(args, depth)
-        times = []
-        for seed in range(3):
-            start = time.process_time()
-            keras_mimetic.initialize(model, seed=seed, force=True)
-            times.append(time.process_time() - start)
+        again = functools.partial(keras_mimetic.initialize, vit(args, depth), force=True)
+        times = [processor_seconds(again, seed=seed) for seed in range(3)]
         medians.append(np.median(times))
     grows = f"; grows as depth^{exponent(depths, medians)} from {depths[0]}" if depths[1:] else ""
     yield Row(f"`initialize`, ViT, width {args.width}, depth {depths[-1]}, again{grows}", times)
@@ -278,10 +271,9 @@ def block(args, repeats):
         ("forward", lambda model: model.predict_on_batch(x)),
         ("training step", lambda model: model.train_on_batch(x, x)),
     ):
-        both = (functools.partial(step, model) for model in (ours, hand))
         what = f"`MimeticMLPBlock`, {name}, {depth} of width {width}, {batch} x {tokens} tokens"
-        times = rounds(*both, repeats, warm=3, clock=time.process_time)
-        yield row(what, "layers by hand", times, aim=1.02)
+        mine, other = (functools.partial(step, model) for model in (ours, hand))
+        yield from compare(what, mine, "layers by hand", other, repeats, 1.02, warm=3)
 
 
 def imports(args, repeats):
@@ -312,11 +304,6 @@ PARTS = {
     "block": (block, 40),
     "import": (imports, 11),
 }
-
-
-def row(what, beside, times, **bounds):
-    ours, theirs = times
-    return Row(what, ours, beside, theirs, **bounds)
 
 
 def full_decompositions(width, heads):

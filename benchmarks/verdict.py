@@ -48,6 +48,14 @@ class Line:
     seen: Difference | None = None
     p_holm: float = 1.0
 
+    def compare(self, base):
+        """Set what comes from a comparison with another variant."""
+        common = [seed for seed in self.accuracies if seed in base.accuracies]
+        self.base = base.row
+        self.differences = [self.accuracies[seed] - base.accuracies[seed] for seed in common]
+        if common:
+            self.seen = difference(self.differences)
+
     @property
     def tested(self):
         """Whether there is a p value."""
@@ -118,13 +126,8 @@ def _pairs(lines, named):
     if not named:
         return [(line, by_name[line.model, line.base]) for line in lines if line.base]
     models = dict.fromkeys(line.model for line in lines)
-    found = []
-    for model in models:
-        for pair in named:
-            lines_of = [by_name.get((model, name)) for name in pair.split("/")]
-            if None not in lines_of:
-                found.append(tuple(lines_of))
-    return found
+    found = [[(model, name) for name in pair.split("/")] for model in models for pair in named]
+    return [(by_name[a], by_name[b]) for a, b in found if a in by_name and b in by_name]
 
 
 def judge(runs, bases, only=(), first_seed=0):
@@ -142,16 +145,21 @@ def judge(runs, bases, only=(), first_seed=0):
         names = [name for name in names if name in (*only, *bases)]
     lines = []
     for model in models:
-        of_model = [
-            _line(runs, model, row, first_seed) for row in names if runs.find(model=model, init=row)
-        ]
-        by_name = {line.row: line for line in of_model}
+        by_name = {}
+        for name in names:
+            if runs.find(model=model, init=name):
+                rate = best_rate(runs, model, name)
+                found = runs.find(model=model, init=name, learning_rate=rate)
+                by_seed = {run["seed"]: 100 * run["test_accuracy"] for run in found}
+                compared = {seed: by_seed[seed] for seed in sorted(by_seed) if seed >= first_seed}
+                by_name[name] = Line(model, name, rate, compared)
         base = next((by_name[name] for name in bases if name in by_name), None)
-        for line in of_model:
-            if base is not None and line is not base:
-                _compare(line, base)
-        # The base first.
-        lines += sorted(of_model, key=lambda line: line is not base)
+        others = [line for line in by_name.values() if line is not base]
+        if base is not None:
+            lines.append(base)
+            for line in others:
+                line.compare(base)
+        lines += others
     compared = [line for line in lines if line.tested]
     for line, p in zip(compared, holm([line.seen.p for line in compared]), strict=True):
         line.p_holm = p
@@ -167,23 +175,6 @@ def best_rate(runs, model, row):
     if not trial:
         return max(by_rate, key=lambda rate: len(by_rate[rate]))
     return max(by_rate, key=lambda rate: statistics.fmean(by_rate[rate][seed] for seed in trial))
-
-
-def _line(runs, model, row, first_seed):
-    rate = best_rate(runs, model, row)
-    found = runs.find(model=model, init=row, learning_rate=rate)
-    accuracies = {
-        run["seed"]: 100 * run["test_accuracy"] for run in found if run["seed"] >= first_seed
-    }
-    return Line(model, row, rate, dict(sorted(accuracies.items())))
-
-
-def _compare(line, base):
-    common = [seed for seed in line.accuracies if seed in base.accuracies]
-    line.base = base.row
-    line.differences = [line.accuracies[seed] - base.accuracies[seed] for seed in common]
-    if common:
-        line.seen = difference(line.differences)
 
 
 def holm(p_values):
@@ -269,14 +260,12 @@ def seeds_needed(deviation, difference, level=0.05, power=0.8):
     """Return the smallest number of pairs with which a paired t test finds a difference."""
     from scipy import stats
 
-    count = 2
-    while count < 1000:
+    for count in range(2, 1000):
         edge = stats.t.ppf(1 - level / 2, count - 1)
         shift = difference / deviation * count**0.5
         if stats.nct.sf(edge, count - 1, shift) >= power:
-            break
-        count += 1
-    return count
+            return count
+    return 1000
 
 
 if __name__ == "__main__":

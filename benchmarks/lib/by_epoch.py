@@ -43,16 +43,22 @@ METRICS = {
 def curves(runs, line, metric):
     """Return the values by epoch of a `verdict.Line`, for each seed."""
     rows = runs.find(model=line.model, init=line.row, learning_rate=line.rate)
-    texts = {row["seed"]: row.get(metric.column) or "" for row in rows}
-    found = {seed: [metric.scale * float(v) for v in text.split()] for seed, text in texts.items()}
-    return {seed: values for seed, values in sorted(found.items()) if values}
+    texts = {row["seed"]: row.get(metric.column) for row in rows}
+    found = {seed: text.split() for seed, text in sorted(texts.items()) if text}
+    return {seed: [metric.scale * float(x) for x in values] for seed, values in found.items()}
 
 
-def paired_curves(runs, line, base, metric):
-    """Return arrays (seeds, epochs) of a variant and of its base, for the same seeds."""
-    ours, theirs = curves(runs, line, metric), curves(runs, base, metric)
-    common = [seed for seed in ours if seed in theirs]
-    return tuple(np.array([found[seed] for seed in common]) for found in (ours, theirs))
+def paired_curves(runs, pairs, metric):
+    """Yield variant, base, and their arrays (seeds, epochs) for the same seeds, if there are any.
+
+    `pairs` are of `verdict.Line`s, a variant and its base.
+    """
+    for line, base in pairs:
+        both = [curves(runs, one, metric) for one in (line, base)]
+        common = [seed for seed in both[0] if seed in both[1]]
+        ours, theirs = (np.array([found[seed] for seed in common]) for found in both)
+        if common and ours.shape == theirs.shape:
+            yield line, base, ours, theirs
 
 
 def epochs_to_reach(curve, target, rises):
@@ -74,16 +80,13 @@ def epochs_to_reach(curve, target, rises):
     return last + float((target - before) / (after - before))
 
 
-def saved(ours, theirs, rises):
-    """Return how many epochs earlier each seed reaches the final value of its base."""
-    epochs = theirs.shape[1]
-    pairs = zip(ours, theirs, strict=True)
-    return np.array([epochs - epochs_to_reach(one, other[-1], rises) for one, other in pairs])
-
-
 def saved_text(ours, theirs, rises):
-    """Return the mean of `saved` and its interval, or how many seeds reach the value, as text."""
-    epochs = saved(ours, theirs, rises)
+    """Return how many epochs earlier the final value of the base is reached, as text.
+
+    This is the mean over seeds and its interval, or how many seeds reach the value.
+    """
+    pairs = zip(ours, theirs, strict=True)
+    epochs = theirs.shape[1] - np.array([epochs_to_reach(x, y[-1], rises) for x, y in pairs])
     reached = int(np.isfinite(epochs).sum())
     if reached < len(epochs):
         return f"reached by {reached} of {len(epochs)} seeds"
@@ -102,15 +105,14 @@ def table(runs, pairs, epochs, names):
     text = []
     for name in names:
         metric, lines = METRICS[name], []
-        for line, base in pairs:
-            ours, theirs = paired_curves(runs, line, base, metric)
-            if not len(ours) or ours.shape != theirs.shape:
-                continue
+        for line, base, ours, theirs in paired_curves(runs, pairs, metric):
             cells = [line.model, f"{line.row} over {base.row}"]
             for epoch in epochs:
-                inside = epoch <= ours.shape[1]
-                seen = difference(ours[:, epoch - 1], theirs[:, epoch - 1]) if inside else None
-                cells.append(seen.text(metric.digits) if inside else "")
+                if epoch <= ours.shape[1]:
+                    seen = difference(ours[:, epoch - 1], theirs[:, epoch - 1])
+                    cells.append(seen.text(metric.digits))
+                else:
+                    cells.append("")
             cells += [saved_text(ours, theirs, metric.rises), str(len(ours))]
             lines.append(f"| {' | '.join(cells)} |")
         if lines:
@@ -129,14 +131,11 @@ def table(runs, pairs, epochs, names):
 
 def picture(runs, pairs, metric, settings):
     """Draw differences by epoch, one panel per model, with their intervals as bands."""
-    models = dict.fromkeys(line.model for line, _ in pairs)
-    figure, axes = pictures.panels(len(models), 4.8, 4.2)
-    for axis, model in zip(axes, models, strict=True):
-        found = {}
-        for line, base in pairs:
-            ours, theirs = paired_curves(runs, line, base, metric)
-            if line.model == model and len(ours) and ours.shape == theirs.shape:
-                found[f"{line.row} over {base.row}"] = (ours, theirs)
+    by_model = {line.model: {} for line, _ in pairs}
+    for line, base, *arrays in paired_curves(runs, pairs, metric):
+        by_model[line.model][f"{line.row} over {base.row}"] = arrays
+    figure, axes = pictures.panels(len(by_model), 4.8, 4.2)
+    for axis, (model, found) in zip(axes, by_model.items(), strict=True):
         title = model
         for number, (name, (ours, theirs)) in enumerate(found.items()):
             seen = _draw(axis, ours, theirs, name, f"C{number}")

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import csv
 import functools
 import itertools
 import pathlib
@@ -11,15 +10,21 @@ import subprocess
 import sys
 import time
 
+import keras
+import numpy as np
+
+from common import folders
+from common.training import adamw
+from imagenet.models import MODELS
+from lib import state_space_layers, variants
+from lib.timing import wait
+
 TIMM = {"vit_s16": "vit_small_patch16_224", "convnext_tiny": "convnext_tiny"}
-CIFAR = ("default", "control", "spatial", "all")
 _COMPARE = pathlib.Path(__file__).resolve().parent.parent / "compare.py"
 
 
 def images(args, results):
     """Yield training steps of models of published sizes, in images per second."""
-    import keras
-
     shape = (args.image_size, args.image_size, 3)
     sizes = f"{args.image_size} pixels, batch {args.batch_size}, {args.mixed_precision}"
     for name in args.model:
@@ -31,19 +36,12 @@ def images(args, results):
 
 
 def _batch(shape, args):
-    import numpy as np
-
     generator = np.random.default_rng(0)
     x = generator.integers(0, 256, (args.batch_size, *shape), dtype=np.uint8)
     return x, generator.integers(0, args.classes, args.batch_size, dtype=np.int32)
 
 
 def _keras_rate(name, shape, args):
-    import keras
-
-    from common.training import adamw
-    from imagenet.models import MODELS
-
     model = MODELS[name](shape, args.classes, seed=0)
     model.compile(
         optimizer=adamw(1e-3, 0.05, 10**6, warmup=0),
@@ -101,10 +99,6 @@ def _torch_dtype(args):
 
 def state_space(args, results):
     """Yield one layer, forward and training step, beside a Mamba-2 of PyTorch, in milliseconds."""
-    import keras
-
-    from lib import state_space_layers
-
     width, state_dim, head_dim, batch = args.state_space
     sizes = argparse.Namespace(
         width=width,
@@ -124,12 +118,6 @@ def state_space(args, results):
 
 
 def _layer_times(name, kind, sizes, shape, args):
-    import keras
-    import numpy as np
-
-    from lib import state_space_layers
-    from lib.timing import wait
-
     x = np.random.default_rng(0).normal(size=(*shape, sizes.width))
     x = keras.ops.convert_to_tensor(x, dtype=keras.config.dtype_policy().compute_dtype)
     function = state_space_layers.functions(name, sizes)[kind]
@@ -153,10 +141,6 @@ def _layer_times(name, kind, sizes, shape, args):
 
 def cifar10(args, results):
     """Yield runs of compare.py, as many as fit in the time that is left, by test accuracy."""
-    import keras
-
-    from lib import variants
-
     if wrong := [name for name in args.cifar_model if name not in variants.MODELS]:
         raise SystemExit(
             f"--cifar-model must be among {', '.join(variants.MODELS)}, not {', '.join(wrong)}"
@@ -181,32 +165,25 @@ def cifar10(args, results):
 
 
 def _compare(args, results, folder):
-    command = [sys.executable, str(_COMPARE)]
-    given = {
-        "--dataset": [args.dataset],
-        "--model": args.cifar_model,
-        "--variant": args.variant,
-        "--seeds": [args.seeds],
-        "--epochs": [args.epochs],
-        "--learning-rate": [2e-3],
-        "--mixed-precision": [args.mixed_precision],
-        "--augment": [args.augment],
-        "--validate": ["last"],
-        "--output": [folder],
-    }
-    for name, value in (("--data-dir", args.data_dir), ("--train-size", args.train_size)):
-        if value is not None:
-            given[name] = [value]
-    for name, values in given.items():
-        command += [name, *map(str, values)]
-    if args.download:
-        command.append("--download")
+    command = [
+        *(sys.executable, _COMPARE, "--dataset", args.dataset, "--output", folder),
+        *("--model", *args.cifar_model, "--variant", *args.variant, "--seeds", args.seeds),
+        *("--epochs", args.epochs, "--learning-rate", 2e-3, "--validate", "last"),
+        *("--mixed-precision", args.mixed_precision, "--augment", args.augment),
+        *(("--data-dir", args.data_dir) if args.data_dir else ()),
+        *(("--train-size", args.train_size) if args.train_size else ()),
+        *(("--download",) if args.download else ()),
+    ]
     code = 0
     # The runs that ended are kept.
     with contextlib.suppress(subprocess.TimeoutExpired):
         seconds = max(1.0, results.left() - 5)
+        command = list(map(str, command))
         code = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=seconds).returncode
-    runs = _read_runs(folder, args)
+    runs = {
+        _run_name(run["model"], run["init"], run["seed"], args): 100 * run["test_accuracy"]
+        for run in folders.Runs(folder).rows
+    }
     if code and not runs:
         raise RuntimeError(f"compare.py ended with status {code}")
     return runs
@@ -216,18 +193,6 @@ def _run_name(model, variant, seed, args):
     images = f"{args.dataset}, {args.train_size or 'all'} images, augmentation {args.augment}"
     how = f"{args.epochs} epochs, {args.mixed_precision}"
     return f"{model}, {variant}, seed {seed}, {images}, {how}"
-
-
-def _read_runs(folder, args):
-    path = folder / "runs.csv"
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        return {
-            _run_name(row["model"], row["init"], row["seed"], args): 100
-            * float(row["test_accuracy"])
-            for row in csv.DictReader(file)
-        }
 
 
 PARTS = {"images": images, "state-space": state_space, "cifar10": cifar10}

@@ -84,7 +84,6 @@ def test_a_comparison_and_its_resumption(tmp_path):
     assert "| 0.001 |" in third.stdout or "3 runs, 3 done before, 0 to do" in third.stdout
 
 
-@pytest.mark.one_backend
 def test_names_of_models_and_variants():
     assert {*variants.MODELS} == {*MODELS}
     for name in (name for group in variants.GROUPS.values() for name in group):
@@ -249,7 +248,6 @@ def test_a_shared_bias_moves_hidden_units_like_a_mean_after_a_layer_norm():
     np.testing.assert_allclose(moved[2], moved[1], rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.one_backend
 def test_variants_that_do_not_apply():
     assert not applies("convmixer", variants.parse("shared_bias-1"))
     assert not applies("mixer", variants.parse("spatial"))
@@ -353,7 +351,6 @@ def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.one_backend
 def test_epochs_to_reach():
     assert by_epoch.epochs_to_reach([1, 2, 4], 3, rises=True) == 2.5
     assert by_epoch.epochs_to_reach([4, 2, 1], 3, rises=False) == 1.5
@@ -361,14 +358,12 @@ def test_epochs_to_reach():
     assert np.isnan(by_epoch.epochs_to_reach([1, 2], 3, rises=True))
 
 
-@pytest.mark.one_backend
 def test_seeds_needed():
     # Of the standard tables: an effect of one, and of half a standard deviation.
     assert verdict.seeds_needed(1.0, 1.0) == 10
     assert verdict.seeds_needed(1.0, 0.5) == 34
 
 
-@pytest.mark.one_backend
 def test_holm():
     # By hand: 0.01 x 4, 0.02 x 3, then no smaller than the one before.
     assert verdict.holm([0.02, 0.01, 0.5, 0.03]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
@@ -376,7 +371,6 @@ def test_holm():
     assert verdict.holm([]) == []
 
 
-@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("given", "message"),
     [

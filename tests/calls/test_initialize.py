@@ -721,6 +721,7 @@ def test_equal_weights_on_every_backend():
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_another_process_gives_the_same(tmp_path):
     script = (
         "import sys, numpy as np; sys.path[:0] = sys.argv[2:]; import test_initialize as t;"

@@ -423,6 +423,7 @@ def test_a_figure_that_untrained_weights_have_exactly_gets_a_mark():
     assert re.search(r"hidden bias\n.* -\d\.\d\d\*\n", str(keras_mimetic.measure(model)))
 
 
+@pytest.mark.one_backend
 def test_plot(tmp_path):
     figure_module = pytest.importorskip("matplotlib.figure")
     model = make(width=80, depth=8, heads=2)
@@ -451,6 +452,7 @@ def test_plot(tmp_path):
         after.plot(before=keras_mimetic.measure(make(width=40, depth=8, heads=2)))
 
 
+@pytest.mark.one_backend
 def test_the_legend_has_the_color_of_the_bands():
     pytest.importorskip("matplotlib.figure")
     model = make(depth=1)
@@ -463,6 +465,7 @@ def test_the_legend_has_the_color_of_the_bands():
         assert bands.get_facecolor()[:3] == (0.8, 0.8, 0.8)
 
 
+@pytest.mark.one_backend
 def test_a_single_layer_has_one_tick():
     pytest.importorskip("matplotlib.figure")
     figure = keras_mimetic.measure(one_mlp()).plot()
@@ -472,6 +475,7 @@ def test_a_single_layer_has_one_tick():
         assert [tick for tick in panel.get_xticks() if low <= tick <= high] == [1]
 
 
+@pytest.mark.one_backend
 def test_the_plot_numbers_layers_in_the_order_of_the_network():
     pytest.importorskip("matplotlib")
     inputs = x = keras.Input((16,))
@@ -517,6 +521,7 @@ def test_large_filters_are_measured_quickly():
     assert row.value == pytest.approx(3, rel=0.3)
 
 
+@pytest.mark.one_backend
 def test_images_are_the_products(tmp_path):
     model = make(depth=1)
     measured = keras_mimetic.measure(model)

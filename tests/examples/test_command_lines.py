@@ -31,7 +31,6 @@ def run_without_keras(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.one_backend
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_wrong_options_need_no_keras(script):
     finished = run_without_keras(script, "--help")

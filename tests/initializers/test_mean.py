@@ -87,6 +87,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("fan_in", [8, 64, 784, 3072, 65536])
 def test_the_default_mean_is_safe_for_any_input(kind, fan_in):
@@ -144,6 +145,7 @@ def accuracies_of(means, activation, x, y, rate):
     return accuracies
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("is_standardized", [False, True])
 @pytest.mark.parametrize(("images", "rate", "harmful"), [(digits, 5e-3, -1), (tiles, 1e-3, -0.1)])
