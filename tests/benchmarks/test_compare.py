@@ -176,6 +176,7 @@ def test_the_vit_of_published_size():
     assert model.count_params() == pytest.approx(5.4e6, rel=0.02)
 
 
+@pytest.mark.one_backend
 def test_a_run_does_not_depend_on_those_before_it(monkeypatch):
     arguments = ("--dataset", "x.npz", "--epochs", "2", "--batch-size", "50", "--width", "32")
     args = compare.parse([*arguments, "--augment", "on", "--validate", "last"])

@@ -36,8 +36,8 @@ def shallow(monkeypatch):
         monkeypatch.setitem(cifar10.MODELS, name, functools.partial(make, depth=2))
 
 
-def run(*arguments, script="cifar10", in_process=True):
-    return scripts.run(f"examples/{script}.py", *arguments, in_process=in_process)
+def run(*arguments, script="cifar10"):
+    return scripts.run(f"examples/{script}.py", *arguments)
 
 
 def rows_of(folder):
@@ -45,10 +45,11 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("shallow")
 def test_the_main_job_and_its_resumption(tmp_path):
     out = tmp_path / "out"
     arguments = ("--epochs", 1, "--train-size", 200, "--verbose", 2, "--output", out)
-    first = run(*arguments, "--seeds", 1, in_process=False)
+    first = run(*arguments, "--seeds", 1)
     assert first.returncode == 0, first.stderr
     names = {path.name for path in out.iterdir()}
     assert names == {"runs.csv", "args.json", "table.md", "curves.png"}
@@ -125,8 +126,8 @@ def test_bad_arguments(arguments, message):
     assert "Traceback" not in finished.stderr
 
 
-def look(*arguments, in_process=True):
-    return run(*arguments, script="look_inside", in_process=in_process)
+def look(*arguments):
+    return run(*arguments, script="look_inside")
 
 
 def figures_of(path, when):
@@ -139,6 +140,7 @@ def figures_of(path, when):
         }
 
 
+@pytest.mark.one_backend
 @pytest.mark.usefixtures("shallow")
 def test_looking_inside_before_and_after_training(tmp_path):
     out = tmp_path / "out"

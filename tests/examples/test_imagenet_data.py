@@ -14,6 +14,10 @@ tf = pytest.importorskip("tensorflow", reason="images are read and decoded by Te
 
 from imagenet import augment, data, recipe, train
 
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow",
+    reason="the same images on every backend: the environment `examples` reads them for JAX",
+)
 SMALL = ("--batch-size", "8", "--image-size", "32", "--rand-augment", "1", "--mixup", "0.8")
 
 
