@@ -112,10 +112,11 @@ def seconds(value):
     return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms"
 
 
-def wait(tensor):
-    """Block until the values are computed. JAX and GPUs return earlier."""
-    getattr(tensor, "block_until_ready", lambda: None)()
-    if keras.backend.backend() == "torch" and tensor.is_cuda:
-        import torch
+def wait(values):
+    """Block until tensors in any structure are computed. JAX and GPUs return earlier."""
+    for tensor in keras.tree.flatten(values):
+        getattr(tensor, "block_until_ready", lambda: None)()
+        if keras.backend.backend() == "torch" and tensor.is_cuda:
+            import torch
 
-        torch.cuda.synchronize()
+            torch.cuda.synchronize()

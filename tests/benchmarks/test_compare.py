@@ -258,33 +258,39 @@ def test_variants_that_do_not_apply():
     assert applies("vit_ti", variants.parse("spatial"))
 
 
-def runs_of(tmp_path, accuracies):
-    """Write a folder of runs, {(variant, rate): {seed: (validation, test)}}."""
+def runs_in(folder, rows):
+    """Write a folder of runs of a ViT, given what tells them apart."""
     settings = {
-        **{"dataset": "x.npz", "train_size": 9, "epochs": 1, "batch_size": 3, "width": None},
+        **{"dataset": "x.npz", "train_size": 9, "epochs": 3, "batch_size": 3, "width": None},
         **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no"},
     }
-    runs = folders.Runs(tmp_path, settings)
-    for (row, rate), by_seed in accuracies.items():
-        for seed, (validation, test) in by_seed.items():
-            run = {"model": "vit", "init": row, "learning_rate": rate, "seed": seed}
-            results = {"validation_accuracy": validation, "test_accuracy": test, "seconds": 1.0}
-            runs.add({**run, **results, **folders.environment(), "curve": "0.1", "commit": "abc"})
-    return folders.Runs(tmp_path)
+    runs = folders.Runs(folder, settings)
+    for row in rows:
+        key = {"model": "vit", "learning_rate": 0.1}
+        results = {"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
+        more = {"curve": "0.3 0.4 0.5", "loss_curve": "", "commit": "abc"}
+        runs.add({**key, **results, **more, **folders.environment(), **row})
+    return folders.Runs(folder)
 
 
 @pytest.mark.one_backend
 def test_verdicts_pair_seeds_at_the_rate_chosen_by_validation(tmp_path):
-    runs = runs_of(
+    accuracies = {
+        # Only seed 0 tried both rates, and by validation the first is better.
+        ("default", 0.1): {0: (0.5, 0.40), 1: (0.5, 0.41), 2: (0.5, 0.45)},
+        ("default", 0.2): {0: (0.4, 0.90)},
+        ("all", 0.1): {0: (0.5, 0.10)},
+        ("all", 0.2): {0: (0.6, 0.42), 1: (0.0, 0.44), 2: (0.0, 0.46), 7: (0.0, 0.0)},
+        ("mlp", 0.1): {0: (0.5, 0.40), 1: (0.5, 0.41)},
+    }
+    names = ("init", "learning_rate", "seed", "validation_accuracy", "test_accuracy")
+    runs = runs_in(
         tmp_path,
-        {
-            # Only seed 0 tried both rates, and by validation the first is better.
-            ("default", 0.1): {0: (0.5, 0.40), 1: (0.5, 0.41), 2: (0.5, 0.45)},
-            ("default", 0.2): {0: (0.4, 0.90)},
-            ("all", 0.1): {0: (0.5, 0.10)},
-            ("all", 0.2): {0: (0.6, 0.42), 1: (0.0, 0.44), 2: (0.0, 0.46), 7: (0.0, 0.0)},
-            ("mlp", 0.1): {0: (0.5, 0.40), 1: (0.5, 0.41)},
-        },
+        [
+            dict(zip(names, (*key, seed, *found), strict=True))
+            for key, by_seed in accuracies.items()
+            for seed, found in by_seed.items()
+        ],
     )
     base, better, same = verdict.judge(runs, ["spatial", "default"])
     assert (base.row, base.rate, base.base) == ("default", 0.1, None)
@@ -302,22 +308,6 @@ def test_verdicts_pair_seeds_at_the_rate_chosen_by_validation(tmp_path):
     assert "2 points take 5 seeds" in verdict.plan([base, better], 2)
 
 
-def curves_in(folder, by_variant):
-    """Write a folder of runs with these training losses by epoch, {variant: a list a seed}."""
-    settings = {
-        **{"dataset": "x.npz", "train_size": 9, "epochs": 3, "batch_size": 3, "width": None},
-        **{"weight_decay": 0.0, "augment": "off", "mixed_precision": "no"},
-    }
-    runs = folders.Runs(folder, settings)
-    for variant, curves in by_variant.items():
-        for seed, curve in enumerate(curves):
-            key = {"model": "vit", "init": variant, "learning_rate": 0.1, "seed": seed}
-            results = {"validation_accuracy": 0.5, "test_accuracy": 0.5, "seconds": 1.0}
-            texts = {"curve": "0.3 0.4 0.5", "loss_curve": " ".join(map(str, curve))}
-            runs.add({**key, **results, **texts, **folders.environment()})
-    return folders.Runs(folder)
-
-
 @pytest.mark.one_backend
 def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
     losses = {
@@ -325,7 +315,14 @@ def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
         "mean": [(2.5, 1.5, 0.5), (3.0, 1.7, 0.7)],
         "slow": [(3.0, 2.5, 2.0), (3.0, 2.5, 2.0)],
     }
-    curves_in(tmp_path, losses)
+    runs_in(
+        tmp_path,
+        [
+            {"init": init, "seed": seed, "loss_curve": " ".join(map(str, curve))}
+            for init, curves in losses.items()
+            for seed, curve in enumerate(curves)
+        ],
+    )
     arguments = [str(tmp_path), "--epochs", "1", "3", "7", "--metric", "loss"]
     verdict.main(arguments)
     text = (tmp_path / "epochs.md").read_text()
