@@ -29,16 +29,17 @@ def quick_processes(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def read(printed):
+def read(printed, lengths=("16", "32")):
     header, table, growth = printed.split("\n\n", 2)
     assert header.startswith("State space, width 32, state_dim 8, head_dim 16, batch 64, ")
     columns, rule, *rows = (
         [cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()
     )
     assert len(rule) == len(columns)
-    assert [row[0] for row in rows] == ["16", "32"]
+    assert tuple(row[0] for row in rows) == lengths
     assert growth.startswith("Exponent of the ")
-    assert "over lengths 16 to 32 (1 is linear): forward " in growth
+    over = f"over lengths {lengths[0]} to {lengths[-1]} (1 is linear): forward "
+    assert over in growth
     return header, [dict(zip(columns, row, strict=True)) for row in rows]
 
 
@@ -82,18 +83,18 @@ def test_times_of_each_length(tmp_path):
 
 
 @pytest.mark.one_backend
-def test_memory_of_each_length_and_a_picture(tmp_path, capsys):
+def test_memory_and_a_picture(tmp_path, capsys):
     picture = tmp_path / "memory.png"
     # Here, since each figure comes from a process of its own anyway.
-    state_space.main([*SIZES, "--part", "memory", "--beside", "--picture", str(picture)])
-    header, rows = read(capsys.readouterr().out)
+    one = ("--part", "memory", "--beside", "--lengths", "32")
+    state_space.main([*SIZES, *one, "--picture", str(picture)])
+    header, (row,) = read(capsys.readouterr().out, ("32",))
     assert "without transformers" in header
-    for row in rows:
-        assert tuple(row) == ("length", *state_space.COLUMNS["memory"])
-        assert [column for column in row if row[column]][1:] == [
-            f"ours, {kind}, MiB" for kind in (FORWARD, TRAINING)
-        ]
-        assert float(row["ours, forward, MiB"]) > 0
+    assert tuple(row) == ("length", *state_space.COLUMNS["memory"])
+    assert [column for column in row if row[column]][1:] == [
+        f"ours, {kind}, MiB" for kind in (FORWARD, TRAINING)
+    ]
+    assert float(row["ours, forward, MiB"]) > 0
     # The backward pass needs kept values.
     assert float(row["ours, training step, MiB"]) > float(row["ours, forward, MiB"])
     assert picture.read_bytes().startswith(b"\x89PNG")
