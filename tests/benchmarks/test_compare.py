@@ -129,6 +129,7 @@ def test_variants_of_a_seed_share_all_other_weights(model):
 
 # KerasHub's Swin passes masks to layers that take none.
 @pytest.mark.filterwarnings("ignore:Layer .attn:UserWarning")
+@pytest.mark.one_backend
 @pytest.mark.parametrize("model", real_models.MODELS)
 def test_models_that_people_have(model):
     if model.startswith("hub_"):
