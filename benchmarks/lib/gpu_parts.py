@@ -173,11 +173,11 @@ def _compare(args, results, folder):
         *(("--train-size", args.train_size) if args.train_size else ()),
         *(("--download",) if args.download else ()),
     ]
+    command = list(map(str, command))
     code = 0
     # The runs that ended are kept.
     with contextlib.suppress(subprocess.TimeoutExpired):
         seconds = max(1.0, results.left() - 5)
-        command = list(map(str, command))
         code = subprocess.run(command, stdout=subprocess.DEVNULL, timeout=seconds).returncode
     runs = {
         _run_name(run["model"], run["init"], run["seed"], args): 100 * run["test_accuracy"]
