@@ -152,7 +152,8 @@ def judge(runs, bases, only=(), first_seed=0):
                 found = runs.find(model=model, init=name, learning_rate=rate)
                 by_seed = {run["seed"]: 100 * run["test_accuracy"] for run in found}
                 compared = {seed: by_seed[seed] for seed in sorted(by_seed) if seed >= first_seed}
-                by_name[name] = Line(model, name, rate, compared)
+                if compared:
+                    by_name[name] = Line(model, name, rate, compared)
         base = next((by_name[name] for name in bases if name in by_name), None)
         others = [line for line in by_name.values() if line is not base]
         if base is not None:
