@@ -58,14 +58,8 @@ def check_number(
 ) -> float | T:
     """Return `value` as a `float` if it is a finite number in a range, or raise.
 
-    Args:
-        name: Name of the argument, for the error.
-        value: The value to check.
-        low: Smallest allowed number.
-        high: Largest allowed number.
-        above: All allowed numbers are larger.
-        below: All allowed numbers are smaller.
-        or_: Strings, or `None`, that are allowed instead and returned as they are.
+    The range includes `low` and `high`, but not `above` and `below`. `or_` has strings, or
+    `None`, that are allowed instead and returned as they are.
     """
     # Arrays compare elementwise, so check the type first.
     if isinstance(value, (str, type(None))) and value in or_:

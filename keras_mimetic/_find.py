@@ -9,22 +9,20 @@ import keras
 from keras_mimetic._checks import did_you_mean
 from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._rules import Redraw, Ruled, Rules, path_of, read_rules
-from keras_mimetic._structures import STRUCTURES, default_names
+from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
+from keras_mimetic._structures import STRUCTURES, Rules, default_names
 from keras_mimetic._tracing.arguments import call_on_zeros
-from keras_mimetic._tracing.graph import Graph, order_of_calls
+from keras_mimetic._tracing.graph import Graph
 from keras_mimetic._tracing.held_weights import HeldProjection
 from keras_mimetic._tracing.keras_internals import (
     own_variables,
-    preserve_global_state,
-    preserve_model_state,
+    preserve_state,
     sublayers,
 )
 from keras_mimetic._tracing.layer_paths import find_layer_paths
 from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
-from keras_mimetic._tracing.recorder import is_composite, reason
-from keras_mimetic._tracing.symbol import Nested
-from keras_mimetic._tracing.trace import trace
+from keras_mimetic._tracing.recorder import is_composite, reason, trace
+from keras_mimetic._tracing.symbol import Nested, Operation
 from keras_mimetic.initializers.seeds import is_tracing
 
 
@@ -63,7 +61,7 @@ def find_sites(
     why = next((why for layer, why in graph.opaque if layer is model), "")
     if inputs is not None and why:
         # Either because of the inputs, or of code that cannot be traced: ask Keras.
-        with preserve_global_state(), preserve_model_state(model):
+        with preserve_state(model):
             call_on_zeros(model, inputs, why)
     structures = tuple(structures)
     layer_paths = find_layer_paths(model)
@@ -77,7 +75,7 @@ def find_sites(
         except Exception as error:  # of code that no pattern foresees
             found = []
             graph.opaque.append((model, f"{reason(error)} (in the search for {structure!r})"))
-        sites += _follow_rules(found, structure, ruled)
+        sites += _in_order(_follow_rules(found, structure, ruled), graph)
     sites = _in_order(_each_weight_once(sites), graph)
     opaque = [
         (layer, layer_paths[layer], why)
@@ -121,14 +119,17 @@ def _follow_rule(site: Site, ruled: Ruled) -> Site | None:
 
 
 def _in_order(sites: list[Site], graph: Graph) -> list[Site]:
-    order = order_of_calls(graph)
+    """Sort sites by the first calls of their layers; those without a call come last."""
+    order: dict[Operation, int] = {}
+    for number, call in enumerate(graph.calls):
+        order.setdefault(call.operation, number)
 
-    def number(site: Site) -> int:
+    def first_call(site: Site) -> int:
         # A layer that holds a table may be followed, and then be no operation itself.
         operations = (site.layer, getattr(site, "added_by", None))
         return next((order[x] for x in operations if x in order), len(order))
 
-    return sorted(sites, key=number)
+    return sorted(sites, key=first_call)
 
 
 def _notes(
@@ -223,14 +224,12 @@ def _unaccounted(layers: list[keras.Layer], sites: list[Site]) -> tuple[str, ...
         if is_composite(layer)
         for variable in own_variables(layer)
     )
-    if not in_projections and not own:
-        return ()
     counted = (
         (in_projections, "projection", "projections"),
         (own, "matrix of a custom layer", "matrices of custom layers"),
     )
     parts = [f"{count} {one if count == 1 else more}" for count, one, more in counted if count]
-    return (f"in none of these structures: {', '.join(parts)}",)
+    return (f"in none of these structures: {', '.join(parts)}",) if parts else ()
 
 
 def check_not_traced(call: str) -> None:
@@ -296,7 +295,6 @@ def check_names(structures: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 _CANDIDATE_LAYERS = (
-    keras.layers.MultiHeadAttention,
     keras.layers.Dense,
     keras.layers.EinsumDense,
     *CONVOLUTIONS,

@@ -13,11 +13,9 @@ from keras_mimetic._checks import did_you_mean
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES, compound_layers
+from keras_mimetic._structures import STRUCTURES, Rules, compound_layers
 from keras_mimetic.initializers.with_seed import with_seed
 
-# Regular expressions, with names of structures or initializers.
-Rules = Mapping[str, Any] | None
 # A variable, and its layer.
 Owned = tuple[keras.Variable, keras.Layer]
 

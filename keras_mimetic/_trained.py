@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._patterns.kernels import values_of
+from keras_mimetic._rules import path_of
 from keras_mimetic._tracing.keras_internals import sublayers
 
 # Attributes of variables that layers initialize to a constant.
@@ -21,7 +22,7 @@ def check_no_lora(model: keras.layers.Layer) -> None:
         if getattr(layer, "lora_enabled", False):
             raise ValueError(
                 "Argument `model` must not have LoRA enabled: its kernels are trained. "
-                f"Received: a model with LoRA in layer {layer.path or layer.name!r}"
+                f"Received: a model with LoRA in layer {path_of(layer)!r}"
             )
 
 
@@ -30,7 +31,7 @@ def why_trained(model: keras.layers.Layer) -> str:
     for layer in sublayers(model):
         if steps := steps_of(layer):
             return (
-                f"Argument `model` has been trained (the optimizer of {layer.path or layer.name!r} "
+                f"Argument `model` has been trained (the optimizer of {path_of(layer)!r} "
                 f"took {steps} step{'' if steps == 1 else 's'}). {_ANEW}"
             )
     found = _trained_weight(model)

@@ -63,7 +63,7 @@ def test_the_import_brings_what_loading_a_model_needs_and_calls_bring_the_rest()
     assert others <= {*sys.stdlib_module_names, "concurrent.futures.thread"}
     for folder in ("_tracing", "_patterns", "_structures", "_initialize", "_measure", "callbacks"):
         assert not any(name.startswith(f"keras_mimetic.{folder}") for name in first)
-    assert {"keras_mimetic._initialize", "keras_mimetic._tracing.trace"} <= then
+    assert {"keras_mimetic._initialize", "keras_mimetic._tracing.recorder"} <= then
 
 
 def test_public_names_are_listed_and_others_are_none():

@@ -1,6 +1,7 @@
 """Attention in a graph: Keras layers, or operations that compute attention."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,8 +11,8 @@ import numpy as np
 from keras_mimetic._numerics.attention import PAIRS, ROLES
 from keras_mimetic._patterns import contents
 from keras_mimetic._patterns.causality import bound, is_causal, most_causal
-from keras_mimetic._patterns.contents import Attention, Source
-from keras_mimetic._patterns.kernels import Part
+from keras_mimetic._patterns.contents import Attention
+from keras_mimetic._patterns.kernels import Part, matrix_of
 from keras_mimetic._patterns.roles import attentions
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import (
@@ -21,9 +22,9 @@ from keras_mimetic._patterns.streams import (
     streams,
     ways_from_one_stream,
 )
-from keras_mimetic._tracing.graph import Call, Graph, order_of_calls
+from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.keras_internals import attention_projection
-from keras_mimetic._tracing.operations import CONVOLUTIONS, strip_copies
+from keras_mimetic._tracing.operations import ATTENTIONS, CONVOLUTIONS, strip_copies
 from keras_mimetic._tracing.symbol import Nested
 
 CROSS = {
@@ -37,7 +38,6 @@ CAUSAL = "causal attention: query and key keep their weights"
 UNKNOWN_MASK = "a mask that could not be traced: query and key keep their weights"
 # The role that a pair relates to queries.
 _OTHER = {"query_key": "key", "value_output": "value"}
-LAYERS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,7 +85,7 @@ class AttentionSite(Site):
     @property
     def known_pairs(self) -> tuple[str, ...]:
         """Pairs whose products can be computed, since their weights are known by head."""
-        is_layer = isinstance(self.layer, LAYERS)
+        is_layer = isinstance(self.layer, ATTENTIONS)
         return tuple(
             pair
             for pair, roles in PAIRS.items()
@@ -96,19 +96,17 @@ class AttentionSite(Site):
 def find_attention(
     graph: Graph, layers: list[Any], layer_paths: dict[Any, str]
 ) -> list[AttentionSite]:
-    """Find each attention, in the order of the network.
+    """Find each attention.
 
     Attention is a `MultiHeadAttention` layer, or its parts: projections, a product, a
     softmax, a product, a projection. Each pair of weights is considered separately. Query
     and key must read one stream of channels; for value and output, values and queries must.
     """
     found = streams(graph)
-    sites = [
+    return [
         *_layers(graph, layers, layer_paths, found),
         *_in_operations(graph, layer_paths, found),
     ]
-    order = order_of_calls(graph)
-    return sorted(sites, key=lambda site: order.get(site.layer, len(graph.calls)))
 
 
 def _why_apart(pair: str, queries: Nested, others: Nested, found: Streams) -> str:
@@ -154,14 +152,11 @@ def _layers(
     layer_paths: dict[keras.Layer, str],
     found: Streams,
 ) -> list[AttentionSite]:
-    calls: dict[keras.Layer, list[Call]] = {}
-    for call in graph.calls:
-        calls.setdefault(call.operation, []).append(call)
     sites = []
     for layer in layers:
-        if not isinstance(layer, LAYERS) or not layer.built:
+        if not isinstance(layer, ATTENTIONS) or not layer.built:
             continue
-        own = calls.get(layer, [])
+        own = [call for call in graph.calls if call.operation is layer]
         apart = [_apart_by_pair(call, found) for call in own]
         site = attention_site(
             layer,
@@ -241,24 +236,22 @@ def _in_operations(
         if layer in layer_paths:
             by_layer.setdefault(layer, []).append(attention)
     sites = [_operations_site(calls, layer_paths, found) for calls in by_layer.values()]
-    users: dict[int, set[int]] = {}
-    for number, site in enumerate(sites):
-        for part in _parts(site):
-            users.setdefault(id(part.variable), set()).add(number)
+    users = Counter(kernel for site in sites for kernel in _kernels(site))
     return [
         dataclasses.replace(site, skip_reason=site.skip_reason or SHARED)
-        if any(len(users[id(part.variable)]) > 1 for part in _parts(site))
+        if any(users[kernel] > 1 for kernel in _kernels(site))
         else site
         for site in sites
     ]
 
 
 def _projections(attention: Attention) -> list[keras.Layer]:
-    return [attention.sources[role].call.operation for role in ROLES if role in attention.sources]
+    return [attention.sources[role].operation for role in ROLES if role in attention.sources]
 
 
-def _parts(site: AttentionSite) -> list[Part]:
-    return [part for part in site.weights.values() if isinstance(part, Part)]
+def _kernels(site: AttentionSite) -> set[int]:
+    """Return the `id` of each kernel of which a site has a part."""
+    return {id(part.variable) for part in site.weights.values() if isinstance(part, Part)}
 
 
 def _operations_site(
@@ -272,12 +265,10 @@ def _operations_site(
         if role in first.sources
     }
     skipped = {}
-    for pair, roles in PAIRS.items():
+    for pair in PAIRS:
         why = _why_unknown(pair, first) or _why_apart_in_operations(pair, first, found)
-        if not all(_do_the_same(first, other, pair) for other in others):
-            why = why or "its calls differ in what they do with its weights"
-        if not all(isinstance(weights.get(role), Part) for role in roles):
-            why = why or contents.UNKNOWN
+        if not why and not all(_do_the_same(first, other, pair) for other in others):
+            why = "its calls differ in what they do with its weights"
         if why:
             skipped[pair] = why
     return _judged(
@@ -306,28 +297,25 @@ def _why_unknown(pair: str, attention: Attention) -> str:
 
 def _why_apart_in_operations(pair: str, attention: Attention, found: Streams) -> str:
     """Return why a pair of projections does not work on one stream, or "" if it does."""
-    sources = [attention.sources.get(role) for role in ("query", _OTHER[pair])]
-    inputs = [source.call.inputs[0] for source in sources if source is not None]
-    if len(inputs) < 2:
-        return attention.reasons.get("query_key") or CROSS[pair]
-    return _why_apart(pair, inputs[0], inputs[1], found)
+    if "query" not in attention.sources:
+        return attention.reasons["query_key"]
+    query, other = (attention.sources[role].inputs[0] for role in ("query", _OTHER[pair]))
+    return _why_apart(pair, query, other, found)
 
 
 def _do_the_same(a: Attention, b: Attention, pair: str) -> bool:
     """Return whether two attentions use the same channels of the same projections."""
-    roles = set(PAIRS[pair])
-    if not all(roles <= x.channels.keys() & x.sources.keys() for x in (a, b)):
-        return False
     return all(
-        a.sources[role].call.operation is b.sources[role].call.operation
+        role in b.channels
+        and a.sources[role].operation is b.sources[role].operation
         and np.array_equal(a.channels[role], b.channels[role])
-        for role in roles
+        for role in PAIRS[pair]
     )
 
 
-def _part(source: Source, index: np.ndarray | None, role: str) -> Part | keras.Variable:
+def _part(call: Call, index: np.ndarray | None, role: str) -> Part | keras.Variable:
     """Return the weights of a role: a part of a kernel, or all of it if the part is unknown."""
-    kernel = source.call.operation.kernel
-    if index is None or source.matrix is None:
+    kernel, matrix = call.operation.kernel, matrix_of(call)
+    if index is None or matrix is None:
         return kernel
-    return Part(kernel, source.matrix, index, 0 if role == "output" else 1)
+    return Part(kernel, matrix, index, 0 if role == "output" else 1)

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 
 from keras_mimetic._patterns.heads import pair_heads
-from keras_mimetic._patterns.kernels import Matrix
 from keras_mimetic._tracing.graph import Call
 
 GROUPED = "grouped-query attention: written only if `query_key` or `value_output` is given"
@@ -28,20 +27,12 @@ ADDITIVE = "additive attention: its scores are not a product"
 BOTH = "both"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-    """A call of a projection, with its matrix (`None` if it has no matrix form)."""
-
-    call: Call
-    matrix: Matrix | None
-
-
 @dataclasses.dataclass(eq=False)
 class Attention:
     """One attention: its projections, its channels by head, and reasons to skip it.
 
     Attributes:
-        sources: Projections by role.
+        sources: Calls of projections by role.
         channels: By role, the channel numbers of each head, of shape (heads, head_dim). For
             `"output"`, they are the rows of the output projection that multiply the values,
             in the same order. If heads share keys and values, `"key"` and `"value"` have one
@@ -51,7 +42,7 @@ class Attention:
         is_grouped: Whether heads share keys and values.
     """
 
-    sources: dict[str, Source] = dataclasses.field(default_factory=dict)
+    sources: dict[str, Call] = dataclasses.field(default_factory=dict)
     channels: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     is_causal: bool | None = False
@@ -71,12 +62,12 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Channels:
-    """Channels of a projection.
+    """Channels of the call of a projection.
 
     `numbers` has the shape of the tensor and the channel of each entry; `None` if unknown.
     """
 
-    source: Source
+    source: Call
     numbers: np.ndarray | None = None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_mimetic._patterns.layout import constant_along, spread
 from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.operations import name_of
+from keras_mimetic._tracing.operations import einsum_axes, name_of
 
 
 class ProductAxes(NamedTuple):
@@ -136,7 +136,7 @@ def factor_axes(call: Call, ranks: list[int]) -> list[str] | None:
     """Return the axes of the factors of a product, and of the product."""
     name = name_of(call.operation)
     if name == "Einsum":
-        return _einsum_axes(getattr(call.operation, "subscripts", ""), ranks)
+        return einsum_axes(getattr(call.operation, "subscripts", ""), ranks)
     if len(ranks) != 2:
         return None
     if name == "Matmul":
@@ -153,15 +153,3 @@ def factor_axes(call: Call, ranks: list[int]) -> list[str] | None:
     if 0 in axes:
         return None
     return ["bxy" if axes[0] == 2 else "byx", "bzy" if axes[1] == 2 else "byz", "bxz"]
-
-
-def _einsum_axes(subscripts: str, ranks: list[int]) -> list[str] | None:
-    left, _, out = subscripts.replace(" ", "").partition("->")
-    terms = [*left.split(","), out]
-    if not out or len(terms) != len(ranks) + 1:
-        return None
-    # An ellipsis is the first axes of the longest term. Use letters that no equation has.
-    counts = [rank - len(x) + 3 for x, rank in zip(terms, ranks, strict=False) if "..." in x]
-    dots = "".join(chr(0x1000 + n) for n in range(max(counts, default=0)))
-    own = [dots[len(dots) - rank + len(x) - 3 :] for x, rank in zip(terms, ranks, strict=False)]
-    return [x.replace("...", more) for x, more in zip(terms, [*own, dots], strict=True)]

@@ -7,7 +7,8 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
-from keras_mimetic._tracing.operations import CONVOLUTIONS, channel_axis
+from keras_mimetic._tracing.graph import Call
+from keras_mimetic._tracing.operations import CONVOLUTIONS, channel_axis, einsum_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Matrix:
         return math.prod(self.shape[self.inputs :])
 
 
-def matrix_of(layer: keras.Layer, rank_in: int, rank_out: int) -> Matrix | None:
-    """Return the matrix by which a built layer multiplies each position, or `None`."""
+def matrix_of(call: Call) -> Matrix | None:
+    """Return the matrix by which a projection multiplies each position, or `None`."""
+    layer, rank_in, rank_out = call.operation, len(call.inputs[0].shape), len(call.outputs[0].shape)
     if isinstance(layer, keras.layers.Dense):
         shape = tuple(layer.kernel.shape)
         return Matrix((0, 1), 1, shape, (rank_in - 1,), (rank_out - 1,))
@@ -48,17 +50,11 @@ def matrix_of(layer: keras.Layer, rank_in: int, rank_out: int) -> Matrix | None:
         shape = tuple(layer.kernel.shape)
         axis = channel_axis(layer, rank_in)
         return Matrix(tuple(range(len(shape))), len(shape) - 1, shape, (axis,), (axis,))
-    if hasattr(layer, "equation"):
-        return _of_equation(layer, rank_in, rank_out)
-    return None
-
-
-def _of_equation(layer: keras.Layer, rank_in: int, rank_out: int) -> Matrix | None:
-    left, _, output = layer.equation.replace(" ", "").partition("->")
-    given, _, kernel = left.partition(",")
-    given, output = _letters(given, rank_in), _letters(output, rank_out)
-    if given is None or output is None or len(set(kernel)) != len(kernel):
+    ranks = [rank_in, len(layer.kernel.shape)]
+    terms = einsum_axes(layer.equation, ranks)
+    if terms is None or [len(set(term)) for term in terms] != [*ranks, rank_out]:
         return None
+    given, kernel, output = terms
     ins = [letter for letter in given if letter in kernel and letter not in output]
     outs = [letter for letter in output if letter in kernel and letter not in given]
     if len(ins) + len(outs) != len(kernel):
@@ -71,14 +67,6 @@ def _of_equation(layer: keras.Layer, rank_in: int, rank_out: int) -> Matrix | No
         tuple(given.index(letter) for letter in ins),
         tuple(output.index(letter) for letter in outs),
     )
-
-
-def _letters(term: str, rank: int) -> str | None:
-    if "..." in term:
-        # An ellipsis is the first axes in all terms here. Use letters that no equation has.
-        dots = "".join(chr(0x1000 + n) for n in range(rank - len(term) + 3))
-        term = term.replace("...", dots)
-    return term if len(term) == rank and len(set(term)) == rank else None
 
 
 class Part:

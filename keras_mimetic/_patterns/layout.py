@@ -47,8 +47,8 @@ def equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 def moved(call: Call, array: np.ndarray) -> list[np.ndarray] | None:
     """Return the channels of each output of a call with one input; `None` if it changes entries."""
-    shapes = [value.shape for value in call.outputs]
-    if any(size is None for shape in shapes for size in shape):
+    shapes = [value.sizes for value in call.outputs]
+    if None in shapes:
         return None
     try:
         arrays = _moved(call, array, shapes)

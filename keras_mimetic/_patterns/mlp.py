@@ -8,24 +8,20 @@ import numpy as np
 
 from keras_mimetic._patterns import mlp_match
 from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
-from keras_mimetic._patterns.normalized import normalized_along
+from keras_mimetic._patterns.normalized import norm_over_channels
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._patterns.streams import free_values
-from keras_mimetic._tracing.graph import Call, Graph, in_call_order
+from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.operations import (
+    ATTENTIONS,
     CONVOLUTIONS,
     DEPTHWISE,
     SEPARABLE,
-    channel_axis,
-    does,
-    is_depthwise,
-    is_pointwise_function,
+    activates,
     is_projection,
     name_of,
-    own_activation,
     strip_copies,
 )
-from keras_mimetic._tracing.symbol import Operation
 
 HEAD = "a head, which gives the model's output: set `mean` or `hidden_bias` to write it"
 NOT_REACHED = "no input of the model reaches it"
@@ -143,16 +139,16 @@ def find_mlps(graph: Graph, layer_paths: dict[keras.Layer, str]) -> list[MLPSite
                 first, layer_paths[first], second=second, skip_reason=mlp_match.INVERTED
             )
             sites.setdefault(first, site)
-    return [sites[layer] for layer in in_call_order(list(sites), graph)]
+    return list(sites.values())
 
 
 def _site(call: Call, match: mlp_match.Match, layer_path: str, skip_reason: str) -> MLPSite:
-    norm, is_activated = _norm_before(call)
+    norm, before = _norm_before(call)
     return mlp_site(
         call.operation,
         layer_path,
         kernel=_gate_kernel(call, match.gate),
-        before="normalized_activation" if is_activated else _kind(norm),
+        before=before,
         norm=norm,
         second=None if match.end is None else match.end.operation,
         inner_norm=match.inner_norm,
@@ -163,7 +159,7 @@ def _site(call: Call, match: mlp_match.Match, layer_path: str, skip_reason: str)
 
 def _gate_kernel(call: Call, gate: np.ndarray | None) -> Part | None:
     """Return the part of a kernel for some channels."""
-    matrix = matrix_of(call.operation, len(call.inputs[0].shape), len(call.outputs[0].shape))
+    matrix = matrix_of(call)
     return None if gate is None or matrix is None else Part(call.operation.kernel, matrix, gate, 1)
 
 
@@ -188,31 +184,20 @@ def _mixes_positions(call: Call) -> bool:
     layer = call.operation
     if isinstance(layer, (*CONVOLUTIONS, *DEPTHWISE, *SEPARABLE)):
         return not is_projection(layer)
-    kinds = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention, keras.layers.RNN)
-    return isinstance(layer, kinds) or name_of(layer) == "Softmax"
+    return isinstance(layer, (*ATTENTIONS, keras.layers.RNN)) or name_of(layer) == "Softmax"
 
 
-def _norm_before(call: Call) -> tuple[keras.Layer | None, bool]:
-    """Return the norm over channels directly before, and whether it is of an activation."""
-    value = call.inputs[0]
-    normalized, axis = normalized_along(value)
-    if normalized is None or axis != channel_axis(call.operation, len(value.shape)):
-        return None, False
-    before = strip_copies(normalized.inputs[0]).producer
-    return normalized.operation, before is not None and _activates(before.operation)
-
-
-def _activates(operation: Operation) -> bool:
-    if does(operation, "activate"):
-        return True
-    has_own = is_projection(operation) or is_depthwise(operation)
-    return has_own and is_pointwise_function(own_activation(operation))
-
-
-def _kind(norm: keras.Layer | None) -> Before:
+def _norm_before(call: Call) -> tuple[keras.Layer | None, Before]:
+    """Return the norm over channels directly before an MLP, and its kind."""
+    normalized = norm_over_channels(call.inputs[0], call.operation)
+    if normalized is None:
+        return None, "other"
+    norm, before = normalized.operation, strip_copies(normalized.inputs[0]).producer
+    if before is not None and activates(before.operation):
+        return norm, "normalized_activation"
     if isinstance(norm, keras.layers.BatchNormalization):
-        return "batch_norm"
-    return "layer_norm" if norm is not None and _is_untrained(norm) else "other"
+        return norm, "batch_norm"
+    return norm, "layer_norm" if _is_untrained(norm) else "other"
 
 
 def _is_untrained(norm: keras.layers.LayerNormalization) -> bool:

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 
 from keras_mimetic._patterns.layout import moved, spread
-from keras_mimetic._patterns.normalized import normalized_along
+from keras_mimetic._patterns.normalized import norm_over_channels
 from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.operations import (
+    CENTERING,
     POINTWISE,
+    activates,
     channel_axis,
     does,
     is_depthwise,
@@ -94,7 +96,7 @@ class _Hidden:
         self.first = first
         self.values = set(first.outputs)
         self.is_activated = is_pointwise_function(function)
-        self.is_odd = getattr(function, "__name__", "") in _ODD
+        self.is_odd = _is_odd(first.operation)
         self.is_gated = function is keras.activations.glu
         # The channels that are activated to multiply the others.
         self.gate = _second_half(first) if self.is_gated else None
@@ -131,7 +133,7 @@ class _Hidden:
         self.is_normalized |= does(operation, "normalize", "reduce") or _scales_channels(call)
         if not self.is_activated and does(operation, "activate"):
             self.is_activated = True
-            self.is_odd = does(operation, "odd") or _is_odd_layer(operation)
+            self.is_odd = _is_odd(operation)
             self.inner_norm = _inner_norm(call, self.first, self.values)
             self.gate = _channels(self.first, call.inputs[0]) if self.is_sliced else None
         if does(operation, "gate"):
@@ -226,8 +228,8 @@ def _channels(first: Call, value: Value) -> np.ndarray | None:
             return None
         path.append((call, call.outputs.index(value)))
         value = call.inputs[0]
-    sizes = tuple(size for size in value.shape if size is not None)
-    if len(sizes) != len(value.shape):
+    sizes = value.sizes
+    if sizes is None:
         return None
     axis = channel_axis(first.operation, len(sizes))
     array = spread(np.arange(sizes[axis]), (axis,), sizes)
@@ -239,8 +241,9 @@ def _channels(first: Call, value: Value) -> np.ndarray | None:
     return np.unique(array)
 
 
-def _is_odd_layer(operation: Operation) -> bool:
-    return getattr(getattr(operation, "activation", None), "__name__", "") in _ODD
+def _is_odd(operation: Operation) -> bool:
+    function = getattr(operation, "activation", None)
+    return does(operation, "odd") or getattr(function, "__name__", "") in _ODD
 
 
 def _meets_again(call: Call, inside: set[Value], uses: Uses) -> bool:
@@ -256,16 +259,15 @@ def _meets_again(call: Call, inside: set[Value], uses: Uses) -> bool:
 
 def _inner_norm(activation: Call, first: Call, inside: set[Value]) -> keras.Layer | None:
     """Return the normalization directly before an activation if it has a beta, or `None`."""
-    value = activation.inputs[0]
-    norm, axis = normalized_along(value)
+    norm = norm_over_channels(activation.inputs[0], first.operation)
     if norm is None or norm.outputs[0] not in inside or norm.operation.beta is None:
         return None
-    return norm.operation if axis == channel_axis(first.operation, len(value.shape)) else None
+    return norm.operation
 
 
 def _size(value: Value) -> Any:
-    known = None not in value.shape
-    return (math.prod(value.shape), value.shape[-1]) if known else value.shape  # type: ignore
+    sizes = value.sizes
+    return (math.prod(sizes), sizes[-1]) if sizes else value.shape
 
 
 def _moves_positions(call: Call) -> bool:
@@ -288,12 +290,7 @@ def _of_widths(first: keras.Layer, second: keras.Layer) -> str:
 
 
 def _takes_means(operation: Operation) -> bool:
-    kinds = (
-        keras.layers.BatchNormalization,
-        keras.layers.LayerNormalization,
-        keras.layers.GroupNormalization,
-    )
-    return isinstance(operation, kinds) and not getattr(operation, "rms_scaling", False)
+    return isinstance(operation, CENTERING) and not getattr(operation, "rms_scaling", False)
 
 
 def _excites(first: Call, end: Call, uses: Uses) -> bool:
@@ -355,15 +352,13 @@ def _expansion(end: Call) -> keras.Layer | None:
         if call is None:
             return None
         operation = call.operation
-        is_start = is_projection(operation)
-        if is_start or is_depthwise(operation):
-            activations += is_pointwise_function(own_activation(operation))
-            depthwise += not is_start
+        if is_projection(operation):
+            starts.add(operation)
+        elif is_depthwise(operation):
+            depthwise += 1
         elif not _main_inputs(call):
             return None
-        if is_start:
-            starts.add(operation)
-        activations += does(operation, "activate")
+        activations += activates(operation)
     if len(starts) != 1 or not depthwise or not activations:
         return None
     (start,) = starts

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_mimetic._patterns.layout import constant_along, moved, spread
 from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.operations import does, name_of
+from keras_mimetic._tracing.operations import channel_axis, does, name_of
 from keras_mimetic._tracing.symbol import Value
 
 _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
@@ -13,7 +13,13 @@ _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 _STEPS = 16
 
 
-def normalized_along(value: Value, steps: int = _STEPS) -> tuple[Call | None, int]:
+def norm_over_channels(value: Value, layer: keras.Layer) -> Call | None:
+    """Return the normalization whose output a value is, over the channels of a layer's input."""
+    norm, axis = _normalized_along(value)
+    return norm if axis == channel_axis(layer, len(value.shape)) else None
+
+
+def _normalized_along(value: Value, steps: int = _STEPS) -> tuple[Call | None, int]:
     """Return the normalization whose output a tensor is, and its axis; `(None, 0)` if none.
 
     It is a centered LayerNormalization or a BatchNormalization over one axis. Positions
@@ -25,8 +31,8 @@ def normalized_along(value: Value, steps: int = _STEPS) -> tuple[Call | None, in
     if isinstance(call.operation, _NORMS):
         return (call, _axis(call)) if _is_over_one_axis(call) else (None, 0)
     if does(call.operation, "copy"):
-        return normalized_along(call.inputs[0], steps - 1)
-    found = [normalized_along(x, steps - 1) for x in call.inputs]
+        return _normalized_along(call.inputs[0], steps - 1)
+    found = [_normalized_along(x, steps - 1) for x in call.inputs]
     norm, axis = found[0]
     if norm is None or any(x[0] is None or x[1] != axis for x in found):
         return None, 0
@@ -34,19 +40,14 @@ def normalized_along(value: Value, steps: int = _STEPS) -> tuple[Call | None, in
         same = all(x[0] is not None and x[0].operation is norm.operation for x in found)
         joined = call.operation.axis % len(value.shape)
         return (norm, axis) if same and joined != axis else (None, 0)
-    if len(call.inputs) > 1 or None in call.inputs[0].shape:
+    sizes = call.inputs[0].sizes
+    if len(call.inputs) > 1 or sizes is None:
         return None, 0
-    return _moved(call, value, norm, axis)
-
-
-def _moved(call: Call, value: Value, norm: Call, axis: int) -> tuple[Call | None, int]:
-    shape = tuple(n for n in call.inputs[0].shape if n is not None)
-    size = shape[axis]
-    arrays = moved(call, spread(np.arange(size), (axis,), shape))
+    size = sizes[axis]
+    arrays = moved(call, spread(np.arange(size), (axis,), sizes))
     if arrays is None:
         return None, 0
-    number = next(n for n, output in enumerate(call.outputs) if output is value)
-    array = arrays[number]
+    array = arrays[call.outputs.index(value)]
     axes = [n for n in range(array.ndim) if not constant_along(array, n)]
     whole = len(axes) == 1 and array.shape[axes[0]] == size
     return (norm, axes[0]) if whole else (None, 0)

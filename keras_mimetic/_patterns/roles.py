@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_mimetic._patterns import contents, heads
-from keras_mimetic._patterns.causality import any_causal, most_causal
+from keras_mimetic._patterns.causality import any_causal, bound, most_causal
 from keras_mimetic._patterns.contents import (
     BOTH,
     Attention,
@@ -21,7 +21,6 @@ from keras_mimetic._patterns.contents import (
     Gathered,
     Pooled,
     Scores,
-    Source,
     Weights,
 )
 from keras_mimetic._patterns.kernels import matrix_of
@@ -51,9 +50,6 @@ class _Roles:
 
     def _of(self, value: Nested) -> Contents:
         return self._contents.get(value) if isinstance(value, Value) else None
-
-    def _is_free(self, value: Value) -> bool:
-        return value in self._free or (value.producer is None and value.constant is not None)
 
     def _set(self, call: Call, content: Contents) -> None:
         for value in call.outputs:
@@ -87,18 +83,16 @@ class _Roles:
             content.attention.reasons[BOTH] = contents.MIXED_HEADS
             self._set(call, content)
             return
-        layer, value = call.operation, call.outputs[0]
-        source = Source(call, matrix_of(layer, len(call.inputs[0].shape), len(value.shape)))
         if isinstance(content, Gathered):
-            _set_output(content, source)
-        numbers, shape = None, _known_shape(value)
-        activation = keras.activations.get(getattr(layer, "activation", None))
+            _set_output(content, call)
+        numbers, shape, matrix = None, call.outputs[0].sizes, matrix_of(call)
+        activation = keras.activations.get(getattr(call.operation, "activation", None))
         is_linear = activation in (keras.activations.linear, None)
-        if source.matrix is not None and shape is not None and is_linear:
-            out = source.matrix.shape[source.matrix.inputs :]
+        if matrix is not None and shape is not None and is_linear:
+            out = matrix.shape[matrix.inputs :]
             channels = np.arange(math.prod(out)).reshape(out)
-            numbers = spread(channels, source.matrix.out_axes, shape)
-        self._set(call, Channels(source, numbers))
+            numbers = spread(channels, matrix.out_axes, shape)
+        self._set(call, Channels(call, numbers))
 
     # Products.
 
@@ -154,7 +148,7 @@ class _Roles:
             self._set(call, Gathered(attention))
             return
         attention.sources["value"] = value.source
-        numbers = heads.gathered_channels(value.numbers, axes, _known_shape(call.outputs[0]))
+        numbers = heads.gathered_channels(value.numbers, axes, call.outputs[0].sizes)
         own = [x for x in axes.second if x in axes.out and x not in axes.first]
         channels = None
         if numbers is not None:
@@ -171,17 +165,16 @@ class _Roles:
     # Layers and operations that compute the whole attention.
 
     def _dot_product_attention(self, call: Call) -> None:
-        names = ("query", "key", "value")[len(call.args[:3]) :]
-        given = [*call.args[:3], *(call.kwargs.get(name) for name in names)]
-        masks = any_causal((*call.args[3:], *call.kwargs.values()))
+        arguments = bound(call)
+        given = [self._of(arguments.pop(name)) for name in ("query", "key", "value")]
+        masks = any_causal(arguments.values())
         attention = Attention(is_causal=most_causal((bool(call.operation.is_causal), masks)))
-        self._whole(call, attention, [self._of(x) for x in given], "h")
+        self._whole(call, attention, given, "h")
 
     def _keras_attention(self, call: Call) -> None:
-        given = call.args[0] if call.args else call.kwargs.get("inputs")
-        given = list(given) if isinstance(given, (list, tuple)) and len(given) > 1 else [None] * 2
-        query, value, *keys = (self._of(x) for x in given)
-        attention = Attention(is_causal=call.kwargs.get("use_causal_mask") is True)
+        arguments = bound(call)
+        query, value, *keys = map(self._of, arguments["inputs"])
+        attention = Attention(is_causal=arguments.get("use_causal_mask") is True)
         if isinstance(call.operation, keras.layers.AdditiveAttention):
             attention.reasons["query_key"] = contents.ADDITIVE
         self._whole(call, attention, [query, keys[0] if keys else value, value], "")
@@ -254,7 +247,7 @@ class _Roles:
 
     def _is_of_positions(self, attention: Attention) -> bool:
         sources = [attention.sources.get(role) for role in ("query", "key")]
-        return any(x is None or self._is_free(x.call.inputs[0]) for x in sources)
+        return any(x is None or x.inputs[0] in self._free for x in sources)
 
     def _pass_channels(self, call: Call, inputs: list[Contents], channels: list[Channels]) -> None:
         source = channels[0].source
@@ -265,7 +258,7 @@ class _Roles:
         if len(channels) > 1 and not does(call.operation, "add", "scale"):
             joined = _joined(call, known) if len(known) == len(call.inputs) else None
             self._set(call, Channels(source, joined))
-        elif known and all(map(self._is_free, others)):
+        elif known and self._free.issuperset(others):
             self._set_each(call, channels[0], _one_of(call, known))
         else:
             self._set(call, Channels(source))
@@ -273,7 +266,7 @@ class _Roles:
     def _pass_gathered(self, call: Call, inputs: list[Contents], gathered: Gathered) -> None:
         others = [value for value, x in zip(call.inputs, inputs, strict=True) if x is not gathered]
         # With a gate, the matrix depends on the position.
-        is_gated = does(call.operation, "scale") and not all(map(self._is_free, others))
+        is_gated = does(call.operation, "scale") and not self._free.issuperset(others)
         if is_gated:
             gathered.attention.reasons.setdefault("value_output", contents.GATED)
         self._set_each(call, gathered, None if is_gated else gathered.numbers)
@@ -286,7 +279,7 @@ class _Roles:
         if numbers is None:
             pass
         elif does(call.operation, *_KEEPING) or name_of(call.operation) == "Where":
-            shape = _known_shape(call.outputs[0])
+            shape = call.outputs[0].sizes
             if shape is not None and numbers.ndim <= len(shape):
                 arrays = [np.broadcast_to(numbers, shape)]
         elif len(call.inputs) == 1:
@@ -311,14 +304,8 @@ def _numbers(content: Contents) -> np.ndarray | None:
     return content.numbers if isinstance(content, Channels) else None
 
 
-def _sources(**given: Contents) -> dict[str, Source]:
+def _sources(**given: Contents) -> dict[str, Call]:
     return {role: x.source for role, x in given.items() if isinstance(x, Channels)}
-
-
-def _known_shape(value: Value) -> tuple[int, ...] | None:
-    """Return the shape of a value, or `None` if a size is unknown."""
-    sizes = [size for size in value.shape if size is not None]
-    return tuple(sizes) if len(sizes) == len(value.shape) else None
 
 
 def _find_mask(call: Call, attention: Attention, scores: Value) -> None:
@@ -327,20 +314,21 @@ def _find_mask(call: Call, attention: Attention, scores: Value) -> None:
     attention.is_causal = most_causal((attention.is_causal, any_causal(others)))
 
 
-def _set_output(gathered: Gathered, source: Source) -> None:
+def _set_output(gathered: Gathered, call: Call) -> None:
     """Record the output projection, and its rows that multiply the channels of the values."""
     attention = gathered.attention
     if "output" in attention.sources:
         attention.reasons["value_output"] = contents.SEVERAL_OUTPUTS
         return
-    attention.sources["output"] = source
-    if source.matrix is None:
+    attention.sources["output"] = call
+    matrix = matrix_of(call)
+    if matrix is None:
         attention.reasons["value_output"] = contents.NO_MATRIX
         return
     value = attention.channels.get("value")
     if gathered.numbers is None or value is None:
         return
-    rows = heads.output_rows(gathered.numbers, source.matrix.in_axes, value)
+    rows = heads.output_rows(gathered.numbers, matrix.in_axes, value)
     if rows is None:
         attention.reasons.setdefault("value_output", contents.UNKNOWN)
         return
@@ -370,7 +358,7 @@ def _one_of(call: Call, arrays: list[np.ndarray]) -> np.ndarray | None:
 def _joined(call: Call, arrays: list[np.ndarray]) -> np.ndarray | None:
     """Return the channels of concatenated or stacked tensors."""
     name, axis = name_of(call.operation), getattr(call.operation, "axis", None)
-    shape = _known_shape(call.outputs[0])
+    shape = call.outputs[0].sizes
     if name not in ("Concatenate", "Stack") or not isinstance(axis, int) or shape is None:
         return None
     axis %= len(shape)

@@ -3,17 +3,16 @@
 import math
 from collections.abc import Iterator
 
-import keras
-
 from keras_mimetic._tracing.graph import Call, Graph, walk_back
 from keras_mimetic._tracing.operations import (
     CONVOLUTIONS,
+    SEPARABLE,
     does,
     is_depthwise,
     is_projection,
     name_of,
 )
-from keras_mimetic._tracing.symbol import Value
+from keras_mimetic._tracing.symbol import Operation, Value
 
 _SCALES = ("scale", "normalize")
 _REARRANGES = ("copy", "move", "slice", "pad", "pool")
@@ -58,9 +57,8 @@ def one_stream(value: Value, found: Streams) -> frozenset[Value]:
 
 def is_in(streams_of: frozenset[Value], value: Value, found: Streams) -> bool:
     """Return whether each part of a value shares a stream."""
-    return bool(found.get(value)) and not any(
-        streams_of.isdisjoint(part) for part in found.get(value, ())
-    )
+    parts = found.get(value, frozenset())
+    return bool(parts) and not any(streams_of.isdisjoint(part) for part in parts)
 
 
 def _new(value: Value) -> frozenset[frozenset[Value]]:
@@ -90,11 +88,9 @@ def free_values(graph: Graph) -> set[Value]:
     """Return the values that no input of the model reaches."""
     found: set[Value] = set()
     for call in graph.calls:
-        if call.inputs and all(
-            x in found or (x.producer is None and x.constant is not None) for x in call.inputs
-        ):
+        found.update(x for x in call.inputs if x.producer is None and x.constant is not None)
+        if call.inputs and found.issuperset(call.inputs):
             found.update(call.outputs)
-            found.update(call.inputs)
     return found
 
 
@@ -139,8 +135,5 @@ def _of(value: Value, found: Streams) -> frozenset[frozenset[Value]]:
     return found.setdefault(value, _new(value))
 
 
-def _by_channel(operation: object) -> bool:
-    separable = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-    if isinstance(operation, separable) or is_projection(operation):
-        return False
-    return is_depthwise(operation)
+def _by_channel(operation: Operation) -> bool:
+    return is_depthwise(operation) and not isinstance(operation, SEPARABLE)

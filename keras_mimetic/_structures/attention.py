@@ -9,10 +9,11 @@ from keras_mimetic._checks import AUTO, is_auto
 from keras_mimetic._numerics import attention, products
 from keras_mimetic._numerics.attention import PAIRS
 from keras_mimetic._numerics.threads import in_threads, one_blas_thread
-from keras_mimetic._patterns.attention import LAYERS, AttentionSite, attention_site, find_attention
+from keras_mimetic._patterns.attention import AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._structures import base
 from keras_mimetic._tracing.graph import Graph
+from keras_mimetic._tracing.operations import ATTENTIONS
 from keras_mimetic.initializers.attention import Strengths, check_strengths
 
 
@@ -48,7 +49,7 @@ class Attention(base.Structure):
     name = "attention"
     looks_for = "attention (projections, a product, a softmax, a product, a projection)"
     defaults: ClassVar[base.Settings] = {"query_key": AUTO, "value_output": AUTO}
-    compound_layers = LAYERS
+    compound_layers = ATTENTIONS
     legend = (
         "diagonals of products in standard deviations of the off-diagonal entries, and noise and "
         "identity that give such products; qk: W_Q W_K^T, mean over heads [range]; vo: W_V W_O, "
@@ -98,7 +99,7 @@ class Attention(base.Structure):
         return find_attention(graph, layers, layer_paths)
 
     def site_at(self, layer: keras.layers.Layer, layer_path: str) -> AttentionSite | None:
-        return attention_site(layer, layer_path) if isinstance(layer, LAYERS) else None
+        return attention_site(layer, layer_path) if isinstance(layer, ATTENTIONS) else None
 
     def sample(self, site: AttentionSite, settings: base.Settings, seed: int) -> base.Sampled:
         why = "; ".join(

@@ -138,7 +138,7 @@ class Structure(abc.ABC):
 
     @abc.abstractmethod
     def find(self, graph: Graph, layers: Layers, layer_paths: Paths) -> Sequence[Site]:
-        """Find the sites in a traced model, in the order of the network."""
+        """Find the sites in a traced model, in any order."""
 
     @abc.abstractmethod
     def site_at(self, layer: keras.layers.Layer, layer_path: str) -> Site | None:

@@ -11,13 +11,14 @@ from keras.layers import Layer
 
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics import depthwise
-from keras_mimetic._patterns.depth import depths
+from keras_mimetic._numerics.fans import fans, scaled_std
+from keras_mimetic._numerics.random import TRUNCATED_STD
 from keras_mimetic._patterns.kernels import values_of
-from keras_mimetic._patterns.scale import rms_to_keep
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import base
-from keras_mimetic._tracing.graph import Call, Graph, in_call_order
+from keras_mimetic._tracing.graph import Call, Graph
 from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
+from keras_mimetic._tracing.symbol import Value
 from keras_mimetic.initializers.depthwise import check_gain
 
 # Of the largest filters to measure, whose closed forms take seconds.
@@ -117,11 +118,11 @@ class Depthwise(base.Structure):
     ) -> list[DepthwiseSite]:
         """Find depthwise convolutions, and skip causal ones."""
         found = [layer for layer in layers if is_depthwise(layer) and layer.built]
-        depth = depths(found, graph)
+        depth = _depths(found, graph)
         causal = {call.operation for call in graph.calls if _is_causal(call)}
         return [
             _site(layer, layer_paths[layer], depth[layer], is_causal=layer in causal)
-            for layer in in_call_order(found, graph)
+            for layer in found
         ]
 
     def site_at(self, layer: Layer, layer_path: str) -> DepthwiseSite | None:
@@ -131,7 +132,7 @@ class Depthwise(base.Structure):
         kernel = values_of(site.weights["kernel"])
         shape, gain = kernel.shape, settings["gain"]
         if gain == "keep":
-            rms, is_expected = rms_to_keep(kernel, _initializer(site.layer), axes=2)
+            rms, is_expected = _rms_to_keep(kernel, _initializer(site.layer))
         else:
             rms, is_expected = depthwise.rms_of_gain(shape, gain), True
         if not rms:
@@ -182,6 +183,61 @@ def _sigma(site: DepthwiseSite, settings: base.Settings) -> float:
             f"> 0 at every depth. Received: a width of {sigma:g} at depth {site.depth:g}"
         )
     return sigma
+
+
+def _depths(layers: list[Layer], graph: Graph) -> dict[Layer, float]:
+    """Return the depth of each layer among `layers`, from 0 to 1.
+
+    It is proportional to the number of others on the longest path to its first call. Layers
+    without a call follow all others.
+    """
+    ranks: dict[Layer, int] = {}
+    reached: dict[Value, int] = {}
+    for call in graph.calls:
+        rank = max((reached.get(value, 0) for value in call.inputs), default=0)
+        if call.operation in layers:
+            ranks.setdefault(call.operation, rank)
+            rank += 1
+        reached |= dict.fromkeys(call.outputs, rank)
+    last = max(ranks.values(), default=-1)
+    for layer in layers:
+        if layer not in ranks:
+            last += 1
+            ranks[layer] = last
+    return {layer: rank / max(1, last) for layer, rank in ranks.items()}
+
+
+def _rms_to_keep(kernel: np.ndarray, initializer: Any) -> tuple[float, bool]:
+    """Return the root mean square that new filters keep, and whether it is the initializer's.
+
+    The initializer's does not depend on samples. If the filters are no samples of it, theirs
+    is kept.
+    """
+    squares = np.square(kernel, dtype=np.float64)
+    own = math.sqrt(squares.mean())
+    meant = _rms_of(initializer, kernel.shape)
+    if not meant or not own:
+        return own, False
+    samples = squares.reshape(-1, math.prod(kernel.shape[-2:])).mean(axis=0)
+    # Of few samples, the error is that of normals that are constant in each.
+    error = samples.std() if len(samples) > 15 else math.sqrt(2) * meant**2
+    is_meant = abs(own**2 - meant**2) < 6 * error / math.sqrt(len(samples))
+    return (meant, True) if is_meant else (own, False)
+
+
+def _rms_of(initializer: Any, shape: tuple[int, ...]) -> float | None:
+    """Return the expected root mean square of an initializer's values, or `None` if unknown."""
+    known = keras.initializers
+    if isinstance(initializer, known.VarianceScaling):
+        return scaled_std(*fans(shape), scale=initializer.scale, mode=initializer.mode)
+    if isinstance(initializer, known.TruncatedNormal):
+        return math.hypot(initializer.mean, TRUNCATED_STD * initializer.stddev)
+    if isinstance(initializer, known.RandomNormal):
+        return math.hypot(initializer.mean, initializer.stddev)
+    if isinstance(initializer, known.RandomUniform):
+        low, high = initializer.minval, initializer.maxval
+        return math.sqrt((low * low + low * high + high * high) / 3)
+    return None
 
 
 def _initializer(layer: Layer) -> Any:

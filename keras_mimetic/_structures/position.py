@@ -25,8 +25,6 @@ PATCHES_RMS = 0.5
 SEQUENCE = "a table of a sequence, not of image patches: set `rms` to a number to write it"
 # A table, its layer, and how many positions it is used for.
 Table = tuple[keras.Variable, Layer, int]
-# So many tensors are looked at for the rows and columns of patches.
-_TENSORS = 64
 # Rows before those of the patches: of class tokens and registers.
 _MAX_PREFIX = 8
 
@@ -264,7 +262,7 @@ def _counted(tokens: Any) -> int | None:
 
 def _grid(stream: Value, length: int) -> tuple[int, ...] | None:
     """Return rows and columns of the patches that a sequence is made of, or `None`."""
-    for value in walk_back(stream, lambda call: call.inputs, limit=_TENSORS):
+    for value in walk_back(stream, lambda call: call.inputs):
         if len(value.shape) == 4:
             for rows, columns in (value.shape[1:3], value.shape[2:]):
                 if rows and columns and 0 <= length - rows * columns <= _MAX_PREFIX:

@@ -13,7 +13,7 @@ from keras_mimetic._numerics.mlp import expected_part
 from keras_mimetic._numerics.products import diagonal, expected_diagonal
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import base
-from keras_mimetic._tracing.graph import Graph, in_call_order
+from keras_mimetic._tracing.graph import Graph
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
 
@@ -130,7 +130,7 @@ class StateSpace(base.Structure):
         self, graph: Graph, layers: base.Layers, layer_paths: base.Paths
     ) -> list[StateSpaceSite]:
         found = [layer for layer in layers if isinstance(layer, MimeticStateSpace) and layer.built]
-        return [_site(layer, layer_paths[layer]) for layer in in_call_order(found, graph)]
+        return [_site(layer, layer_paths[layer]) for layer in found]
 
     def site_at(self, layer: keras.layers.Layer, layer_path: str) -> StateSpaceSite | None:
         return _site(layer, layer_path) if isinstance(layer, MimeticStateSpace) else None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import keras
 
 from keras_mimetic._tracing.keras_internals import input_structure
-from keras_mimetic._tracing.symbol import Kwargs, Nested, Shape
+from keras_mimetic._tracing.symbol import Kwargs, Nested
 
 # Arguments of `call` that do not change the graph.
 _FLAGS = ("training", "mask")
@@ -100,18 +100,13 @@ def _symbol(x: Nested) -> Nested:
 
 def _own_inputs(model: keras.Layer, sized: bool = False) -> Arguments:
     def symbol(x: keras.KerasTensor) -> keras.KerasTensor:
-        shape = _batched(x.shape)
-        if sized:
-            # The code of a model may need the size of every axis.
-            shape = tuple(size or (LENGTH if len(shape) < 4 else SIDE) for size in shape)
+        # The code of a model may need the size of every axis.
+        unknown = (LENGTH if len(x.shape) < 4 else SIDE) if sized else None
+        shape = tuple(size or (unknown if n else BATCH) for n, size in enumerate(x.shape))
         return keras.KerasTensor(shape, x.dtype, sparse=x.sparse)
 
     inputs = keras.tree.map_structure(symbol, input_structure(model))
     return [inputs], _required_training(model), ""
-
-
-def _batched(shape: Shape) -> Shape:
-    return tuple(BATCH if not n and size is None else size for n, size in enumerate(shape))
 
 
 def _built_for(model: keras.Layer, dtype: str) -> Arguments:

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._tracing.symbol import Args, Kwargs, Operation, Value
+from keras_mimetic._tracing.symbol import Args, Kwargs, Value
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,17 +65,3 @@ def walk_back(
         new = () if value.producer is None else follow(value.producer)
         waiting += (new := [x for x in dict.fromkeys(new) if x not in known])
         known.update(new)
-
-
-def order_of_calls(graph: Graph) -> dict[Operation, int]:
-    """Return the number of the first call of each layer and operation."""
-    order: dict[Operation, int] = {}
-    for number, call in enumerate(graph.calls):
-        order.setdefault(call.operation, number)
-    return order
-
-
-def in_call_order(layers: list[keras.Layer], graph: Graph) -> list[keras.Layer]:
-    """Sort layers by their first calls; layers without a call come last."""
-    order = order_of_calls(graph)
-    return sorted(layers, key=lambda layer: order.get(layer, len(graph.calls)))

@@ -115,31 +115,28 @@ def preserve_global_state() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def preserve_model_state(model: keras.Layer) -> Iterator[None]:
-    """Restore the state that symbolic calls of a model's layers change.
+def preserve_state(model: keras.Layer) -> Iterator[None]:
+    """Restore the state that calls of a model's layers change, and the global one.
 
     It includes values of variables, and attributes that `call` sets. Changes inside an object
     that an attribute holds are not undone, nor what other threads do meanwhile.
     """
-    layers = sublayers(model)
-    listening.layers, listening.changes, listening.nodes = set(map(id, layers)), [], set()
-    try:
-        # The scope discards assignments to variables.
-        with keras.StatelessScope():
-            yield
-    finally:
-        for attributes, name, before in reversed(listening.changes):
-            # Bypass `__setattr__`, which tracks attributes.
-            attributes.pop(name, None)
-            attributes.update(before)
-        for layer in layers if listening.nodes else ():
-            for record in (layer._inbound_nodes, layer._outbound_nodes):
-                record[:] = [node for node in record if node not in listening.nodes]
+    with preserve_global_state():
+        listening.layers, listening.changes = set(map(id, sublayers(model))), []
+        try:
+            # The scope discards assignments to variables.
+            with keras.StatelessScope():
+                yield
+        finally:
+            for attributes, name, before in reversed(listening.changes):
+                # Bypass `__setattr__`, which tracks attributes.
+                attributes.pop(name, None)
+                attributes.update(before)
 
 
 @contextlib.contextmanager
-def recording_calls() -> Iterator[None]:
-    """Send Keras's calls to the recorder of this thread; other threads are not affected.
+def recording_calls(to: Any) -> Iterator[None]:
+    """Send Keras's calls in this thread to a recorder; other threads are not affected.
 
     No layer gets weights while this context is active: calling an unbuilt layer that needs
     weights raises a `ValueError`.
@@ -155,22 +152,22 @@ def recording_calls() -> Iterator[None]:
         (layer, "_clear_losses", _unless_listening),
         (layer, "add_weight", _refuse_weights),
         (variable, "assign", _unless_symbolic),
-        (keras_layer, "Node", _make_node),
+        (keras_layer, "Node", _unless_listening),
         (keras.src.backend.random, "dropout", _first_if_symbolic),
-        (keras.src.backend.random, "shuffle", _first_if_symbolic),
         (keras.src.backend.core, "remat", _remat),
         *((variable, name, _give_way) for name in _OPERATORS if hasattr(variable, name)),
     ]
     _listen_to_tensorflow()
-    before = [
-        (owner, name, vars(owner).get(name), getattr(owner, name)) for owner, name, _ in patches
-    ]
+    before = []
     try:
-        for (owner, name, wrapper), (_, _, _, original) in zip(patches, before, strict=True):
-            setattr(owner, name, _wrapped(wrapper, original))
+        for owner, name, wrapper in patches:
+            before.append((owner, name, vars(owner).get(name)))
+            setattr(owner, name, _wrapped(wrapper, getattr(owner, name)))
+        listening.recorder, listening.is_tracing = to, True
         yield
     finally:
-        for owner, name, own, _ in reversed(before):
+        listening.recorder, listening.is_tracing = None, False
+        for owner, name, own in reversed(before):
             if own is None:
                 delattr(owner, name)
             else:
@@ -214,9 +211,6 @@ def _wrapped(wrapper: Function, original: Function) -> Function:
 def _symbolic_call(
     original: Function, operation: keras.Operation, *args: Nested, **kwargs: Nested
 ) -> Nested:
-    if not any_symbol((args, kwargs)):
-        # A functional model is being created inside the traced `call`.
-        return original(operation, *args, **kwargs)
     return recorder().call(operation, args, kwargs)
 
 
@@ -255,15 +249,6 @@ def _set_attribute(original: Function, layer: keras.Layer, name: str, value: obj
 
 
 _ALWAYS = (_refuse_weights, _set_attribute)
-
-
-def _make_node(original: Function, *args: Nested, **kwargs: Nested) -> Nested:
-    if any_symbol((args, kwargs)):
-        return None
-    # A functional model is being created inside the traced `call`.
-    node = original(*args, **kwargs)
-    listening.nodes.add(node)
-    return node
 
 
 def _unless_symbolic(original: Function, *args: Nested, **kwargs: Nested) -> Nested:

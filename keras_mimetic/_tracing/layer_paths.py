@@ -33,31 +33,20 @@ def find_layer_paths(model: keras.Layer) -> dict[keras.Layer, str]:
     return found
 
 
-def _visit(layer: keras.Layer, layer_path: str, found: dict[keras.Layer, str]) -> None:
-    if layer in found:
-        return
-    found[layer] = layer_path
-    for name, child in _attributes(layer):
-        path = f"{layer_path}/{name}" if layer_path else name
-        if isinstance(child, keras.layers.Layer):
-            _visit(child, path, found)
-        elif isinstance(child, _CONTAINERS):
-            _visit_container(child, path, found, set())
-
-
-def _visit_container(
-    container: list | tuple | dict, layer_path: str, found: dict[keras.Layer, str], seen: set[int]
-) -> None:
-    if id(container) in seen:
-        return
-    seen.add(id(container))
-    used: dict[str, int] = {}
-    for child in container.values() if isinstance(container, dict) else container:
-        if isinstance(child, keras.layers.Layer):
-            name = _snake_case(type(child).__name__)
-            _visit(child, f"{layer_path}/{_unique(name, used)}", found)
-        elif isinstance(child, _CONTAINERS):
-            _visit_container(child, f"{layer_path}/{_unique('container', used)}", found, seen)
+def _visit(child: Any, path: str, found: dict[keras.Layer, str]) -> None:
+    """Find the paths of a layer and those inside it, or of the layers in a container."""
+    if isinstance(child, keras.layers.Layer):
+        if child not in found:
+            found[child] = path
+            for name, inner in _attributes(child):
+                _visit(inner, f"{path}/{name}".lstrip("/"), found)
+    elif isinstance(child, _CONTAINERS):
+        used: dict[str, int] = {}
+        for inner in child.values() if isinstance(child, dict) else child:
+            if isinstance(inner, keras.layers.Layer):
+                _visit(inner, f"{path}/{_unique(_snake_case(type(inner).__name__), used)}", found)
+            elif isinstance(inner, _CONTAINERS):
+                _visit(inner, f"{path}/{_unique('container', used)}", found)
 
 
 def _attributes(layer: keras.Layer) -> list[tuple[str, Any]]:

@@ -5,9 +5,16 @@ import keras
 from keras_mimetic._tracing.graph import walk_back
 from keras_mimetic._tracing.symbol import Foreign, Function, Nested, Operation, Value
 
+ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+# Normalizations that may subtract means.
+CENTERING = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+)
 
 # What operations do, by class name, since `keras.ops` does not export its classes. One that
 # does several things is in several lines.
@@ -103,6 +110,13 @@ def is_pointwise_function(function: Function | None) -> bool:
     return function not in (None, keras.activations.linear, *_COMBINING)
 
 
+def activates(operation: Operation) -> bool:
+    """Return whether an operation is an activation, or a layer that ends with one."""
+    if is_projection(operation) or is_depthwise(operation):
+        return is_pointwise_function(own_activation(operation))
+    return does(operation, "activate")
+
+
 def strip_copies(value: Nested) -> Nested:
     """Return the value before operations that copy it (dropout, identity, cast)."""
     if not isinstance(value, Value):
@@ -130,3 +144,16 @@ def is_matrix_on_last_axis(equation: str) -> bool:
         and output[-1:] == kernel[1]
         and inputs[:-1] == output[:-1]
     )
+
+
+def einsum_axes(equation: str, ranks: list[int]) -> list[str] | None:
+    """Return a letter for each axis of the factors and of the product, also of an ellipsis."""
+    left, _, out = equation.replace(" ", "").partition("->")
+    terms = [*left.split(","), out]
+    if not out or len(terms) != len(ranks) + 1:
+        return None
+    # An ellipsis is the first axes of the longest term. Use letters that no equation has.
+    counts = [rank - len(x) + 3 for x, rank in zip(terms, ranks, strict=False) if "..." in x]
+    dots = "".join(chr(0x1000 + n) for n in range(max(counts, default=0)))
+    own = [dots[len(dots) - rank + len(x) - 3 :] for x, rank in zip(terms, ranks, strict=False)]
+    return [x.replace("...", more) for x, more in zip(terms, [*own, dots], strict=True)]

@@ -19,8 +19,17 @@ import numpy as np
 from keras_mimetic._tracing import keras_internals
 from keras_mimetic._tracing.arguments import arguments_of
 from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.held_weights import Held, Owners, held_projection
-from keras_mimetic._tracing.operations import does, name_of
+from keras_mimetic._tracing.held_weights import Held, Owners, held_projection, set_biases
+from keras_mimetic._tracing.operations import (
+    ATTENTIONS,
+    CENTERING,
+    CONVOLUTIONS,
+    DEPTHWISE,
+    SEPARABLE,
+    does,
+    einsum_axes,
+    name_of,
+)
 from keras_mimetic._tracing.symbol import (
     Args,
     Foreign,
@@ -37,21 +46,14 @@ from keras_mimetic._tracing.symbol import (
 
 # Layers of Keras that are recorded as one call, including their subclasses.
 _LEAVES = (
-    keras.layers.MultiHeadAttention,
-    keras.layers.GroupQueryAttention,
+    *ATTENTIONS,
     keras.layers.Dense,
     keras.layers.EinsumDense,
     keras.layers.Embedding,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-    keras.layers.LayerNormalization,
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
+    *CONVOLUTIONS,
+    *DEPTHWISE,
+    *SEPARABLE,
+    *CENTERING,
     keras.layers.Dropout,
     keras.layers.InputLayer,
 )
@@ -76,6 +78,24 @@ def is_composite(operation: Operation) -> bool:
 def _is_leaf(layer: keras.Layer) -> bool:
     """Return whether a layer is recorded as one call, which its class may ask for."""
     return isinstance(layer, _LEAVES) or getattr(layer, "_traced_as_one_call", False)
+
+
+def trace(model: keras.Layer, inputs: Nested = None) -> Graph:
+    """Return the flat graph of a built model or layer, without changing it."""
+    graph = Graph()
+    if not is_composite(model):
+        return graph
+    owners = {
+        id(weight): layer
+        for layer in keras_internals.sublayers(model)
+        for weight in keras_internals.own_variables(layer)
+    }
+    recorder = Recorder(graph, owners)
+    with keras_internals.preserve_state(model), keras_internals.recording_calls(recorder):
+        outputs = keras.tree.flatten(recorder.model(model, inputs))
+    set_biases(graph, owners)
+    graph.outputs = [x.value for x in outputs if isinstance(x, Symbol)]
+    return graph
 
 
 class LongLoopError(Exception):
@@ -111,14 +131,6 @@ class Recorder:
         self._calls: Counter[keras.Layer] = Counter()
         self._held: Held = {}
         self._constants: dict[int, Symbol] = {}
-
-    @contextlib.contextmanager
-    def on(self) -> Iterator[None]:
-        listening.recorder, listening.is_tracing = self, True
-        try:
-            yield
-        finally:
-            listening.recorder, listening.is_tracing = None, False
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -337,12 +349,11 @@ def _spec(operation: keras.Operation, args: Args, kwargs: Kwargs) -> Nested:
 
 def _einsum_shape(layer: keras.layers.EinsumDense, given: Shape, declared: Shape) -> Shape:
     """Return the output shape of an `EinsumDense`, with declared unknown sizes filled in."""
-    left, _, output = layer.equation.replace(" ", "").partition("->")
-    term = left.partition(",")[0]
-    if "." in term or len(term) != len(given) or len(output) != len(declared):
-        return tuple(declared)
-    sizes = dict(zip(term, given, strict=True))
-    return tuple(size or sizes.get(x) for x, size in zip(output, declared, strict=True))
+    terms = einsum_axes(layer.equation, [len(given), len(layer.kernel.shape)])
+    if terms is None:
+        return declared
+    sizes = dict(zip(terms[0], given, strict=True))
+    return tuple(size or sizes.get(x) for x, size in zip(terms[2], declared, strict=True))
 
 
 def _ends(calls: list[Call]) -> list[Value]:

@@ -32,6 +32,12 @@ class Value:
     producer: Any = None
     constant: Any = None
 
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        """The shape, or `None` if a size is unknown."""
+        sizes = tuple(size for size in self.shape if size is not None)
+        return sizes if len(sizes) == len(self.shape) else None
+
 
 class Foreign:
     """A backend function that a model calls, named like its equivalent in `keras.ops`."""

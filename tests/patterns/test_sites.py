@@ -10,7 +10,7 @@ from keras_mimetic._find import find_sites
 from keras_mimetic._structures import STRUCTURES
 from keras_mimetic._tracing.keras_internals import sublayers
 from keras_mimetic._tracing.layer_paths import find_layer_paths
-from keras_mimetic._tracing.trace import trace
+from keras_mimetic._tracing.recorder import trace
 
 
 def sites_of(model, structure, rules=None):

@@ -10,8 +10,7 @@ from keras import layers, ops
 import keras_mimetic
 from keras_mimetic._find import find_sites
 from keras_mimetic._tracing.keras_internals import sublayers
-from keras_mimetic._tracing.recorder import reason
-from keras_mimetic._tracing.trace import trace
+from keras_mimetic._tracing.recorder import reason, trace
 
 BACKEND = keras.backend.backend()
 
@@ -84,12 +83,6 @@ def loss(model, x):
     return x
 
 
-def to_functional(model, x):
-    a, b = keras.Input((None, 8), name="a"), keras.Input((6, 8), name="b")
-    inner = keras.Model({"a": a, "b": b}, layers.Concatenate(axis=1)([a, b]))
-    return inner({"a": ops.tile(model.weight[None, None], (ops.shape(x)[0], 3, 1)), "b": x})
-
-
 @pytest.mark.parametrize(
     "code",
     [
@@ -108,7 +101,6 @@ def to_functional(model, x):
         backend_function,
         none_through_two,
         loss,
-        to_functional,
     ],
 )
 def test_code_that_keras_runs_is_traced(code):
@@ -155,6 +147,51 @@ def test_a_cell_is_traced_for_one_step():
 
     x = keras.Input((5, 8))
     assert befores(keras.Model(x, layers.RNN(Cell())(x)))[0] == ["layer_norm"]
+
+
+def test_code_that_needs_the_size_of_an_axis_of_unknown_size():
+    class Sums(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.feed = Feed()
+
+        def build(self, shape):
+            self.feed.norm.build(shape)
+            self.feed.mlp.build(shape)
+
+        def call(self, x):
+            y = self.feed(x)
+            return sum(y[:, n] for n in range(y.shape[1]))
+
+    model = Sums()
+    model.build((None, None, 8))
+    found, every = befores(model)
+    assert found == ["layer_norm"]
+    assert every.opaque == []
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="tensors of other backends are not written into")
+def test_hidden_units_that_are_written_into_a_tensor():
+    """Such a call has no outputs; RWKV-7 of KerasHub collects its steps in this way."""
+
+    class Collects(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = layers.Dense(16), layers.Dense(8)
+
+        def call(self, x):
+            hidden = self.up(x)
+            steps = ops.zeros((2, 6, 16))
+            steps[:] = hidden
+            return self.down(ops.relu(hidden)) + self.down(steps)
+
+    model = keras.Sequential([Collects(), Feed()])
+    model(np.ones((2, 6, 8), "float32"))
+    (written,) = (call for call in trace(model).calls if not call.outputs)
+    assert len(written.inputs) == 1
+    found, every = befores(model)
+    assert found == ["layer_norm"]
+    assert every.opaque == []
 
 
 class Parts(keras.Model):
