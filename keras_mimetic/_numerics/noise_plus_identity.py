@@ -25,8 +25,9 @@ _SHARED_SEED = 0x6D696D65746963
 _LOCK = threading.Lock()
 # Rows of a large matrix product per task of a thread.
 _ROWS = 256
-# Range of the strengths whose products float32 can hold.
-SMALLEST, LARGEST = 1e-37, 1e37
+# The shared part of products: L^T and R in the coordinates of random frames, one for both if there
+# is an identity. Of shape (rank, size of the frame), or the diagonals of diagonal matrices.
+Core = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +82,6 @@ def factors(
 
     `is_shared` overrides the choice by width. The number of threads does not change the result.
     """
-    _check_range(noise, identity)
-    # Compute with strengths near 1; the power of two that scales them back is exact.
-    half = int(math.frexp(max(noise, abs(identity)))[1] / 2)
-    noise, identity = noise / 4.0**half, identity / 4.0**half
     if noise < np.finfo(np.float32).eps * abs(identity):
         noise = 0.0
     a = NoisePlusIdentity(rows, columns, noise, identity)
@@ -100,21 +97,7 @@ def factors(
         square = sample("untruncated_normal", (rank, kept), fold_in(seed, 1), threads=1)
         spread = np.linalg.qr(square)[0]
         left, right = left @ spread.T, spread @ right
-    return left * np.float32(2.0**half), right * np.float32(2.0**half)
-
-
-def in_range(noise: float, identity: float) -> bool:
-    """Return whether float32 can hold the entries of the product without under- or overflow."""
-    return SMALLEST <= max(noise, abs(identity)) <= LARGEST
-
-
-def _check_range(noise: float, identity: float) -> None:
-    if not in_range(noise, identity):
-        name, value = max(("noise", noise), ("identity", identity), key=lambda pair: abs(pair[1]))
-        raise ValueError(
-            f"Argument `{name}` must be between {SMALLEST:g} and {LARGEST:g} in absolute value, "
-            f"so that float32 can hold the product. Received: {name}={value}"
-        )
+    return left, right
 
 
 def _decomposed(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
@@ -153,29 +136,17 @@ def truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return vectors * root, scaled * inverse[:, None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Core:
-    """The shared part of products: L^T and R in the coordinates of one or two random frames.
-
-    Both are of shape (rank, size of the frame), or the diagonals of diagonal matrices. Products
-    with an identity have one frame, others one for L and one for R.
-    """
-
-    left: np.ndarray
-    right: np.ndarray
-    has_one_frame: bool
-
-
 def framed(
     core: Core, a: NoisePlusIdentity, seed: int, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the factors of a product, from a core and one or two random frames."""
-    size = core.left.shape[-1]
+    left, right = core
+    size = left.shape[-1]
     frame = random_frame(size, a.rows, fold_in(seed, 2))
-    left = _multiplied(core.left, frame, threads)
-    if not core.has_one_frame:
+    left = _multiplied(left, frame, threads)
+    if not a.identity:
         frame = random_frame(size, a.columns, fold_in(seed, 3))
-    return left.T, _multiplied(core.right, frame, threads)
+    return left.T, _multiplied(right, frame, threads)
 
 
 def _multiplied(a: np.ndarray, b: np.ndarray, threads: int | None) -> np.ndarray:
@@ -195,7 +166,7 @@ def shared_core(a: NoisePlusIdentity, rank: int, seed: int = _SHARED_SEED) -> Co
     """Return the core of products of a rank <= min(rows, columns)."""
     if not a.noise:
         roots = np.full(rank, math.sqrt(abs(a.identity)), np.float32)
-        return Core(roots, np.float32(math.copysign(1, a.identity)) * roots, True)
+        return roots, np.float32(math.copysign(1, a.identity)) * roots
     with _LOCK:
         return sampled_core(a, rank, seed)
 
@@ -210,14 +181,14 @@ def sampled_core(a: NoisePlusIdentity, rank: int, seed: int) -> Core:
 def _one_frame_core(a: np.ndarray, rank: int) -> Core:
     if 2 * rank >= len(a):
         left, right = truncated(a, rank)
-        return Core(np.ascontiguousarray(left.T), right, True)
+        return np.ascontiguousarray(left.T), right
     # In float64: rounding that differs between machines could rotate nearly equal singular
     # vectors or flip a sign, and so change the products.
     left, right = truncated(a.astype(np.float64), rank)
     _, coordinates = np.linalg.qr(np.concatenate([left, right.T], axis=1))
     coordinates *= np.where(coordinates.diagonal() < 0, -1, 1)[:, None]
     both = np.ascontiguousarray(coordinates.T, np.float32)
-    return Core(both[:rank], both[rank:], True)
+    return both[:rank], both[rank:]
 
 
 def _two_frames_core(a: np.ndarray, rank: int) -> Core:
@@ -228,4 +199,4 @@ def _two_frames_core(a: np.ndarray, rank: int) -> Core:
     values = eigvalsh(gram, lower=False, check_finite=False, overwrite_a=True)[::-1][:rank]
     # Square roots of the singular values, from eigenvalues that are their squares.
     roots = (np.maximum(values, 0) ** 0.25).astype(np.float32)
-    return Core(roots, roots, False)
+    return roots, roots

@@ -64,8 +64,7 @@ def log_decays(shape: tuple[int], *, a_log: float | None, seed: int) -> np.ndarr
     are uniform in (1, 16).
     """
     if a_log is not None:
-        with np.errstate(over="ignore"):
-            return np.full(shape, a_log).astype(np.float32)
+        return np.full(shape, a_log, np.float32)
     return np.log(_between(*_DECAYS, shape, fold_in(seed, 1))).astype(np.float32)
 
 
@@ -80,8 +79,7 @@ def dt_biases(shape: tuple[int], *, dt: float | None, seed: int) -> np.ndarray:
         low, high = np.log(_DTS)
         values = np.exp(_between(low, high, shape, fold_in(seed, 2)))
     # The inverse of softplus, without the overflow of log(exp(x) - 1).
-    with np.errstate(over="ignore", divide="ignore"):
-        return (values + np.log(-np.expm1(-values))).astype(np.float32)
+    return (values + np.log(-np.expm1(-values))).astype(np.float32)
 
 
 def conv_kernel(shape: tuple[int, int], *, identity: bool, seed: int) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 from keras_mimetic._cache import cache_clears
 from keras_mimetic._checks import check_number, is_auto
 from keras_mimetic._numerics.attention import PAIRS, sample_pair
-from keras_mimetic._numerics.noise_plus_identity import LARGEST, SMALLEST, in_range
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic.initializers.base import NumPyInitializer
 
@@ -75,8 +74,7 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
     if strengths is None or is_auto(strengths):
         return strengths
     allowed = (
-        "'auto', None or a pair (noise, identity) of finite numbers with noise >= 0, the larger "
-        f"of them between {SMALLEST:g} and {LARGEST:g} in absolute value"
+        "'auto', None or a pair (noise, identity) of finite numbers with noise >= 0, not both 0"
     )
     if not isinstance(strengths, (tuple, list)):
         raise TypeError(f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}")
@@ -84,7 +82,7 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
     if len(strengths) != 2:
         raise wrong
     noise, identity = (check_number(name, value) for value in strengths)
-    if noise < 0 or not in_range(noise, identity):
+    if noise < 0 or noise == identity == 0:
         raise wrong
     return noise, identity
 

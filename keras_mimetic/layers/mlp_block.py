@@ -8,7 +8,6 @@ from keras_mimetic._checks import AUTO, check_choice, check_flag, check_integer,
 from keras_mimetic._numerics.fans import scaled_std
 from keras_mimetic._numerics.mlp import HIDDEN_BIAS, MEAN_AFTER_LAYER_NORM, bias_start, safe_mean
 from keras_mimetic._numerics.random import check_seed, split_seed
-from keras_mimetic.initializers.base import check_fits
 from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
@@ -229,7 +228,6 @@ class MimeticMLPBlock(Composite):
         std = scaled_std(input_dim, self.hidden_dim, scale=1.0, mode="fan_avg")
         # After a LayerNorm, the mean has no effect on the pre-activation.
         start = bias_start(hidden_bias, std, input_dim, 0.0 if is_normalized else mean)
-        check_fits(start, self.variable_dtype, f"hidden_bias={hidden_bias}, mean={mean}")
         return kernel, keras.initializers.Constant(start)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

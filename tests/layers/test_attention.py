@@ -316,7 +316,7 @@ def test_lora_applies_to_the_sublayers():
         ({"value_output": "Auto"}, TypeError, r"`value_output` must be 'auto', None or a pair"),
         ({"causal": 1}, TypeError, "`causal` must be True or False"),
         ({"query_key": (1, 2, 3)}, ValueError, r"query_key=\(1, 2, 3\)"),
-        ({"value_output": (0, 0)}, ValueError, "between 1e-37 and"),
+        ({"value_output": (0, 0)}, ValueError, "not both 0"),
         ({"value_output": (-1, 0)}, ValueError, "noise >= 0"),
         ({"value_output": ("a", 0)}, TypeError, "value_output='a'"),
         ({"query_key": (float("inf"), 0)}, ValueError, "query_key=inf"),
