@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from keras_mimetic._assign import assign_all
-from keras_mimetic._cache import clear_caches
 from keras_mimetic._changes import Changes
 from keras_mimetic._checks import check_flag, did_you_mean, warn
 from keras_mimetic._find import check_model, check_names, check_not_traced, find_sites, path_of
@@ -154,7 +153,6 @@ def initialize(
     redrawn = {(redraw.layer_path, redraw.variable.path) for redraw in found.redraws}
     for site in found.sites:
         changes.add_site(site, redrawn)
-    clear_caches()
     for redraw in found.redraws:
         changes.add_redraw(redraw)
     for layer, layer_path, why in found.opaque:

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._cache import clear_caches
 from keras_mimetic._find import check_model, check_names, find_sites, path_of
 from keras_mimetic._measurements import Measurement, Measurements, Skipped
 from keras_mimetic._patterns.kernels import values_of
@@ -130,7 +129,6 @@ def measure(
         }
     for layer, layer_path, why in found.opaque:
         skipped.append(Skipped(path_of(layer), layer_path, "", f"could not be traced: {why}"))
-    clear_caches()
     return Measurements(rows=tuple(rows), skipped=tuple(skipped), images=images)
 
 

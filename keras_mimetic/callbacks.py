@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._cache import clear_caches
 from keras_mimetic._checks import check_flag, check_integer, warn
 from keras_mimetic._find import check_model, find_sites
 from keras_mimetic._measure import check_measured_names, measure_site
@@ -148,7 +147,6 @@ class StructureLogger(keras.callbacks.Callback):
             self._known[key] = [*means]
             for name, value in means.items():
                 by_name.setdefault(name, []).append(value)
-        clear_caches()
         names = self._names(by_name) if self._sites else []
         row: dict[str, float] = {"epoch": epoch}
         for name in names:

@@ -8,7 +8,7 @@ PACKAGE = paths.ROOT / "keras_mimetic"
 # From below. A file imports from its own floor and those before it.
 FLOORS = ("_numerics", "_tracing", "initializers", "layers", "_patterns", "_structures", "calls")
 # Files of the top folder that every floor may use.
-GROUND = {"_checks", "_cache"}
+GROUND = {"_checks"}
 
 
 def modules():

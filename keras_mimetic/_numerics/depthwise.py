@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 
-from keras_mimetic._cache import cache_clears
 from keras_mimetic._checks import check_number
 from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.random import sample
@@ -99,10 +98,9 @@ def _spectrum(kernel_size: tuple[int, ...], sigma: float) -> tuple[np.ndarray, n
     from_center, apart = distances(kernel_size)
     # The scale of M is arbitrary. Its largest entry is 1, also for filters of even size,
     # whose center is between pixels.
-    with np.errstate(over="ignore", under="ignore"):  # for sigma near 0
-        m = np.exp(-(from_center - from_center.min()) / (2 * sigma))
-        s = np.exp(-from_center / (2 * sigma))
-        product = m[:, None] * (np.exp(-apart / (2 * sigma)) - s / 2)
+    m = np.exp(-(from_center - from_center.min()) / (2 * sigma))
+    s = np.exp(-from_center / (2 * sigma))
+    product = m[:, None] * (np.exp(-apart / (2 * sigma)) - s / 2)
     values, vectors = np.linalg.eigh((product + product.T) / 2)
     values = np.maximum(values, 0)
     return values / values.sum(), vectors
@@ -131,49 +129,25 @@ def fit_sigma(
     norm = np.linalg.norm(measured)
     if not norm:
         return math.nan, math.nan
-    unit = (measured / norm).ravel()
-    # Large filters use the coarse grid alone: their forms are slow to compute.
-    step = 1 if math.prod(kernel_size) <= _LARGEST_FINE else _STEP
-    similarities: dict[int, float] = {}
-
-    def similarity(point: int) -> float:
-        """Return the cosine similarity of the covariance and the form at a grid point."""
-        if point not in similarities:
-            similarities[point] = float(_form(kernel_size, point, centered) @ unit)
-        return similarities[point]
-
-    # There may be several maxima: search a coarse grid, then a fine one around its best point.
-    coarse = max(range(0, _POINTS, _STEP), key=similarity)
-    neighborhood = range(max(0, coarse - _STEP), min(_POINTS, coarse + _STEP + 1), step)
-    best = max(neighborhood, key=similarity)
-    # Refine by the vertex of the parabola through the best point and its neighbors.
-    offset, top = 0.0, similarity(best)
-    if 0 < best < _POINTS - 1:
-        before, after = similarity(best - step), similarity(best + step)
-        curvature = before - 2 * top + after
-        if curvature < 0:
-            offset = (before - after) / (2 * curvature)
-            top -= (before - after) * offset / 4
-    return _sigma(kernel_size, best + step * offset), min(max(0.0, top), 1.0) ** 2
+    sigmas, forms = _forms(kernel_size, centered)
+    similarities = forms @ (measured / norm).ravel()
+    best = int(similarities.argmax())
+    offset, top = 0.0, similarities[best]
+    if 0 < best < len(sigmas) - 1:
+        # Refine by the vertex of the parabola through the best point and its neighbors.
+        before, after = similarities[best - 1], similarities[best + 1]
+        offset = (before - after) / (2 * (before - 2 * top + after) or math.inf)
+        top -= (before - after) * offset / 4
+    sigma = sigmas[best] * (sigmas[1] / sigmas[0]) ** offset
+    return float(sigma), float(np.clip(top, 0, 1)) ** 2
 
 
-# Points of the fine grid, evenly spaced in log(sigma), and the step of the coarse grid.
-_POINTS, _STEP = 97, 4
-# Pixels of the largest filter that uses the fine grid.
-_LARGEST_FINE = 256
-
-
-def _sigma(kernel_size: tuple[int, ...], point: float) -> float:
-    smallest, largest = math.log(0.01), math.log(max(kernel_size) ** 2)
-    return math.exp(smallest + (largest - smallest) * point / (_POINTS - 1))
-
-
-@functools.lru_cache(maxsize=4 * _POINTS)
-def _form(kernel_size: tuple[int, ...], point: int, centered: bool) -> np.ndarray:
-    """Return the closed form at a grid point, as a vector of norm 1."""
+@functools.lru_cache(maxsize=4)
+def _forms(kernel_size: tuple[int, ...], centered: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return a grid of sigmas (points,), and their closed forms (points, n^2) of norm 1."""
+    # The forms of large filters are slow to compute.
+    points = 97 if math.prod(kernel_size) <= 256 else 25
+    sigmas = np.geomspace(0.01, max(kernel_size) ** 2, points)
     make = covariance if centered else smooth_covariance
-    form = make(kernel_size, _sigma(kernel_size, point)).ravel()
-    return form / np.linalg.norm(form)
-
-
-cache_clears.append(_form.cache_clear)
+    forms = np.stack([make(kernel_size, sigma).ravel() for sigma in sigmas])
+    return sigmas, forms / np.linalg.norm(forms, axis=1, keepdims=True)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._cache import cache_clears
 from keras_mimetic._checks import check_number, is_auto
 from keras_mimetic._numerics.attention import PAIRS, sample_pair
 from keras_mimetic._numerics.random import check_seed
@@ -66,7 +65,6 @@ class AttentionProjection(NumPyInitializer):
 
 # A layer asks for one weight of a pair after the other.
 _sample_pair = functools.lru_cache(maxsize=1)(sample_pair)
-cache_clears.append(_sample_pair.cache_clear)
 
 
 def check_strengths(name: str, strengths: Any) -> Strengths:
