@@ -1,16 +1,15 @@
 """New values of the weights of a model, and their rows in the report."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from keras_mimetic._assign import Weight
 from keras_mimetic._find import path_of
-from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import fold_in
-from keras_mimetic._patterns.kernels import Part, rounded_to, values_of
+from keras_mimetic._numerics.stats import array_norm
+from keras_mimetic._patterns.kernels import rounded_to, values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import WeightChange
 from keras_mimetic._rules import Redraw
@@ -38,23 +37,18 @@ class Changes:
             self.rows.append(row)
             return
         sampled = base.Skip(site.skip_reason) if site.skip_reason else self._sample(site)
-        variables, new = site.variables, base.NewWeights({}, {})
+        variables, new = site.variables, {}
         if isinstance(sampled, base.Skip):
             notes = dict.fromkeys(site.weights, sampled.reason)
         elif not all(variables[role].trainable for role in sampled.values):
             notes = dict.fromkeys(sampled.values, _FROZEN)
         else:
-            new, notes = sampled, {**sampled.notes, **site.partly_skipped}
-        shown = {
-            role: variables[role]
-            for role in notes
-            if (site.layer_path, variables[role].path) not in redrawn
-        }
-        norms = _norms(shown, new.before)
-        for role, variable in shown.items():
-            values, note = new.values.get(role), notes[role]
-            row = _row(site.layer_path, site.structure, variable, norms[role], values, note)
-            self._add(_with_change(row), variable, values)
+            new, notes = sampled.values, {**sampled.notes, **site.partly_skipped}
+        for role, note in notes.items():
+            if (site.layer_path, variables[role].path) not in redrawn:
+                values = new.get(role)
+                row = _row(site.layer_path, site.structure, variables[role], values, note)
+                self._add(_with_change(row), variables[role], values)
 
     def add_redraw(self, redraw: Redraw) -> None:
         """Add a weight that a rule gives an initializer."""
@@ -64,8 +58,7 @@ class Changes:
             given = redraw.initializer
             name = given if isinstance(given, str) else type(given).__name__
             note = f"{name}, by the rule {redraw.pattern!r}"
-        norm = array_norm(values_of(variable))
-        row = _row(redraw.layer_path, "initializer", variable, norm, values, note)
+        row = _row(redraw.layer_path, "initializer", variable, values, note)
         self._add(row, variable, values)
 
     def _sample(self, site: Site) -> base.Sampled:
@@ -81,7 +74,7 @@ class Changes:
             values = structure.control(site, values, stream)
             notes = {role: f"control of {note}" for role, note in notes.items()}
         values = {role: _rounded(value, site.variables[role]) for role, value in values.items()}
-        return base.NewWeights(values, notes, sampled.before)
+        return base.NewWeights(values, notes)
 
     def _add(self, row: WeightChange, variable: Weight, values: np.ndarray | None) -> None:
         self.rows.append(row)
@@ -94,7 +87,6 @@ def _row(
     layer_path: str,
     structure: str,
     variable: Weight,
-    norm_before: float,
     values: np.ndarray | None,
     note: str,
 ) -> WeightChange:
@@ -103,28 +95,10 @@ def _row(
         layer_path=layer_path,
         structure=structure,
         shape=tuple(variable.shape),
-        norm_before=norm_before,
+        norm_before=array_norm(values_of(variable)),
         norm_after=None if values is None else array_norm(values),
         note=note,
     )
-
-
-def _norms(weights: Mapping[str, Weight], known: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return the norm of each weight, and read each variable whose values are not known once."""
-    read: dict[int, np.ndarray] = {}
-    norms = {}
-    for role, weight in weights.items():
-        if role in known:
-            values = known[role]
-        elif isinstance(weight, Part):
-            whole = weight.variable
-            if id(whole) not in read:
-                read[id(whole)] = values_of(whole)
-            values = weight.take(read[id(whole)])
-        else:
-            values = values_of(weight)
-        norms[role] = array_norm(values)
-    return norms
 
 
 def _rounded(values: np.ndarray, variable: Weight) -> np.ndarray:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_mimetic._numerics.fans import fans, scaled_std
-from keras_mimetic._numerics.large_arrays import add_to_array, array_moments
 from keras_mimetic._numerics.random import sample
 
 
@@ -34,14 +33,9 @@ def energy_of_ones(matrix: np.ndarray, axis: int) -> float:
 
     It is at most n, and 1 in expectation for independent entries.
     """
-    largest = np.abs(matrix).max(initial=0)
-    if not largest:
-        return math.nan
-    # Normalize first: squares might be out of range.
-    matrix = matrix / largest
-    total = float(np.vdot(matrix, matrix))
+    total = float(np.square(matrix, dtype=np.float64).sum())
     sums = matrix.sum(axis=axis, dtype=np.float64)
-    return float(sums @ sums) / total
+    return float(sums @ sums) / total if total else math.nan
 
 
 def expected_of_normals(inputs: int, outputs: int) -> dict[str, tuple[float, float]]:
@@ -182,20 +176,24 @@ def shifted_to_mean(
 
     `rounded` rounds an array to the precision of the weight, if that is not float32.
     """
-    before, std = array_moments(values)
+    before, std = _mean_and_std(values)
     error = abs(before / std - mean)
     # Rounding may miss the mean, since it shifts equally spaced values by equal amounts. Then
     # shift again until it no longer helps, so that a second call has nothing to do.
     while error >= _TOLERANCE:
-        shifted = add_to_array(values, mean * std - before)
+        shifted = np.add(values, mean * std - before, dtype=np.float64).astype(np.float32)
         if rounded is None or not np.isfinite(nearest := rounded(shifted)).all():
             return shifted
-        before, std = array_moments(nearest)
+        before, std = _mean_and_std(nearest)
         now = abs(before / std - mean) if std else 0.0
         if now >= error:
             break
         values, error = nearest, now
     return values
+
+
+def _mean_and_std(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
 
 
 def random_signs(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -209,12 +207,12 @@ def with_signs_in_mean(values: np.ndarray, signs: np.ndarray) -> tuple[np.ndarra
     This keeps the norm up to sampling error, and is idempotent. The second result is the
     standard deviation without the signs, relative to that before.
     """
-    mean, std = array_moments(values)
+    mean, std = _mean_and_std(values)
     if abs(mean) < 1e-6 * std:
         # A mean of 0, up to rounding.
         return values, 1.0
     values = values - np.float32(mean)
     signs = signs - signs.mean(dtype=np.float32)
     values -= (np.vdot(values, signs) / np.vdot(signs, signs)) * signs
-    _, rest = array_moments(values)
+    rest = values.std(dtype=np.float64)
     return values + np.float32(mean / std * rest) * signs, rest / std

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_mimetic._numerics.large_arrays import array_norm
 from keras_mimetic._numerics.random import fold_in, sample
-from keras_mimetic._numerics.stats import mean_and_std
+from keras_mimetic._numerics.stats import array_norm, mean_and_std
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._tracing.graph import Graph
 
@@ -87,8 +86,6 @@ class NewWeights:
 
     values: Weights
     notes: Mapping[str, str]
-    # Values before, where `sample` has read them.
-    before: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

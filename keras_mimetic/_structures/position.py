@@ -105,19 +105,16 @@ class Position(base.Structure):
         return _site(layer, layer_path, tables[0]) if len(tables) == 1 else None
 
     def sample(self, site: PositionSite, settings: base.Settings, seed: int) -> base.Sampled:
-        variable = site.weights["table"]
-        rms = settings["rms"]
+        shape, rms = tuple(site.weights["table"].shape), settings["rms"]
         if is_auto(rms):
             if len(site.grid) == 1:
                 return base.Skip(SEQUENCE)
             rms = PATCHES_RMS
-        before = values_of(variable)
-        table = _rows(before).copy()
+        table = _rows(values_of(site.weights["table"]))
         table[site.prefix :] = sin_cos_table(site.grid, table.shape[1], rms)
         grid = " by ".join(map(str, site.grid))
         note = f"sines and cosines of {grid} positions"
-        new = {"table": table.reshape(before.shape)}
-        return base.NewWeights(new, {"table": note}, {"table": before})
+        return base.NewWeights({"table": table.reshape(shape)}, {"table": note})
 
     def measure(self, site: PositionSite, weights: base.Weights) -> base.Measured:
         return base.Measured((_figure(weights["table"], site.grid, site.prefix),))
