@@ -62,7 +62,7 @@ from keras import layers
 from threadpoolctl import threadpool_limits
 
 import keras_mimetic
-from keras_mimetic._numerics.attention import query_key, value_output
+from keras_mimetic._numerics.attention import sample_pair
 from keras_mimetic._numerics.random import DISTRIBUTIONS, fold_in, sample
 from keras_mimetic.initializers import MimeticMean
 from keras_mimetic.layers import MimeticMLPBlock
@@ -153,17 +153,18 @@ def attention(args, repeats):
     ):
         yield from compare(what, ours, beside, theirs, repeats, 0.03, pause=0.5)
     head_dim = args.width // args.heads
-    layers_of_width = {width: (width, width, width // head_dim, head_dim) for width in args.widths}
+    layers_of_width = {width: (width, width // head_dim, head_dim) for width in args.widths}
     yield growth("width", layers_of_width, f"heads of {head_dim}", repeats)
     widest = max(args.widths)
-    heads = {count: (widest, widest, count, widest // count) for count in (8, 16, 32)}
+    heads = {count: (widest, count, widest // count) for count in (8, 16, 32)}
     yield growth("heads", heads, f"width {widest}", repeats, aim=5.0)
 
 
-def one_layer(*shape, seed=0):
+def one_layer(width, heads, head_dim, seed=0):
     """Draw all attention weights of a layer."""
-    query_key(*shape, noise=0.7, identity=0.7, seed=seed)
-    value_output(*shape, noise=0.4, identity=-0.4, seed=seed)
+    inner, outer = (width, heads, head_dim), (heads, head_dim, width)
+    sample_pair("query_key", inner, inner, noise=0.7, identity=0.7, seed=seed)
+    sample_pair("value_output", inner, outer, noise=0.4, identity=-0.4, seed=seed)
 
 
 def growth(name, shapes, rest, repeats, aim=None):

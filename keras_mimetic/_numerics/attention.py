@@ -70,8 +70,7 @@ def query_key(
         )
         w_query[:, head], w_key[:, head] = left, right.T
 
-    with one_blas_thread():
-        in_threads(fill, range(num_heads))
+    in_threads(fill, range(num_heads))
     return w_query, w_key
 
 
@@ -91,15 +90,14 @@ def value_output(
     slices of them. The layer then maps x to x A if the heads have enough channels, and otherwise
     to x times the nearest matrix of that rank.
     """
-    with one_blas_thread():
-        left, right = factors(
-            value_dim,
-            output_dim,
-            num_heads * head_dim,
-            noise=noise,
-            identity=identity,
-            seed=fold_in(seed, 1),
-        )
+    left, right = factors(
+        value_dim,
+        output_dim,
+        num_heads * head_dim,
+        noise=noise,
+        identity=identity,
+        seed=fold_in(seed, 1),
+    )
     return (
         left.reshape(value_dim, num_heads, head_dim),
         right.reshape(num_heads, head_dim, output_dim),
@@ -126,10 +124,11 @@ def sample_pair(
     groups, size = min(heads, others), max(heads, others) // min(heads, others)
     # The mean over a group has less noise than each of its products.
     shared = noise / math.sqrt(size) if pair == "query_key" else noise
-    left, right = method(
-        rows, columns, groups, head_dim, noise=shared, identity=identity, seed=seed
-    )
-    return (left, right) if size == 1 else _for_groups(pair, left, right, size, noise, seed)
+    with one_blas_thread():
+        left, right = method(
+            rows, columns, groups, head_dim, noise=shared, identity=identity, seed=seed
+        )
+        return (left, right) if size == 1 else _for_groups(pair, left, right, size, noise, seed)
 
 
 def _for_groups(

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.random import sample
 
 
@@ -149,22 +148,6 @@ def bias_start(hidden_bias: float, std: float, fan_in: int, mean: float) -> floa
 # Tolerance on the mean, in standard deviations: weights of low precision cannot be shifted
 # more finely.
 _TOLERANCE = 1e-3
-
-
-def mean_shifted(
-    shape: tuple[int, ...],
-    *,
-    mean: float,
-    scale: float,
-    mode: str,
-    distribution: str,
-    seed: int,
-    input_axes: tuple[int, ...] | None = None,
-    output_axes: tuple[int, ...] | None = None,
-) -> np.ndarray:
-    """Sample W = s (Z + mean), where Z has mean 0 and variance 1 and s = sqrt(scale / fan)."""
-    std = scaled_std(*fans(shape, input_axes, output_axes), scale=scale, mode=mode)
-    return sample(distribution, shape, seed, mean=mean * std, std=std)
 
 
 def shifted_to_mean(

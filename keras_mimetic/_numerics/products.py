@@ -7,7 +7,6 @@ computed: figures cost as much as two matrices (rank, rank).
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,29 +19,22 @@ from keras_mimetic._numerics.threads import one_blas_thread
 _REFERENCE_WIDTH = 256
 
 
-class Moments(NamedTuple):
-    """The diagonal of a product, the sum of its squared entries, and the sum of its entries."""
-
-    diagonal: np.ndarray
-    energy: float
-    total: float
-
-
-def diagonal(left: np.ndarray, right: np.ndarray, known: Moments | None = None) -> float:
+def diagonal(left: np.ndarray, right: np.ndarray) -> float:
     """Return mean_i P_ii / std_(i != j) P_ij, or NaN if it is undefined.
 
     For independent entries it is 0 plus or minus 1/sqrt(n).
     """
-    known = known or moments(left, right)
+    left, right = left.astype(np.float64), right.astype(np.float64)
     off = len(left) * (len(left) - 1)
     if not off:
         return math.nan
-    mean = (known.total - known.diagonal.sum()) / off
-    variance = (known.energy - known.diagonal @ known.diagonal) / off - mean**2
+    entries, energy = _diagonal_and_energy(left, right)
+    mean = (left.sum(axis=0) @ right.sum(axis=1) - entries.sum()) / off
+    variance = (energy - entries @ entries) / off - mean**2
     # A variance below the rounding of float32 counts as 0.
-    if variance <= 1e-12 * known.energy / off:
+    if variance <= 1e-12 * energy / off:
         return math.nan
-    return float(known.diagonal.mean() / math.sqrt(variance))
+    return float(entries.mean() / math.sqrt(variance))
 
 
 def expected_diagonal(count: int) -> tuple[float, float] | None:
@@ -55,9 +47,7 @@ def expected_diagonal(count: int) -> tuple[float, float] | None:
     return (0.0, math.sqrt(off / (off - 3) / count)) if count > 2 else None
 
 
-def strengths(
-    left: np.ndarray, right: np.ndarray, known: Moments | None = None
-) -> tuple[float, float]:
+def strengths(left: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     """Estimate the `(noise, identity)` from which a product is sampled.
 
     In expectation, the best approximation of noise Z + identity I of the same rank has
@@ -67,8 +57,8 @@ def strengths(
     product of zeros.
     """
     count, rank = len(left), min(left.shape)
-    known = known or moments(left, right)
-    trace, energy = float(known.diagonal.sum()), known.energy
+    entries, energy = _diagonal_and_energy(left, right)
+    trace = float(entries.sum())
     if energy <= 0:
         return math.nan, math.nan
     if rank == count:
@@ -83,25 +73,18 @@ def strengths(
     return scale * math.cos(angle), math.copysign(scale * math.sin(angle), trace)
 
 
-def moments(left: np.ndarray, right: np.ndarray) -> Moments:
-    """Return the moments of a product, in float64."""
+def _diagonal_and_energy(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the diagonal of a product and the sum of its squared entries, in float64."""
     left, right = left.astype(np.float64), right.astype(np.float64)
-    entries = np.einsum("ir,ri->i", left, right)
-    energy = float(np.vdot(left.T @ left, right @ right.T))
-    return Moments(entries, energy, float(left.sum(axis=0) @ right.sum(axis=1)))
+    return np.einsum("ir,ri->i", left, right), float(np.vdot(left.T @ left, right @ right.T))
 
 
 def _reference_sizes(count: int, rank: int) -> tuple[int, int]:
-    """Return a width up to the reference width, and a rank of nearly the same ratio to it."""
-    largest = min(count, _REFERENCE_WIDTH if 16 * rank >= count else 2 * _REFERENCE_WIDTH)
-    widths = range(largest, largest * 3 // 4, -1)
-
-    def error(width: int) -> float:
-        part = rank * width / count
-        return abs(part - max(1, round(part))) / part
-
-    width = min(widths, key=error)
-    return width, max(1, round(rank * width / count))
+    """Return a width of at most about the reference width, and a rank of the same ratio to it."""
+    if count <= _REFERENCE_WIDTH:
+        return count, rank
+    smaller = max(1, round(rank * _REFERENCE_WIDTH / count))
+    return round(smaller * count / rank), smaller
 
 
 @functools.lru_cache(maxsize=64)
@@ -139,6 +122,6 @@ def _trace_and_energy(
         factors, width, width, rank, noise=noise, identity=identity, is_shared=False
     )
     with one_blas_thread():
-        found = [moments(*product(seed=fold_in(0, 0, index))) for index in range(samples)]
-    trace = float(np.mean([each.diagonal.sum() for each in found]))
-    return trace, float(np.mean([each.energy for each in found]))
+        products = [product(seed=fold_in(0, 0, index)) for index in range(samples)]
+    diagonals, energies = zip(*(_diagonal_and_energy(*each) for each in products), strict=True)
+    return float(np.sum(diagonals)) / samples, float(np.mean(energies))

@@ -8,7 +8,6 @@ import numpy as np
 from keras_mimetic._checks import AUTO, is_auto
 from keras_mimetic._numerics import attention, products
 from keras_mimetic._numerics.attention import PAIRS
-from keras_mimetic._numerics.threads import in_threads, one_blas_thread
 from keras_mimetic._patterns.attention import AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._structures import base
@@ -111,9 +110,11 @@ class Attention(base.Structure):
         )
         values: base.Weights = {}
         notes = {}
-        strengths = _strengths(site, settings)
-        for pair, sampled in _sample_pairs(site, strengths, seed).items():
-            noise, identity = strengths[pair]
+        for pair, (noise, identity) in _strengths(site, settings).items():
+            shapes = (tuple(site.weights[role].shape) for role in PAIRS[pair])
+            sampled = attention.sample_pair(
+                pair, *shapes, noise=noise, identity=identity, seed=seed
+            )
             for role, value in zip(PAIRS[pair], sampled, strict=True):
                 values[role] = value
                 part = site.weights[role]
@@ -171,26 +172,6 @@ def _strengths(site: AttentionSite, settings: base.Settings) -> dict[str, tuple[
     return found
 
 
-def _sample_pairs(
-    site: AttentionSite, strengths: dict[str, tuple[float, float]], seed: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the weights of each pair, sampled side by side, since each has serial steps."""
-    pairs = list(strengths)
-    sampled: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    def fill(number: int) -> None:
-        pair = pairs[number]
-        noise, identity = strengths[pair]
-        shapes = (tuple(site.weights[role].shape) for role in PAIRS[pair])
-        sampled[pair] = attention.sample_pair(
-            pair, *shapes, noise=noise, identity=identity, seed=seed
-        )
-
-    with one_blas_thread():
-        in_threads(fill, range(len(pairs)))
-    return {pair: sampled[pair] for pair in pairs}
-
-
 def _is_square(value: np.ndarray, output: np.ndarray) -> bool:
     return output.ndim == 3 and len(value) == output.shape[-1]
 
@@ -202,7 +183,6 @@ def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _figures(
     part: str, left: np.ndarray, right: np.ndarray, head: int | None = None
 ) -> list[base.Figure]:
-    known = products.moments(left, right)
-    diagonal = products.diagonal(left, right, known)
-    noise, identity = products.strengths(left, right, known)
+    noise, identity = products.strengths(left, right)
+    diagonal = products.diagonal(left, right)
     return base.figures(part, head, diagonal=diagonal, noise=noise, identity=identity)

@@ -32,16 +32,6 @@ class StateSpaceSite(Site):
 
     structure: ClassVar[str] = "state_space"
 
-    @property
-    def num_groups(self) -> int:
-        """Groups of heads that share B and C."""
-        return self.layer.num_groups
-
-    @property
-    def bc_dim(self) -> int:
-        """Columns of B, and of C, for all groups together."""
-        return self.layer.num_groups * self.layer.state_dim
-
 
 class StateSpace(base.Structure):
     """`MimeticStateSpace` layers are drawn as that layer's defaults are.
@@ -144,7 +134,7 @@ class StateSpace(base.Structure):
             values["in_projection"] = state_space.in_projection(
                 shapes["in_projection"],
                 num_heads=shapes["a_log"][0],
-                bc_dim=site.bc_dim,
+                bc_dim=_bc_dim(site),
                 correlation=correlation or 0.0,
                 input_dependent_dt=dt is None,
                 seed=seed,
@@ -186,8 +176,8 @@ class StateSpace(base.Structure):
             memory = state_space.memory(log, dt)
             figures += base.figures("decay", head, a_log=log, dt=dt, memory=memory)
         b, c = (
-            np.split(kernel[:, part], site.num_groups, axis=1)
-            for part in state_space.parts(kernel.shape[1], len(a_log), site.bc_dim)[:2]
+            np.split(kernel[:, part], site.layer.num_groups, axis=1)
+            for part in state_space.parts(kernel.shape[1], len(a_log), _bc_dim(site))[:2]
         )
         for group, (of_b, of_c) in enumerate(zip(b, c, strict=True)):
             correlation = state_space.cosine(of_b, of_c)
@@ -201,13 +191,18 @@ class StateSpace(base.Structure):
         return base.Measured(tuple(figures), {"state": product})
 
     def expected(self, site: StateSpaceSite, shapes: base.Shapes) -> base.Expected:
-        width, columns = shapes["in_projection"][0], site.bc_dim // site.num_groups
+        width, columns = shapes["in_projection"][0], site.layer.state_dim
         taps, channels = shapes["conv_kernel"]
         return {
             ("state", "correlation", True): (0.0, 1 / math.sqrt(width * columns)),
             ("state", "diagonal", True): expected_diagonal(width),
             ("convolution", "present", False): expected_part(channels, taps * channels),
         }
+
+
+def _bc_dim(site: StateSpaceSite) -> int:
+    """Return the columns of B, and of C, for all groups together."""
+    return site.layer.num_groups * site.layer.state_dim
 
 
 def _site(layer: keras.layers.Layer, layer_path: str) -> StateSpaceSite:

@@ -94,15 +94,6 @@ class MimeticDepthwise(NumPyInitializer):
         )
         return filters.reshape(shape)
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "MimeticDepthwise":
-        if "sigma" not in config:  # made from its name
-            raise ValueError(
-                "MimeticDepthwise has no default for `sigma`: pass an instance, such as "
-                f"MimeticDepthwise(sigma=1.0). Received: {config}"
-            )
-        return cls(**config)
-
     def get_config(self) -> dict[str, Any]:
         return {
             "sigma": self.sigma,

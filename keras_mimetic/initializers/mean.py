@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, check_choice, check_integer, check_number, warn
-from keras_mimetic._numerics.fans import MODES, fans
-from keras_mimetic._numerics.mlp import mean_shifted, safe_mean
-from keras_mimetic._numerics.random import DISTRIBUTIONS
+from keras_mimetic._numerics.fans import MODES, fans, scaled_std
+from keras_mimetic._numerics.mlp import safe_mean
+from keras_mimetic._numerics.random import DISTRIBUTIONS, sample
 from keras_mimetic.initializers.base import NumPyInitializer
 
 
@@ -136,16 +136,9 @@ class MimeticMean(NumPyInitializer):
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
         if len(shape) == 1 and self.mean != 0:
             warn(f"MimeticMean is for kernels. It was used for a bias or scale of shape {shape}.")
-        return mean_shifted(
-            shape,
-            mean=self._mean(shape),
-            scale=self.scale,
-            mode=self.mode,
-            distribution=self.distribution,
-            seed=seed,
-            input_axes=self.input_axes,
-            output_axes=self.output_axes,
-        )
+        fan_in, fan_out = fans(shape, self.input_axes, self.output_axes)
+        std = scaled_std(fan_in, fan_out, scale=self.scale, mode=self.mode)
+        return sample(self.distribution, shape, seed, mean=self._mean(shape) * std, std=std)
 
     def _mean(self, shape: tuple[int, ...]) -> float:
         """Return the mean in standard deviations, with `"auto"` resolved."""

@@ -12,7 +12,6 @@ from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
 from keras_mimetic.layers.arguments import get, is_zeros, serialize_initializer
-from keras_mimetic.layers.onnx import layer_normalization
 from keras_mimetic.layers.sublayers import Composite, Shape, Tensor, check_float_policy
 
 # As in Vision Transformers. Keras's default, 1e-3, is large for them.
@@ -231,7 +230,7 @@ class MimeticMLPBlock(Composite):
         return kernel, keras.initializers.Constant(start)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        x = inputs if self.norm is None else layer_normalization(self.norm, inputs)
+        x = inputs if self.norm is None else _layer_normalization(self.norm, inputs)
         x = self.fc1(x)
         if self.dropout:
             x = self._dropout1(x, training=training)
@@ -282,3 +281,19 @@ class MimeticMLPBlock(Composite):
                 f"is True. Received: output_dim={output_dim}, input_shape={shape}"
             )
         return input_dim, output_dim
+
+
+def _layer_normalization(norm: keras.layers.LayerNormalization, x: Tensor) -> Tensor:
+    """Call a LayerNormalization; in an ONNX export on torch, by operations that ONNX has."""
+    if keras.backend.backend() != "torch":
+        return norm(x)
+    import torch
+
+    if not torch.onnx.is_in_onnx_export():
+        return norm(x)
+    dtype = x.dtype
+    x = keras.ops.cast(x, keras.backend.result_type(dtype, "float32"))
+    x = x - keras.ops.mean(x, axis=-1, keepdims=True)
+    square = keras.ops.mean(keras.ops.square(x), axis=-1, keepdims=True)
+    gamma, beta = (keras.ops.cast(w, x.dtype) for w in (norm.gamma, norm.beta))
+    return keras.ops.cast(x * keras.ops.rsqrt(square + norm.epsilon) * gamma + beta, dtype)

@@ -12,9 +12,6 @@ from keras_mimetic.initializers.state_space import StateSpaceWeight
 from keras_mimetic.layers.mamba2 import Mamba2
 from keras_mimetic.layers.sublayers import Shape, check_float_policy
 
-# The convolution is short by design, and computed tap by tap.
-_MAX_CONV_WIDTH = 256
-
 
 @keras.saving.register_keras_serializable(package="keras_mimetic")
 class MimeticStateSpace(Mamba2):
@@ -55,7 +52,7 @@ class MimeticStateSpace(Mamba2):
         expand: Channels of x, of all heads together, divided by those of the input.
         num_groups: Groups of heads that share B and C (and the normalization); must
             divide the number of heads.
-        conv_width: Positions that the convolution sees, an integer from 1 to 256.
+        conv_width: Positions that the convolution sees, an integer >= 1.
         a_log: Initial logarithm of the decay rate of all heads, <= 80: with dt = 1 the
             state keeps exp(-exp(a_log)) of itself, 0.9997 for the default -8. This
             default and that of `dt` are from accounts of the paper's recipe. `None` is
@@ -146,11 +143,6 @@ class MimeticStateSpace(Mamba2):
         self.expand = check_integer("expand", expand, minimum=1)
         self.num_groups = check_integer("num_groups", num_groups, minimum=1)
         self.conv_width = check_integer("conv_width", conv_width, minimum=1)
-        if self.conv_width > _MAX_CONV_WIDTH:
-            raise ValueError(
-                f"Argument `conv_width` must be an integer from 1 to {_MAX_CONV_WIDTH}. "
-                f"Received: conv_width={conv_width}"
-            )
         self.initial_a_log = check_number("a_log", a_log, high=MAX_A_LOG, or_=(None,))
         self.initial_dt = check_number("dt", dt, above=0, or_=(None,))
         self.correlation = check_number("correlation", correlation, low=-1, high=1, or_=(None,))

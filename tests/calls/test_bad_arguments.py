@@ -69,7 +69,7 @@ LAYERS = {
         {},
         {
             **dict.fromkeys(("state_dim", "head_dim", "expand", "num_groups", "chunk_size"), COUNT),
-            "conv_width": [*COUNT, 257, 2**20],
+            "conv_width": COUNT,
             "a_log": [*OPTIONAL_NUMBER, 81],
             "dt": [value for value in POSITIVE if value is not None],
             "correlation": [*OPTIONAL_NUMBER, 1.1, -2],

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_mimetic._numerics.fans import fans, scaled_std
-from keras_mimetic._numerics.mlp import mean_shifted
 from keras_mimetic._numerics.random import DISTRIBUTIONS
+from keras_mimetic.initializers import MimeticMean
 
 shapes = st.lists(st.integers(1, 7), max_size=5).map(tuple)
 
@@ -48,9 +48,9 @@ def test_scaled_std_of_an_empty_weight_is_finite():
 
 @given(st.floats(-10, 10), st.sampled_from(DISTRIBUTIONS))
 def test_the_mean_is_added_in_standard_deviations(mean, distribution):
-    common = {"scale": 1.0, "mode": "fan_avg", "distribution": distribution, "seed": 3}
-    plain = mean_shifted((30, 90), mean=0.0, **common)
-    shifted = mean_shifted((30, 90), mean=mean, **common)
+    plain, shifted = (
+        MimeticMean(m, distribution=distribution).sample((30, 90), 3) for m in (0.0, mean)
+    )
     std = math.sqrt(1 / 60)
     assert plain.std(dtype="f8") == pytest.approx(std, rel=0.05)
     # A constant up to float32 rounding.
