@@ -136,7 +136,7 @@ def busy_processes(count):
 
 
 def attention(args, repeats):
-    shape = (args.width, args.width, args.heads, args.width // args.heads)
+    shape = (args.width, args.heads, args.width // args.heads)
 
     def default_threads():
         full_decompositions(args.width, args.heads)
@@ -204,7 +204,7 @@ def draw_decoder(depth, width, heads):
     """Return processor time, wall-clock time, and peak memory besides one layer's weights."""
     before, start = peak_memory(), [clock() for clock in CLOCKS.values()]
     for layer in range(depth):
-        one_layer(width, width, heads, width // heads, seed=layer)
+        one_layer(width, heads, width // heads, seed=layer)
     seconds = [clock() - begin for clock, begin in zip(CLOCKS.values(), start, strict=True)]
     # Query, key, value and output of one layer, float32.
     return *seconds, peak_memory() - before - 4 * 4 * width**2

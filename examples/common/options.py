@@ -146,8 +146,9 @@ def headline(args, images, where):
 
 def schedule(settings):
     """Return how models were trained, from the options or the settings of a folder."""
+    epochs = settings["epochs"]
     return (
-        f"{settings['epochs']} epochs, batch {settings['batch_size']}, weight decay "
+        f"{epochs} epoch{'' if epochs == 1 else 's'}, batch {settings['batch_size']}, weight decay "
         f"{settings['weight_decay']:g}, augmentation {settings['augment']}, "
         f"{PRECISION[settings['mixed_precision']]}"
     )
