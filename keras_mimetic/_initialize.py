@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_mimetic._assign import assign_all
 from keras_mimetic._changes import Changes
@@ -32,47 +31,38 @@ def initialize(
     """Re-initialize a built model in place with the structures of trained ones.
 
     Follows the data through the model, whether functional, sequential, subclassed or
-    nested, and changes the weights of these layers:
+    nested, and changes the weights of these layers. `keras_mimetic.structures` has a class for
+    each, which documents its settings:
 
     - `"mlp"`: a `Dense` layer or 1x1 convolution, an activation, and another one, where the
       hidden layer is at least as wide as input and output. Shifts the first kernel to a
-      nonzero mean. After a LayerNormalization or BatchNormalization, also sets the hidden
-      bias below zero. A normalization directly before the activation gets a beta below zero
-      instead. These are skipped unless the settings are numbers: MLPs after a normalized
-      activation, as in ConvMixer; the gates of gated MLPs; MLPs with an activation like tanh,
-      without a flat side; and heads, the MLPs that give the model's output after
-      convolutions, attention or recurrent layers. 1x1 convolutions must have a residual
-      connection around them, or be a head.
+      nonzero mean and, after a LayerNormalization or BatchNormalization, sets the hidden bias
+      below zero. Skipped unless the settings are numbers: MLPs after a normalized activation,
+      as in ConvMixer; the gates of gated MLPs; activations like tanh, without a flat side; and
+      heads, the MLPs that give the model's output after convolutions, attention or recurrent
+      layers. 1x1 convolutions must have a residual connection around them, or be a head.
     - `"attention"`: `keras.layers.MultiHeadAttention` and its subclasses, and attention built
-      from `keras.layers.Attention` or from operations: projections (also fused in one
-      kernel), a product, a softmax, a product, a projection. Samples query and key kernels,
-      and value and output kernels, in pairs. Causal attention keeps its query and key
-      kernels unless the settings are numbers, as attention with a mask that cannot be traced
-      does; grouped-query attention keeps all of them.
-      Cross-attention is skipped.
+      from `keras.layers.Attention` or from operations. Samples query and key kernels, and
+      value and output kernels, in pairs. Unless the settings are numbers, causal attention
+      keeps its query and key kernels, as attention with a mask that cannot be traced does, and
+      grouped-query attention all of them. Cross-attention is skipped.
     - `"depthwise"`: depthwise convolutions, including those of `SeparableConv*D` and `Conv*D`
       with one group per channel. Samples smooth, centered filters that widen with depth.
       Causal convolutions are skipped.
     - `"state_space"`: `MimeticStateSpace` layers. Samples decays, step sizes and the input
       projection.
-
     - `"position"`: learned tables of positions, added to the patches of an image. They start as
-      sines and cosines in two dimensions, beside which class tokens keep their rows. Tables of
-      other sequences are skipped unless `rms` is a number.
+      sines and cosines. Tables of other sequences are skipped unless `rms` is a number.
 
-    All other weights keep their values, and so do layers with `trainable=False`.
-
-    The report names each layer that was skipped and why. Examples are MLPs whose hidden layer
-    is narrower than the input, inverted residuals, linear and additive attention, filters of one
-    pixel, and layers that cannot be followed. It also notes norms that changed by more than a
-    factor of 2.
+    All other weights keep their values, and so do layers with `trainable=False`. The report
+    names each layer that was skipped and why, and norms that changed by more than a factor of 2.
 
     Each weight has its own random stream, derived from `seed` and its layer path, the
     attributes and containers that lead to the layer. Equal models therefore get equal samples
     on every backend, and a change to one attribute of a subclassed model does not affect
-    the samples of the others. MLPs are the exception: their kernels are shifted, not
-    sampled, so they also depend on the values that Keras gave them. This package's layers do
-    not know their layer path and sample different weights for the same seed.
+    the samples of the others. The kernels of MLPs are shifted, not sampled, so they also depend
+    on the values that Keras gave them. This package's layers do not know their layer path and
+    sample different weights for the same seed.
 
     Examples:
 
@@ -94,8 +84,7 @@ def initialize(
         model: A Keras model or layer, built unless `inputs` are given.
         structures: Names of structures, or a dict from names to their settings, such as
             `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
-            are on by default, or for the default settings of one. The documentation has a page
-            of all settings, and so have the classes in `keras_mimetic.structures`.
+            are on by default, or for the default settings of one.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
         rules: Dict from regular expressions to the name of a structure, a Keras initializer or
@@ -112,9 +101,8 @@ def initialize(
         dry_run: If `True`, report what would be written and leave the model unchanged.
         force: If `True`, overwrite parts of a trained model. For a new start, call `reset`
             instead: after trained normalizations, MLPs get other weights than in a new model. A
-            model counts as trained if its optimizer has taken steps, or if the sizes of the values
-            of a bias, normalization or moving statistic differ where its initializer makes them
-            equal. Loaded weights without any of these cannot be told from untrained ones.
+            model counts as trained if its optimizer has taken steps, or if the values of a bias,
+            normalization or moving statistic differ in size where its initializer makes them equal.
         inputs: Example inputs, of which only shapes and dtypes are used. Required for a
             subclassed model that takes several arguments or whose input shape is unknown. A
             model without weights is first called on zeros of these shapes, which builds it. A
@@ -173,11 +161,6 @@ def initialize(
 
 def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
     """Return all settings of each structure that an argument asks for."""
-    if isinstance(structures, (int, np.integer)) and not isinstance(structures, bool):
-        raise TypeError(
-            "Argument `structures` must be names of structures or a dict of settings. "
-            f"Received: structures={structures!r}. Did you mean seed={structures!r}?"
-        )
     names = check_names(structures)
     given = structures if isinstance(structures, Mapping) else dict.fromkeys(names)
     return {name: _check_settings(name, given[name]) for name in names}

@@ -23,12 +23,9 @@ def measure(
     """Measure the structures of mimetic initialization in a model's weights.
 
     Measures the sites that `initialize` finds, and gated MLPs, without changing the model.
-    Every figure is compared with its mean and standard deviation over untrained weights of the
-    same shapes. These are known in closed form or, for depthwise filters and position tables,
-    estimated from 10 to 100 samples, which are cached.
-
-    All figures are independent of the scale of the weights, except for `noise`, `identity`,
-    `a_log`, `dt` and `memory`. Sigma is in squared pixels.
+    Every figure that does not depend on the scale of the weights is compared with its mean and
+    standard deviation over untrained weights of the same shapes. These are known in closed form
+    or, for depthwise filters and position tables, estimated from 10 to 100 samples.
 
     `"mlp"`, parts `"first"` and `"second"`, the two matrices:
 
@@ -65,7 +62,7 @@ def measure(
     `"state_space"`, part `"decay"`, for each head:
 
     - `a_log`, `dt`: Logarithm of the decay rate, and the step size where the projection
-      contributes nothing. Not compared with untrained weights.
+      contributes nothing.
     - `memory`: Number of positions after which 1/e of the state is left.
 
     Part `"state"`, for each group (its number is in `head`):
@@ -106,9 +103,8 @@ def measure(
         ValueError: If a value is not allowed; if the model is not built, has no weights or is
             quantized.
 
-    Reference: the papers named by `MimeticMean`, `MimeticMultiHeadAttention`,
-    `MimeticDepthwise` and `MimeticStateSpace` look at trained weights in this way. The
-    definitions of the figures are ours.
+    Reference: the papers named by the classes in `keras_mimetic.structures` look at trained
+    weights in this way. The definitions of the figures are ours.
     """
     names = check_measured_names(structures)
     check_model("model", model, inputs)

@@ -206,22 +206,18 @@ class Measurements(Result):
 
     def _check_same_model(self, before: "Measurements") -> None:
         """Raise unless the layers of two measurements could be those of one model."""
-        differ = [
+        differ = {
             key[1]
             for key in self.images.keys() & before.images.keys()
             if self.images[key].shape != before.images[key].shape
-        ]
-        for structure in STRUCTURES:
-            mine, others = (
-                {row.layer_path for row in m.rows if row.structure == structure}
-                for m in (self, before)
-            )
-            if not (mine <= others or others <= mine):
-                differ += sorted(mine ^ others)
+        }
+        mine, others = ({row.layer_path for row in m.rows} for m in (self, before))
+        if mine - others and others - mine:
+            differ |= mine ^ others
         if differ:
             raise ValueError(
                 "Argument `before` must have measurements of the same model. Received: "
-                f"measurements in which the layer {differ[0]!r} is missing or differs"
+                f"measurements in which the layer {min(differ)!r} is missing or differs"
             )
 
     def __repr__(self) -> str:

@@ -45,11 +45,10 @@ class MimeticDepthwise(NumPyInitializer):
     Args:
         sigma: Width of the covariance in squared pixels, a number > 0. Filters extend over
             about sqrt(sigma) pixels.
-        gain: Scale of the weight. `"keras"` is the root mean square of Keras's default (Glorot),
-            whose fan-in counts channels that a depthwise filter does not see: only 0.010 for a
-            7 x 7 kernel with 384 channels. `"fan_in"` is 1 / sqrt(height * width), from the
-            inputs that an output does see: 0.143 in the example. A number g is
-            g / sqrt(height * width), so that g is the root mean square norm of the filters.
+        gain: Root mean square of the weight. `"keras"` is that of Keras's default (Glorot),
+            whose fan-in counts channels that a depthwise filter does not see: 0.010 for a
+            7 x 7 kernel with 384 channels. `"fan_in"` is 1 / sqrt(height * width), 0.143 here. A
+            number g is g / sqrt(height * width): g is the root mean square norm of the filters.
         seed: An integer >= 0 gives the same weight at every call. `None` takes a seed from
             Python's `random`, which `keras.utils.set_random_seed` controls. A
             `keras.random.SeedGenerator` gives a new weight at each call. Equal seeds give equal

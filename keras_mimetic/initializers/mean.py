@@ -32,19 +32,16 @@ class MimeticMean(NumPyInitializer):
     initializers. This one warns when it samples a bias; shapes of recurrent kernels do not tell.
 
     Samples `W = s * (Z + mean)`, where Z has mean 0 and variance 1 and
-    `s = sqrt(scale / fan)`: `keras.initializers.VarianceScaling`, shifted by `mean` standard
-    deviations. With `mean=0` and the other defaults, the distribution is that of Keras's
-    `GlorotUniform`.
+    `s = sqrt(scale / fan)`. With `mean=0` and the other defaults, the distribution is that of
+    Keras's `GlorotUniform`.
 
     Evidence for these defaults, in points of accuracy after short training (n = 5): after a
     LayerNormalization, -1 adds +1.4 [0.8, 2.0] in a ConvNeXt-like network and +0.6 [0.4, 0.8] in
-    a ViT (`mean-1` in `benchmarks/results/defaults/over-spatial.md`); on top of a negative hidden
-    bias, +0.3 [0.2, 0.5] and +0.1 [-0.2, 0.4] (`mean-1_bias-0.5` in
-    `benchmarks/results/defaults/table.md`). In MLPs on raw and standardized pixels, `"auto"` has
-    no measurable effect; twice that value gave -0.4 [-0.8, 0.0] on raw pixels with ReLU
-    (`shift-0.5` and `shift-1` in `benchmarks/results/plain-mlp/table.md`). `"auto"`
-    has no measurable effect after a LayerNormalization or in token mixing either (`shift-0.5` in
-    `benchmarks/results/safe-mean/table.md`).
+    a ViT (`mean-1` in `benchmarks/results/defaults/over-spatial.md`), less on top of a negative
+    hidden bias (`mean-1_bias-0.5` in `benchmarks/results/defaults/table.md`). `"auto"` has no
+    measurable effect (`shift-0.5` in `benchmarks/results/plain-mlp/table.md` and `shift-0.5` in
+    `benchmarks/results/safe-mean/table.md`); twice that value gave -0.4 [-0.8, 0.0] on raw pixels
+    with ReLU.
 
     Examples:
 
@@ -74,8 +71,8 @@ class MimeticMean(NumPyInitializer):
     ... )
 
     Args:
-        mean: Mean of the weight in units of its standard deviation `s`: `"auto"` or any finite
-            number. The nonzero mean is the paper's idea; we chose its sign and size.
+        mean: Mean of the weight in units of `s`, `"auto"` or a number. The nonzero mean is the
+            paper's idea; we chose its sign and size.
         scale: Variance of the weight times the fan, a positive number.
         mode: The fan: `"fan_in"`, `"fan_out"` or `"fan_avg"`, their average.
         distribution: `"uniform"`, `"truncated_normal"` (cut at two standard deviations; Keras
@@ -84,16 +81,14 @@ class MimeticMean(NumPyInitializer):
         seed: An integer >= 0 gives the same weight at every call and, bit for bit, on every
             backend. `None` takes a seed from Python's `random`, which
             `keras.utils.set_random_seed` controls. A `keras.random.SeedGenerator` gives a new
-            weight at each call. With an integer or `None`, an instance that is shared by two
-            layers samples the same weight for both if the shapes agree.
+            weight at each call.
         input_axes: Axes of the weight that are contracted with the input, if they are not those
             of a `Dense` or convolution kernel.
         output_axes: Axes of the weight that the output keeps. Required with `input_axes`.
 
     Call arguments:
         shape: Shape of the weight.
-        dtype: A floating dtype; `None` is `keras.config.floatx()`. Values are computed in float32
-            and cast last.
+        dtype: A floating dtype; `None` is `keras.config.floatx()`. Values are cast last.
 
     Raises:
         TypeError: If an argument has the wrong type.

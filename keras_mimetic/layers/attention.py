@@ -33,13 +33,11 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
     In each head, the product of query and key weights W_Q W_K^T starts near a positive multiple
     of the identity: a token attends to tokens similar to itself. Over all heads, the product of
     value and output weights W_V W_O starts near a negative one. Only the initial weights differ
-    from Keras's layer. Arguments, sublayers and calls are the same, and weight files of the two
-    layers are interchangeable.
+    from Keras's layer: weight files of the two are interchangeable.
 
-    The identity is only written for self-attention, where query, key and value are the same
-    tensor. A layer whose first call is different (cross-attention), or that is built for inputs of
-    different widths, gets products of noise. A layer built by `build(...)` with equal shapes counts
-    as self-attention.
+    The identity is only written for self-attention. A layer whose first call gets different
+    tensors (cross-attention), or that is built for inputs of different widths, gets products of
+    noise.
 
     Examples:
 
@@ -55,7 +53,6 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
     Args:
         num_heads: As in `keras.layers.MultiHeadAttention`, as are all arguments that are not
             listed here. Those after `attention_axes` are keyword-only.
-        key_dim: Channels of each head for queries and keys.
         query_key: `(noise, identity)` of each head's product of query and key weights: the
             product is the matrix of rank `key_dim` closest to `noise Z + identity I`, where the
             entries of Z are independent normals of variance 1 / width. (From a width of 256 on, all
@@ -69,20 +66,17 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
             by its scale (`value_output` and `control` in the same table). Requires an
             `output_shape` of one axis.
         causal: Whether the layer will be called with a causal mask, as in a language model. It
-            only affects the initial weights: with `True`, `"auto"` leaves query and key
-            to `kernel_initializer`, because their structure raised the loss of our causal
+            only affects `query_key="auto"`, because that structure raised the loss of our causal
             language model (`qk` and `both` in `benchmarks/results/language-500/table.md`). Still
             pass `use_causal_mask=True` to the call.
         kernel_initializer: For the projections of a pair that is `None`, and for a gate. One
             without a seed of its own samples from `seed`, differently for each projection, and
             equally on every backend if it belongs to Keras's variance-scaling family.
-        bias_initializer: For all biases, as in Keras's layer.
         seed: An integer >= 0 for the kernels and the dropout, but not for a random
             `bias_initializer`. `None` takes a seed from Python's `random`, which
             `keras.utils.set_random_seed` controls. Weights are equal on every backend, dropout
             masks are not. Between machines, products of weights may differ by rounding, about
             1e-6 of their size, and factors with nearly equal singular values by more.
-        **kwargs: As in Keras's layer.
 
     Input and output shapes: as in Keras's layer.
 

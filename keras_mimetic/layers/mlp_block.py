@@ -29,10 +29,7 @@ class MimeticMLPBlock(Composite):
         x + fc2(activation(fc1(norm(x))))
 
     The kernel of `fc1` has a nonzero mean. After a LayerNormalization, the bias of `fc1` starts
-    below zero.
-
-    The sublayers are plain Keras layers with the public names `norm`, `fc1` and `fc2`; use these
-    in weight files, sharding layouts and fine-tuning.
+    below zero. The sublayers are plain Keras layers with the public names `norm`, `fc1` and `fc2`.
 
     Examples:
 
@@ -47,8 +44,7 @@ class MimeticMLPBlock(Composite):
             is linear.
         mean: Mean of `fc1`'s kernel in units of its standard deviation (see `MimeticMean`).
             `"auto"` is -1 after a LayerNormalization (see `norm`) and `-0.5 / sqrt(fan_in)`
-            elsewhere, which is safe for any input. The nonzero mean is the paper's idea; we
-            chose its sign and size.
+            elsewhere.
         hidden_bias: Initial bias of `fc1`, in standard deviations of the pre-activation for inputs
             of unit variance. The bias is `hidden_bias * s * sqrt(fan_in)`, where `s` is the
             standard deviation of `fc1`'s kernel, times `sqrt(1 + mean**2)` without a

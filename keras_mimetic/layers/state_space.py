@@ -30,9 +30,8 @@ class MimeticStateSpace(Mamba2):
 
     Mamba-2 itself starts with a strong decay and small dt, so it forgets quickly. This
     layer starts with hardly any decay, dt = 1 and C correlated with B, and so remembers
-    what it saw from the first training step. The published recipe also starts the
-    convolution as the identity. Each of these is an argument; with `None` for all four,
-    the layer starts as Mamba-2.
+    what it saw from the first training step. With `None` for `a_log`, `dt`, `correlation`
+    and `convolution`, it starts as Mamba-2.
 
     Examples:
 
@@ -67,21 +66,17 @@ class MimeticStateSpace(Mamba2):
             Mamba-2's own, 0.
         convolution: `"identity"`, or `None` for Mamba-2's own: weights and biases uniform
             between -1/sqrt(conv_width) and 1/sqrt(conv_width). Accounts of the recipe have
-            the identity; in our trials it lowered recall (row `recipe`), because a layer
-            then no longer sees a token together with the previous one.
+            the identity; in our trials it lowered recall (row `recipe`).
         use_bias: Whether the two projections have biases, which start at zero.
-        chunk_size: Positions that are computed together. It affects the speed, and
-            results only by rounding.
+        chunk_size: Positions that are computed together, for speed alone.
         go_backwards: Whether to read the sequence from its end. As in
-            `keras.layers.RNN`, outputs are in the order of reading: reversed.
-            `keras.layers.Bidirectional` makes a forward and a backward layer of any
-            `MimeticStateSpace`; with a seed, both start with equal weights.
+            `keras.layers.RNN`, outputs are in the order of reading: reversed. With a seed,
+            both layers of `keras.layers.Bidirectional` start with equal weights.
         seed: An integer >= 0 for all weights; `None` takes one from Python's `random`,
             which `keras.utils.set_random_seed` seeds. A seed gives equal weights on every
             backend, `a_log` and `dt_bias` of Mamba-2 to rounding.
-        **kwargs: `name`, `dtype` and so on, as for every Keras layer. With a lower
-            precision the projections and the convolution compute in it, and the
-            recurrence in float32.
+        **kwargs: `name`, `dtype` and so on. In lower precision the recurrence computes in
+            float32.
 
     Its weights, with Mamba-2's names: `in_projection` (a `Dense` layer, in_proj: gate,
     x, B, C, dt), `conv_kernel` and `conv_bias` (conv1d), `a_log` (A_log), `dt_bias`,
