@@ -17,17 +17,13 @@ def fans(
     with the input, and `output_axes`, which remain.
     """
     if input_axes is not None and output_axes is not None:
-        for name, axes in (("input_axes", input_axes), ("output_axes", output_axes)):
-            if any(not -len(shape) <= axis < len(shape) for axis in axes):
-                raise ValueError(
-                    f"Argument `{name}` must name axes of the weight, whose shape is {shape}. "
-                    f"Received: {name}={axes}"
-                )
-        both = (*input_axes, *output_axes)
-        if len({axis % len(shape) for axis in both}) < len(both):
+        rank, both = len(shape), (*input_axes, *output_axes)
+        known = {axis % rank for axis in both if -rank <= axis < rank}
+        if len(known) < len(both):
             raise ValueError(
-                "Arguments `input_axes` and `output_axes` must name each axis at most once. "
-                f"Received: input_axes={input_axes}, output_axes={output_axes} for shape {shape}"
+                "Arguments `input_axes` and `output_axes` must name axes of the weight, whose "
+                f"shape is {shape}, each at most once. "
+                f"Received: input_axes={input_axes}, output_axes={output_axes}"
             )
         return (
             math.prod(shape[axis] for axis in input_axes),

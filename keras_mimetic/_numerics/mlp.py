@@ -114,7 +114,7 @@ def safe_mean(fan_in: int) -> float:
     A mean of m stds shifts a pre-activation by `m * sqrt(fan_in) * average(x) / rms(x)` of its
     stds, and the average of x is at most its rms: this mean shifts by at most half a std.
     """
-    return SAFE_SHIFT / math.sqrt(fan_in)
+    return SAFE_SHIFT / math.sqrt(max(1, fan_in))
 
 
 def auto_mean(before: str, fan_in: int) -> float | None:

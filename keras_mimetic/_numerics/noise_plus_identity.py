@@ -2,7 +2,7 @@
 
 A = noise Z + identity I, where the entries of Z are independent normals, has the same
 distribution as Q A Q^T for every orthogonal Q. Therefore one A is decomposed for each
-shape and each ratio of the strengths, and every product gets its own random frame.
+shape and pair of strengths, and every product gets its own random frame.
 """
 
 import dataclasses
@@ -69,18 +69,15 @@ def factors(
     its energy is spread over all columns of L.
 
     - If `rows` or `columns` is below 256, A is sampled and decomposed for each call.
-    - From 256 on, one A is decomposed for each shape, rank and ratio of the strengths.
-      With both noise and identity, L R = Q L_0 R_0 Q^T, where L_0 R_0 is the shared
-      decomposition and Q a random orthogonal matrix for each call. All calls share the
-      singular values and the angles between left and right singular vectors, which
-      hardly vary at these widths: at full rank, the mean of the diagonal varies by
-      noise / width. With noise alone, left and right vectors are sampled independently
-      and only the singular values are shared.
-    - With the identity alone, the product is `identity` times a random projection, with
-      the exact distribution at all widths. Noise below the float32 rounding of the
-      identity counts as 0.
+    - From 256 on (or if `is_shared`), one A is decomposed for each shape, rank and pair of
+      strengths. With both noise and identity, L R = Q L_0 R_0 Q^T, where L_0 R_0 is the shared
+      decomposition and Q a random orthogonal matrix for each call. All calls share the singular
+      values and the angles between singular vectors, which hardly vary at these widths. With noise
+      alone, left and right vectors are sampled independently.
+    - With the identity alone, the product is `identity` times a random projection. Noise below
+      the float32 rounding of the identity counts as 0.
 
-    `is_shared` overrides the choice by width. The number of threads does not change the result.
+    The number of threads does not change the result.
     """
     if noise < np.finfo(np.float32).eps * abs(identity):
         noise = 0.0

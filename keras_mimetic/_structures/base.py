@@ -101,9 +101,8 @@ Sampled = NewWeights | Skip
 class Structure(abc.ABC):
     """A structure: where it belongs, how to sample it, and how to measure it.
 
-    To add a structure, write its mathematics in `_numerics` and a subclass in a module of
-    `_structures`, and register it in `_structures/__init__.py`. Its class has two halves:
-    `initialize` uses *write*, and `measure` uses *read* on the sites that `find` returns.
+    Its class has two halves: `initialize` uses *write*, and `measure` uses *read* on the sites
+    that `find` returns.
 
     Attributes:
         name: Name of the structure, as in arguments of the API.

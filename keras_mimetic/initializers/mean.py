@@ -93,8 +93,7 @@ class MimeticMean(NumPyInitializer):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is not allowed; when called, if the dtype is not floating, the
-            shape does not have the axes, the fan-in is 0 with `mean="auto"`, or a
-            `SeedGenerator` is used while a function is traced.
+            shape does not have the axes, or a `SeedGenerator` is used while a function is traced.
 
     References:
 
@@ -133,19 +132,8 @@ class MimeticMean(NumPyInitializer):
             warn(f"MimeticMean is for kernels. It was used for a bias or scale of shape {shape}.")
         fan_in, fan_out = fans(shape, self.input_axes, self.output_axes)
         std = scaled_std(fan_in, fan_out, scale=self.scale, mode=self.mode)
-        return sample(self.distribution, shape, seed, mean=self._mean(shape) * std, std=std)
-
-    def _mean(self, shape: tuple[int, ...]) -> float:
-        """Return the mean in standard deviations, with `"auto"` resolved."""
-        if not isinstance(self.mean, str):
-            return self.mean
-        fan_in, _ = fans(shape, self.input_axes, self.output_axes)
-        if fan_in < 1 or not shape:
-            raise ValueError(
-                "Argument `mean` must be a number for a weight without inputs, since 'auto' is "
-                f"-0.5 / sqrt(fan_in). Received: mean='auto', shape={shape}"
-            )
-        return safe_mean(fan_in)
+        mean = safe_mean(fan_in) if isinstance(self.mean, str) else self.mean
+        return sample(self.distribution, shape, seed, mean=mean * std, std=std)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -162,12 +150,8 @@ class MimeticMean(NumPyInitializer):
 def _check_distribution(distribution: Any) -> str:
     """Return the name of a distribution; as in Keras, case is ignored and "normal" is truncated."""
     name = distribution.lower() if isinstance(distribution, str) else distribution
-    if name == "normal":
-        return "truncated_normal"
-    if name not in DISTRIBUTIONS:
-        # Raise the error of the check, which also lists Keras's "normal".
-        check_choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))
-    return name
+    check_choice("distribution", name, (*DISTRIBUTIONS, "normal"))
+    return "truncated_normal" if name == "normal" else name
 
 
 def _check_axes(name: str, axes: Any) -> tuple[int, ...] | None:
