@@ -66,7 +66,6 @@ def query_key(
             noise=noise,
             identity=identity,
             seed=fold_in(seed, 0, head),
-            threads=1,
         )
         w_query[:, head], w_key[:, head] = left, right.T
 

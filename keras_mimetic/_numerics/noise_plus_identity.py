@@ -45,7 +45,7 @@ class NoisePlusIdentity:
 
     def sample(self, seed: int) -> np.ndarray:
         """Sample A in float32."""
-        a = sample("untruncated_normal", (self.rows, self.columns), seed, threads=1)
+        a = sample("untruncated_normal", (self.rows, self.columns), seed)
         a *= np.float32(self.noise / math.sqrt(math.sqrt(self.rows * self.columns)))
         if self.identity:
             a[np.diag_indices(self.rows)] += np.float32(self.identity)
@@ -61,7 +61,6 @@ def factors(
     identity: float,
     seed: int,
     is_shared: bool | None = None,
-    threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sample L (rows, rank) and R (rank, columns) of equal norms, in float32.
 
@@ -89,9 +88,9 @@ def factors(
     if noise and not is_shared:
         left, right = _decomposed(a.sample(fold_in(seed, 0)), kept)
     else:
-        left, right = framed(shared_core(a, kept), a, seed, threads)
+        left, right = framed(shared_core(a, kept), a, seed)
     if rank > kept:
-        square = sample("untruncated_normal", (rank, kept), fold_in(seed, 1), threads=1)
+        square = sample("untruncated_normal", (rank, kept), fold_in(seed, 1))
         spread = np.linalg.qr(square)[0]
         left, right = left @ spread.T, spread @ right
     return left, right
@@ -133,20 +132,18 @@ def truncated(a: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return vectors * root, scaled * inverse[:, None]
 
 
-def framed(
-    core: Core, a: NoisePlusIdentity, seed: int, threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def framed(core: Core, a: NoisePlusIdentity, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the factors of a product, from a core and one or two random frames."""
     left, right = core
     size = left.shape[-1]
     frame = random_frame(size, a.rows, fold_in(seed, 2))
-    left = _multiplied(left, frame, threads)
+    left = _multiplied(left, frame)
     if not a.identity:
         frame = random_frame(size, a.columns, fold_in(seed, 3))
-    return left.T, _multiplied(right, frame, threads)
+    return left.T, _multiplied(right, frame)
 
 
-def _multiplied(a: np.ndarray, b: np.ndarray, threads: int | None) -> np.ndarray:
+def _multiplied(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return `a @ b`, computed in blocks of rows that do not depend on the thread count."""
     if a.ndim == 1:
         return a[:, None] * b
@@ -155,7 +152,7 @@ def _multiplied(a: np.ndarray, b: np.ndarray, threads: int | None) -> np.ndarray
     def fill(start: int) -> None:
         np.matmul(a[start : start + _ROWS], b, out=out[start : start + _ROWS])
 
-    in_threads(fill, range(0, len(a), _ROWS), threads)
+    in_threads(fill, range(0, len(a), _ROWS))
     return out
 
 

@@ -70,13 +70,11 @@ def sample(
     *,
     mean: float = 0.0,
     std: float = 1.0,
-    threads: int | None = None,
 ) -> np.ndarray:
     """Sample a float32 array, filled in C order, from a distribution of the given mean and std.
 
     A `"truncated_normal"` is cut at two standard deviations of the normal distribution; `std`
-    is that after the cut. The number of threads, by default one per processor, does not change
-    the values.
+    is that after the cut. The number of threads does not change the values.
 
     Reference for the generator:
 
@@ -97,7 +95,7 @@ def sample(
             np.multiply(transform(_uniforms(generator, len(block))), scale, block)
             block += shift
 
-    in_threads(fill, range(0, out.size, _CHUNK), threads)
+    in_threads(fill, range(0, out.size, _CHUNK))
     return out
 
 

@@ -22,7 +22,7 @@ def random_frame(count: int, dim: int, seed: int) -> np.ndarray:
 
     # Row i has the reflection of the last dim - i axes that maps its normals to the first
     # of these axes, scaled to a first entry of 1, which LAPACK does not store.
-    vectors = sample("untruncated_normal", (count, dim), seed, threads=1)
+    vectors = sample("untruncated_normal", (count, dim), seed)
     for row in range(1, count):
         vectors[row, :row] = 0
     first = vectors.diagonal().astype(np.float64)

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 
-def in_threads(function: Callable[[int], None], items: range, threads: int | None = None) -> None:
-    """Call a function with each item, in at most `threads` threads (default: one per processor)."""
-    threads = min(threads or processors(), len(items))
+def in_threads(function: Callable[[int], None], items: range) -> None:
+    """Call a function with each item, in at most one thread per processor."""
+    threads = min(processors(), len(items))
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(function, items))
