@@ -3,6 +3,10 @@
 In trained attention layers, the product W_Q W_K^T of each head is near a positive
 multiple of the identity, and the product W_V W_O over all heads is near a negative
 multiple. Here both products are sampled first and then factored.
+
+Reference:
+
+- Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention Layers" (arXiv:2305.09828).
 """
 
 import math
@@ -49,11 +53,6 @@ def query_key(
     For each head, W_Q W_K^T is the matrix of rank `head_dim` nearest to noise Z + identity I (see
     `factors`). The dims differ only in cross-attention, with an identity of 0; the variance of Z
     is ours there.
-
-    Reference:
-
-    - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention
-      Layers" (arXiv:2305.09828).
     """
     w_query = np.empty((query_dim, num_heads, head_dim), np.float32)
     w_key = np.empty((key_dim, num_heads, head_dim), np.float32)
@@ -138,11 +137,9 @@ def _for_groups(
     The deviations of the heads from the mean of their group are normals that sum to zero.
 
     - Query and key: W_K is paired with the mean of the query weights of its group. The
-      product of each head is noise plus identity, projected on the columns of W_K. Each
-      head has its own noise.
-    - Value and output: W_V is paired with the sum of the output weights of its group. Heads
-      with equal attention therefore act as one head with this sum. The entries of each head
-      have 1 / size of the variance of the sum.
+      product of each head is noise of its own plus identity, projected on the columns of W_K.
+    - Value and output: W_V is paired with the sum of the output weights of its group. The
+      entries of each head have 1 / size of the variance of the sum.
     """
     if pair == "query_key":
         rows, groups, head_dim = left.shape
