@@ -201,10 +201,6 @@ def _draw_line(
     )
 
 
-def _has_band(row: Any) -> bool:
-    return bool(row.untrained_std) and not math.isnan(row.untrained_std or math.nan)
-
-
 def _draw_panel(
     axis: Axes, shown: dict[str, Measurements], structure: str, panel: FigureSpec
 ) -> dict[str, Any]:
@@ -222,9 +218,9 @@ def _draw_panel(
         color = "C0" if label == "before" else "C3"
         # Both measurements are of one model, with the same untrained weights.
         null = [here[0] for here in by_layer.values()]
-        if _BAND not in handles and all(_has_band(row) for row in null):
-            low = [(row.untrained_mean or 0) - 2 * (row.untrained_std or 0) for row in null]
-            high = [4 * (row.untrained_std or 0) for row in null]
+        if _BAND not in handles and all((row.untrained_std or 0) > 0 for row in null):
+            low = [row.untrained_mean - 2 * row.untrained_std for row in null]
+            high = [4 * row.untrained_std for row in null]
             axis.bar(positions, high, bottom=low, width=1, color="0.8")
             handles[_BAND] = Patch(color="0.8")
         if panel.by_head:

@@ -74,14 +74,14 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
     allowed = (
         "'auto', None or a pair (noise, identity) of finite numbers with noise >= 0, not both 0"
     )
+    message = f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}"
     if not isinstance(strengths, (tuple, list)):
-        raise TypeError(f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}")
-    wrong = ValueError(f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}")
+        raise TypeError(message)
     if len(strengths) != 2:
-        raise wrong
+        raise ValueError(message)
     noise, identity = (check_number(name, value) for value in strengths)
     if noise < 0 or noise == identity == 0:
-        raise wrong
+        raise ValueError(message)
     return noise, identity
 
 

@@ -7,9 +7,6 @@ import keras
 
 from keras_mimetic._numerics.random import check_seed, fold_in
 
-# Description of the allowed seeds, for errors.
-ALLOWED = "None, an integer >= 0 or a `keras.random.SeedGenerator`"
-
 
 def resolve_seed(seed: Any) -> Any:
     """Return the `seed` argument of an initializer as an `int` or `SeedGenerator`, or raise.
@@ -27,7 +24,7 @@ def resolve_seed(seed: Any) -> Any:
         return check_seed(seed)
     except TypeError as error:
         raise TypeError(
-            f"Argument `seed` must be {ALLOWED}. "
+            "Argument `seed` must be None, an integer >= 0 or a `keras.random.SeedGenerator`. "
             f"Received: seed={seed!r} (of type {type(seed).__name__})"
         ) from error
 
