@@ -130,9 +130,11 @@ def test_signs_are_fixed():
 def test_equal_seeds_give_equal_weights_for_any_number_of_threads():
     def both():
         return (
-            *query_key(64, 64, 2, 16, noise=0.7, identity=0.7, seed=9),
-            *value_output(64, 64, 2, 32, noise=0.4, identity=-0.4, seed=9),
+            *attention.sample_pair("query_key", *inner, noise=0.7, identity=0.7, seed=9),
+            *attention.sample_pair("value_output", *outer, noise=0.4, identity=-0.4, seed=9),
         )
+
+    inner, outer = [(64, 4, 16), (64, 2, 16)], [(64, 2, 32), (2, 32, 64)]
 
     with threadpool_limits(1):
         one = both()
@@ -140,7 +142,7 @@ def test_equal_seeds_give_equal_weights_for_any_number_of_threads():
         four = both()
     for a, b in zip(one, four, strict=True):
         np.testing.assert_array_equal(a, b)
-    other = query_key(64, 64, 2, 16, noise=0.7, identity=0.7, seed=10)
+    other = attention.sample_pair("query_key", *inner, noise=0.7, identity=0.7, seed=10)
     assert abs(other[0] - one[0]).max() > 0.1
 
 
