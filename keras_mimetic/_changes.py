@@ -37,18 +37,19 @@ class Changes:
             self.rows.append(row)
             return
         sampled = base.Skip(site.skip_reason) if site.skip_reason else self._sample(site)
-        variables, new = site.variables, {}
+        variables, new = site.variables, base.NewWeights({}, {})
         if isinstance(sampled, base.Skip):
             notes = dict.fromkeys(site.weights, sampled.reason)
         elif not all(variables[role].trainable for role in sampled.values):
             notes = dict.fromkeys(sampled.values, _FROZEN)
         else:
-            new, notes = sampled.values, {**sampled.notes, **site.partly_skipped}
+            new, notes = sampled, {**sampled.notes, **site.partly_skipped}
         for role, note in notes.items():
-            if (site.layer_path, variables[role].path) not in redrawn:
-                values = new.get(role)
-                row = _row(site.layer_path, site.structure, variables[role], values, note)
-                self._add(_with_change(row), variables[role], values)
+            variable, values = variables[role], new.values.get(role)
+            if (site.layer_path, variable.path) not in redrawn:
+                before = new.before.get(role)
+                row = _row(site.layer_path, site.structure, variable, before, values, note)
+                self._add(_with_change(row), variable, values)
 
     def add_redraw(self, redraw: Redraw) -> None:
         """Add a weight that a rule gives an initializer."""
@@ -58,7 +59,7 @@ class Changes:
             given = redraw.initializer
             name = given if isinstance(given, str) else type(given).__name__
             note = f"{name}, by the rule {redraw.pattern!r}"
-        row = _row(redraw.layer_path, "initializer", variable, values, note)
+        row = _row(redraw.layer_path, "initializer", variable, None, values, note)
         self._add(row, variable, values)
 
     def _sample(self, site: Site) -> base.Sampled:
@@ -74,7 +75,7 @@ class Changes:
             values = structure.control(site, values, stream)
             notes = {role: f"control of {note}" for role, note in notes.items()}
         values = {role: _rounded(value, site.variables[role]) for role, value in values.items()}
-        return base.NewWeights(values, notes)
+        return base.NewWeights(values, notes, sampled.before)
 
     def _add(self, row: WeightChange, variable: Weight, values: np.ndarray | None) -> None:
         self.rows.append(row)
@@ -87,6 +88,7 @@ def _row(
     layer_path: str,
     structure: str,
     variable: Weight,
+    before: np.ndarray | None,
     values: np.ndarray | None,
     note: str,
 ) -> WeightChange:
@@ -95,7 +97,7 @@ def _row(
         layer_path=layer_path,
         structure=structure,
         shape=tuple(variable.shape),
-        norm_before=array_norm(values_of(variable)),
+        norm_before=array_norm(values_of(variable) if before is None else before),
         norm_after=None if values is None else array_norm(values),
         note=note,
     )

@@ -86,6 +86,8 @@ class NewWeights:
 
     values: Weights
     notes: Mapping[str, str]
+    # Values before, where `sample` has read them.
+    before: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

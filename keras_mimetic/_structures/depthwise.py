@@ -146,7 +146,7 @@ class Depthwise(base.Structure):
             filters *= rms / np.sqrt(np.mean(np.square(filters, dtype=np.float64)))
         note = f"sigma {sigma:.3g} at depth {site.depth:.2f}"
         new = {"kernel": filters.reshape(shape)}
-        return base.NewWeights(new, {"kernel": note})
+        return base.NewWeights(new, {"kernel": note}, {"kernel": kernel})
 
     def measure(self, site: DepthwiseSite, weights: base.Weights) -> base.Measured:
         *size, count = _filters(weights["kernel"]).shape

@@ -128,7 +128,7 @@ class MLP(base.Structure):
         if mean is None and hidden_bias is None:
             number = f"{where}: set `mean` or `hidden_bias` to a number to write this MLP"
             return base.Skip(no_bias or site.default_skip or number)
-        kernel = values_of(site.weights["kernel"])
+        kernel = before = values_of(site.weights["kernel"])
         if np.ptp(kernel) == 0:
             return base.Skip("all values of the kernel are equal, so its standard deviation is 0")
         values: base.Weights = {}
@@ -145,7 +145,7 @@ class MLP(base.Structure):
             start = mlp.bias_start(hidden_bias, float(spread), kernel.shape[-2], mean=0.0)
             values["bias"] = np.full(tuple(site.bias.shape), start, np.float32)
             notes["bias"] = f"hidden bias {hidden_bias:+.4g} ({where})"
-        return base.NewWeights(values, notes)
+        return base.NewWeights(values, notes, {"kernel": before})
 
     def control(self, site: MLPSite, weights: base.Weights, seed: int) -> base.Weights:
         """Give means and biases a random sign for each value."""

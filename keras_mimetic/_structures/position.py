@@ -110,11 +110,12 @@ class Position(base.Structure):
             if len(site.grid) == 1:
                 return base.Skip(SEQUENCE)
             rms = PATCHES_RMS
-        table = _rows(values_of(site.weights["table"]))
+        before = values_of(site.weights["table"])
+        table = _rows(before).copy()
         table[site.prefix :] = sin_cos_table(site.grid, table.shape[1], rms)
         grid = " by ".join(map(str, site.grid))
         note = f"sines and cosines of {grid} positions"
-        return base.NewWeights({"table": table.reshape(shape)}, {"table": note})
+        return base.NewWeights({"table": table.reshape(shape)}, {"table": note}, {"table": before})
 
     def measure(self, site: PositionSite, weights: base.Weights) -> base.Measured:
         return base.Measured((_figure(weights["table"], site.grid, site.prefix),))
