@@ -80,11 +80,16 @@ def _diagonal_and_energy(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarra
 
 
 def _reference_sizes(count: int, rank: int) -> tuple[int, int]:
-    """Return a width of at most about the reference width, and a rank of the same ratio to it."""
-    if count <= _REFERENCE_WIDTH:
-        return count, rank
-    smaller = max(1, round(rank * _REFERENCE_WIDTH / count))
-    return round(smaller * count / rank), smaller
+    """Return a width up to the reference width, and a rank of nearly the same ratio to it."""
+    largest = min(count, _REFERENCE_WIDTH if 16 * rank >= count else 2 * _REFERENCE_WIDTH)
+    widths = range(largest, largest * 3 // 4, -1)
+
+    def error(width: int) -> float:
+        part = rank * width / count
+        return abs(part - max(1, round(part))) / part
+
+    width = min(widths, key=error)
+    return width, max(1, round(rank * width / count))
 
 
 @functools.lru_cache(maxsize=64)

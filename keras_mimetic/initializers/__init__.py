@@ -11,5 +11,3 @@ __all__ = ["MimeticDepthwise", "MimeticMean", "sigma_at_depth"]
 # Makes `kernel_initializer="mimetic_mean"` work, like the names of Keras's initializers. Saved
 # models use the registered name, "keras_mimetic>MimeticMean".
 keras.saving.get_custom_objects().update(mimetic_mean=MimeticMean, MimeticMean=MimeticMean)
-# By name alone, the error says that it needs a sigma.
-keras.saving.get_custom_objects().update(mimetic_depthwise=MimeticDepthwise)

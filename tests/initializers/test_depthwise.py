@@ -172,8 +172,3 @@ def test_seed_generator_inside_a_trace_is_rejected():
     generator = keras.random.SeedGenerator(3)
     with pytest.raises(ValueError, match="SeedGenerator.*traced.*Use an integer seed"):
         traced(lambda: MimeticDepthwise(0.5, seed=generator)((3, 3, 4, 1)))
-
-
-def test_a_name_alone_asks_for_sigma():
-    with pytest.raises(ValueError, match=r"no default for `sigma`.*Received"):
-        keras.initializers.get("mimetic_depthwise")
