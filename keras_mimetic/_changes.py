@@ -126,5 +126,6 @@ def _with_change(row: WeightChange) -> WeightChange:
     factor = row.norm_after / row.norm_before
     if 0.5 <= factor <= 2:
         return row
-    what = f"norm changes by a factor of {factor:.2g}" if factor < 1000 else "was almost zero"
+    change = f"norm changes by a factor of {factor:.2g}"
+    what = "was almost zero" if row.norm_before < 1e-3 < row.norm_after else change
     return dataclasses.replace(row, note=f"{row.note}; {what}")

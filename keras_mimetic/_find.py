@@ -248,13 +248,14 @@ def check_model(name: str, model: object, inputs: Nested = None) -> None:
             f"Argument `{name}` must be a Keras model or layer. "
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
-    if not model.weights and inputs is not None:
+    # A model that makes some weights in `__init__` is not built before its first call.
+    if inputs is not None and not (model.weights and model.built):
         call_on_zeros(model, inputs)
     if not model.weights:
         raise ValueError(
             f"Argument `{name}` must have weights: call it once on data or zeros, as in "
-            "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input, or pass "
-            "`inputs` to `initialize`, which then builds it. "
+            "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input. `initialize` "
+            "and `measure` call it if they get `inputs`. "
             f"Received: {model.name!r}, which has no weights"
         )
     for layer in sublayers(model):

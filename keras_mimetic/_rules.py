@@ -55,7 +55,7 @@ class Redraw:
             return values_of(initializer(tuple(self.variable.shape), dtype="float32"))
         except ValueError as error:
             raise ValueError(
-                f"Rule {self.pattern!r} cannot draw {self.variable.path!r}: {error} An expression "
+                f"Rule {self.pattern!r} cannot draw {self.variable.path!r}: {error}. An expression "
                 "that ends in 'kernel' leaves biases out."
             ) from error
 

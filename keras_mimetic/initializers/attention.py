@@ -67,12 +67,17 @@ class AttentionProjection(NumPyInitializer):
 _sample_pair = functools.lru_cache(maxsize=1)(sample_pair)
 
 
+# Far beyond all that is of use, and within what every dtype and decomposition can hold.
+_SMALLEST, _LARGEST = 1e-6, 1e6
+
+
 def check_strengths(name: str, strengths: Any) -> Strengths:
     """Return the strengths of a pair as `(noise, identity)`, `"auto"` or `None`, or raise."""
     if strengths is None or is_auto(strengths):
         return strengths
     allowed = (
-        "'auto', None or a pair (noise, identity) of finite numbers with noise >= 0, not both 0"
+        "'auto', None or a pair (noise, identity) of numbers with noise >= 0, the larger of them "
+        f"between {_SMALLEST:g} and {_LARGEST:g} in absolute value"
     )
     message = f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}"
     if not isinstance(strengths, (tuple, list)):
@@ -80,7 +85,7 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
     if len(strengths) != 2:
         raise ValueError(message)
     noise, identity = (check_number(name, value) for value in strengths)
-    if noise < 0 or noise == identity == 0:
+    if noise < 0 or not _SMALLEST <= max(noise, abs(identity)) <= _LARGEST:
         raise ValueError(message)
     return noise, identity
 

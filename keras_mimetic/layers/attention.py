@@ -62,9 +62,10 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
             `value_output` (`spatial` in `benchmarks/results/query-key/table.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
-            (0.4, -0.4), from the same accounts. In our ViT it has the gain of attention, half of it
-            by its scale (`value_output` and `control` in the same table). Requires an
-            `output_shape` of one axis.
+            (0.4, -0.4), from the same accounts. In our ViT it accounts for most of the gain from
+            attention, half of it by its scale (`value_output` and `control` in
+            `benchmarks/results/confirm-attention/over-default.md`). Requires an `output_shape` of
+            one axis.
         causal: Whether the layer will be called with a causal mask, as in a language model. It
             only affects `query_key="auto"`, because that structure raised the loss of our causal
             language model (`qk` and `both` in `benchmarks/results/language-500/table.md`). Still

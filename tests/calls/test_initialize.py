@@ -587,8 +587,26 @@ class Unbuilt(keras.Model):
         return self.second(self.first(x))
 
 
+class _OwnTable(keras.Model):
+    """A model that makes a weight before its first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = self.add_weight(shape=(8,), initializer="ones", name="scale")
+        self.up, self.down = layers.Dense(32, "gelu"), layers.Dense(8)
+
+    def call(self, x):
+        return x + self.down(self.up(x * self.scale))
+
+
+def test_a_model_with_some_weights_is_built_by_its_inputs():
+    report = keras_mimetic.initialize(_OwnTable(), "mlp", inputs=np.ones((2, 8), "float32"), seed=0)
+    assert [row.path.rsplit("/", 1)[-1] for row in report.written] == ["kernel"]
+    assert keras_mimetic.measure(_OwnTable(), "mlp", inputs=np.ones((2, 8), "float32")).rows
+
+
 def test_a_model_without_weights_is_built_by_its_inputs():
-    with pytest.raises(ValueError, match="call it once.*ops.zeros.*or pass `inputs`") as caught:
+    with pytest.raises(ValueError, match="call it once.*ops.zeros.*get `inputs`") as caught:
         keras_mimetic.initialize(Unbuilt(), seed=0)
     # The error shows a line that works.
     model = Unbuilt()
