@@ -142,7 +142,8 @@ def fit_sigma(
     return float(sigma), float(np.clip(top, 0, 1)) ** 2
 
 
-@functools.lru_cache(maxsize=4)
+# Those of 25 x 25 pixels, the largest that are measured, take 80 MB.
+@functools.lru_cache(maxsize=2)
 def _forms(kernel_size: tuple[int, ...], centered: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return a grid of sigmas (points,), and their closed forms (points, n^2) of norm 1."""
     # The forms of large filters are slow to compute.
