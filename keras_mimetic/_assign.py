@@ -6,8 +6,8 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
+from keras_mimetic._graph.keras_internals import lock
 from keras_mimetic._patterns.kernels import Part, values_of
-from keras_mimetic._tracing.keras_internals import lock
 
 # A variable, or a part of one, and the values that a variable can be given.
 Weight: TypeAlias = keras.Variable | Part

@@ -7,22 +7,22 @@ from typing import Any
 import keras
 
 from keras_mimetic._checks import did_you_mean
-from keras_mimetic._patterns.kernels import overlap
-from keras_mimetic._patterns.site import Site
-from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
-from keras_mimetic._structures import STRUCTURES, Rules, default_names
-from keras_mimetic._tracing.arguments import call_on_zeros
-from keras_mimetic._tracing.graph import Graph
-from keras_mimetic._tracing.held_weights import HeldProjection
-from keras_mimetic._tracing.keras_internals import (
+from keras_mimetic._graph.arguments import call_on_zeros
+from keras_mimetic._graph.graph import Graph
+from keras_mimetic._graph.held_weights import HeldProjection
+from keras_mimetic._graph.keras_internals import (
     own_variables,
     preserve_state,
     sublayers,
 )
-from keras_mimetic._tracing.layer_paths import find_layer_paths
-from keras_mimetic._tracing.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
-from keras_mimetic._tracing.recorder import is_composite, reason, trace
-from keras_mimetic._tracing.symbol import Nested, Operation
+from keras_mimetic._graph.layer_paths import find_layer_paths
+from keras_mimetic._graph.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
+from keras_mimetic._graph.recorder import is_composite, reason, trace
+from keras_mimetic._graph.symbol import Nested, Operation
+from keras_mimetic._patterns.kernels import overlap
+from keras_mimetic._patterns.site import Site
+from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
+from keras_mimetic._structures import STRUCTURES, Rules, default_names
 from keras_mimetic.initializers.seeds import is_tracing
 
 

@@ -15,8 +15,7 @@ from keras.optimizers import Optimizer
 
 from keras_mimetic._assign import assign_all
 from keras_mimetic._find import check_model, check_not_traced, path_of
-from keras_mimetic._numerics.random import check_seed, fold_in
-from keras_mimetic._tracing.keras_internals import (
+from keras_mimetic._graph.keras_internals import (
     direct_sublayers,
     generator_states,
     learning_rate_of,
@@ -25,7 +24,8 @@ from keras_mimetic._tracing.keras_internals import (
     sublayers,
     trained_variables,
 )
-from keras_mimetic._tracing.recorder import reason
+from keras_mimetic._graph.recorder import reason
+from keras_mimetic._numerics.random import check_seed, fold_in
 from keras_mimetic._trained import steps_of
 from keras_mimetic.initializers.seeds import resolve_seed
 

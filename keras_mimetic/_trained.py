@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
+from keras_mimetic._graph.keras_internals import sublayers
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._rules import path_of
-from keras_mimetic._tracing.keras_internals import sublayers
 
 # Attributes of variables that layers initialize to a constant.
 _CONSTANT = ("gamma", "beta", "bias", "moving_mean", "moving_variance")

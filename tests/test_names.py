@@ -61,9 +61,9 @@ def test_the_import_brings_what_loading_a_model_needs_and_calls_bring_the_rest()
     # Neither SciPy's decompositions, nor matplotlib, nor threadpoolctl: what Keras and NumPy
     # have not imported is a few modules of the standard library.
     assert others <= {*sys.stdlib_module_names, "concurrent.futures.thread"}
-    for folder in ("_tracing", "_patterns", "_structures", "_initialize", "_measure", "callbacks"):
+    for folder in ("_graph", "_patterns", "_structures", "_initialize", "_measure", "callbacks"):
         assert not any(name.startswith(f"keras_mimetic.{folder}") for name in first)
-    assert {"keras_mimetic._initialize", "keras_mimetic._tracing.recorder"} <= then
+    assert {"keras_mimetic._initialize", "keras_mimetic._graph.recorder"} <= then
 
 
 def test_public_names_are_listed_and_others_are_none():

@@ -8,6 +8,10 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
+from keras_mimetic._graph.graph import Call, Graph
+from keras_mimetic._graph.keras_internals import attention_projection
+from keras_mimetic._graph.operations import ATTENTIONS, CONVOLUTIONS, strip_copies
+from keras_mimetic._graph.symbol import Nested
 from keras_mimetic._numerics.attention import PAIRS, ROLES
 from keras_mimetic._patterns import contents
 from keras_mimetic._patterns.causality import bound, is_causal, most_causal
@@ -22,10 +26,6 @@ from keras_mimetic._patterns.streams import (
     streams,
     ways_from_one_stream,
 )
-from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.keras_internals import attention_projection
-from keras_mimetic._tracing.operations import ATTENTIONS, CONVOLUTIONS, strip_copies
-from keras_mimetic._tracing.symbol import Nested
 
 CROSS = {
     "query_key": "cross-attention: query and key come from different streams",

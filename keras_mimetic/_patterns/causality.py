@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_mimetic._graph.graph import Call, walk_back
+from keras_mimetic._graph.operations import does, name_of
+from keras_mimetic._graph.recorder import is_composite
+from keras_mimetic._graph.symbol import Nested, Value
 from keras_mimetic._patterns.kernels import values_of
-from keras_mimetic._tracing.graph import Call, walk_back
-from keras_mimetic._tracing.operations import does, name_of
-from keras_mimetic._tracing.recorder import is_composite
-from keras_mimetic._tracing.symbol import Nested, Value
 
 # Maximum number of rows and columns of a mask that are inspected.
 _ENTRIES = 64

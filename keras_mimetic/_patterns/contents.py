@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from keras_mimetic._graph.graph import Call
 from keras_mimetic._patterns.heads import pair_heads
-from keras_mimetic._tracing.graph import Call
 
 GROUPED = "grouped-query attention: written only if `query_key` or `value_output` is given"
 SHARED_CHANNELS = "its heads share channels"

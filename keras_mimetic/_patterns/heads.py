@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_mimetic._graph.graph import Call
+from keras_mimetic._graph.operations import einsum_axes, name_of
 from keras_mimetic._patterns.layout import constant_along, spread
-from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.operations import einsum_axes, name_of
 
 
 class ProductAxes(NamedTuple):

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
-from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.operations import CONVOLUTIONS, channel_axis, einsum_axes
+from keras_mimetic._graph.graph import Call
+from keras_mimetic._graph.operations import CONVOLUTIONS, channel_axis, einsum_axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.operations import name_of
+from keras_mimetic._graph.graph import Call
+from keras_mimetic._graph.operations import name_of
 
 
 def spread(numbers: np.ndarray, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:

@@ -6,13 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 import keras
 import numpy as np
 
-from keras_mimetic._patterns import mlp_match
-from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
-from keras_mimetic._patterns.normalized import norm_over_channels
-from keras_mimetic._patterns.site import Site
-from keras_mimetic._patterns.streams import free_values
-from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import (
+from keras_mimetic._graph.graph import Call, Graph
+from keras_mimetic._graph.operations import (
     ATTENTIONS,
     CONVOLUTIONS,
     DEPTHWISE,
@@ -22,6 +17,11 @@ from keras_mimetic._tracing.operations import (
     name_of,
     strip_copies,
 )
+from keras_mimetic._patterns import mlp_match
+from keras_mimetic._patterns.kernels import Matrix, Part, matrix_of, values_of
+from keras_mimetic._patterns.normalized import norm_over_channels
+from keras_mimetic._patterns.site import Site
+from keras_mimetic._patterns.streams import free_values
 
 HEAD = "a head, which gives the model's output: set `mean` or `hidden_bias` to write it"
 NOT_REACHED = "no input of the model reaches it"

@@ -9,10 +9,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._patterns.layout import moved, spread
-from keras_mimetic._patterns.normalized import norm_over_channels
-from keras_mimetic._tracing.graph import Call, Graph, walk_back
-from keras_mimetic._tracing.operations import (
+from keras_mimetic._graph.graph import Call, Graph, walk_back
+from keras_mimetic._graph.operations import (
     CENTERING,
     POINTWISE,
     activates,
@@ -24,7 +22,9 @@ from keras_mimetic._tracing.operations import (
     name_of,
     own_activation,
 )
-from keras_mimetic._tracing.symbol import Operation, Value
+from keras_mimetic._graph.symbol import Operation, Value
+from keras_mimetic._patterns.layout import moved, spread
+from keras_mimetic._patterns.normalized import norm_over_channels
 
 BOTH_HALVES = "a gated MLP without an activation of one branch"
 GATED = "a gated MLP: set `mean` or `hidden_bias` to a number to write its gate"

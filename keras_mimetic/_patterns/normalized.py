@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
+from keras_mimetic._graph.graph import Call
+from keras_mimetic._graph.operations import channel_axis, does, name_of
+from keras_mimetic._graph.symbol import Value
 from keras_mimetic._patterns.layout import constant_along, moved, spread
-from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.operations import channel_axis, does, name_of
-from keras_mimetic._tracing.symbol import Value
 
 _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 # Maximum number of operations that are followed back from a tensor.

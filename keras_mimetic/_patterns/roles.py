@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_mimetic._graph.graph import Call, Graph
+from keras_mimetic._graph.operations import CONVOLUTIONS, does, is_depthwise, name_of
+from keras_mimetic._graph.symbol import Nested, Value
 from keras_mimetic._patterns import contents, heads
 from keras_mimetic._patterns.causality import any_causal, bound, most_causal
 from keras_mimetic._patterns.contents import (
@@ -26,9 +29,6 @@ from keras_mimetic._patterns.contents import (
 from keras_mimetic._patterns.kernels import matrix_of
 from keras_mimetic._patterns.layout import equal, moved, spread, without_repeats
 from keras_mimetic._patterns.streams import free_values
-from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import CONVOLUTIONS, does, is_depthwise, name_of
-from keras_mimetic._tracing.symbol import Nested, Value
 
 # Operations that keep the channel of each entry.
 _KEEPING = ("copy", "add", "scale", "normalize")

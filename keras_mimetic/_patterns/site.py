@@ -12,7 +12,7 @@ class Site:
 
     Attributes:
         structure: Name of the structure, such as `"mlp"`, set by each subclass.
-        layer_path: Path of the layer in the model (see `_tracing.layer_paths`), the same
+        layer_path: Path of the layer in the model (see `_graph.layer_paths`), the same
             each time the model is built.
         layer: The Keras layer.
         weights: Main variables by role, such as `{"kernel": ...}`, as named in reports.

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from keras_mimetic._tracing.graph import Call, Graph, walk_back
-from keras_mimetic._tracing.operations import (
+from keras_mimetic._graph.graph import Call, Graph, walk_back
+from keras_mimetic._graph.operations import (
     CONVOLUTIONS,
     SEPARABLE,
     does,
@@ -12,7 +12,7 @@ from keras_mimetic._tracing.operations import (
     is_projection,
     name_of,
 )
-from keras_mimetic._tracing.symbol import Operation, Value
+from keras_mimetic._graph.symbol import Operation, Value
 
 _SCALES = ("scale", "normalize")
 _REARRANGES = ("copy", "move", "slice", "pad", "pool")

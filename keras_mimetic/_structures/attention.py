@@ -6,13 +6,13 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, is_auto
+from keras_mimetic._graph.graph import Graph
+from keras_mimetic._graph.operations import ATTENTIONS
 from keras_mimetic._numerics import attention, products
 from keras_mimetic._numerics.attention import PAIRS
 from keras_mimetic._patterns.attention import AttentionSite, attention_site, find_attention
 from keras_mimetic._patterns.kernels import Part
 from keras_mimetic._structures import base
-from keras_mimetic._tracing.graph import Graph
-from keras_mimetic._tracing.operations import ATTENTIONS
 from keras_mimetic.initializers.attention import Strengths, check_strengths
 
 

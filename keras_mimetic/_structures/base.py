@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
+from keras_mimetic._graph.graph import Graph
 from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic._numerics.stats import array_norm, mean_and_std
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._tracing.graph import Graph
 
 # Images show at most this many channels of a product.
 MAX_IMAGE_CHANNELS = 64

@@ -10,15 +10,15 @@ import numpy as np
 from keras.layers import Layer
 
 from keras_mimetic._checks import check_number
+from keras_mimetic._graph.graph import Call, Graph
+from keras_mimetic._graph.operations import SEPARABLE, is_depthwise, name_of
+from keras_mimetic._graph.symbol import Value
 from keras_mimetic._numerics import depthwise
 from keras_mimetic._numerics.fans import fans, scaled_std
 from keras_mimetic._numerics.random import TRUNCATED_STD
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import base
-from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.operations import SEPARABLE, is_depthwise, name_of
-from keras_mimetic._tracing.symbol import Value
 from keras_mimetic.initializers.depthwise import check_gain
 
 # Of the largest filters to measure, whose closed forms take seconds.

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import AUTO, check_number, is_auto
+from keras_mimetic._graph.graph import Graph
+from keras_mimetic._graph.operations import is_projection
 from keras_mimetic._numerics import mlp
 from keras_mimetic._numerics.random import fold_in
 from keras_mimetic._numerics.stats import mean_and_std
@@ -14,8 +16,6 @@ from keras_mimetic._patterns.kernels import Part, rounded_to, values_of
 from keras_mimetic._patterns.mlp import MLPSite, find_mlps, mlp_site
 from keras_mimetic._patterns.mlp_match import INNER_NORM, WITH_DEPTHWISE
 from keras_mimetic._structures import base
-from keras_mimetic._tracing.graph import Graph
-from keras_mimetic._tracing.operations import is_projection
 
 
 class MLPSettings(TypedDict, total=False):

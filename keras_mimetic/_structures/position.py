@@ -11,14 +11,14 @@ import numpy as np
 from keras.layers import Layer
 
 from keras_mimetic._checks import AUTO, check_number, is_auto
+from keras_mimetic._graph.graph import Call, Graph, walk_back
+from keras_mimetic._graph.keras_internals import is_keras_class, is_tensor, own_variables
+from keras_mimetic._graph.operations import does, name_of
+from keras_mimetic._graph.symbol import Value
 from keras_mimetic._numerics.position import explained_by_sinusoids, sin_cos_table
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import base
-from keras_mimetic._tracing.graph import Call, Graph, walk_back
-from keras_mimetic._tracing.keras_internals import is_keras_class, is_tensor, own_variables
-from keras_mimetic._tracing.operations import does, name_of
-from keras_mimetic._tracing.symbol import Value
 
 # Root mean square entry of the tables of image patches, by default.
 PATCHES_RMS = 0.5

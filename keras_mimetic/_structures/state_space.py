@@ -8,12 +8,12 @@ import keras
 import numpy as np
 
 from keras_mimetic._checks import check_choice, check_number
+from keras_mimetic._graph.graph import Graph
 from keras_mimetic._numerics import state_space
 from keras_mimetic._numerics.mlp import expected_part
 from keras_mimetic._numerics.products import diagonal, expected_diagonal
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import base
-from keras_mimetic._tracing.graph import Graph
 from keras_mimetic.layers.state_space import MimeticStateSpace
 
 

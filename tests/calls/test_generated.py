@@ -132,7 +132,7 @@ for description in json.loads(sys.argv[2]):
 def test_another_process_gives_the_same_weights():
     if not SEEN:
         pytest.skip("test_invariants has seen no models")
-    folders = [str(paths.TESTS / "calls"), str(paths.TESTS)]
+    folders = [str(paths.TESTS / "calls"), str(paths.HELPERS)]
     arguments = [json.dumps(folders), json.dumps([*SEEN])]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments], capture_output=True, text=True

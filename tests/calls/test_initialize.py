@@ -21,7 +21,7 @@ from keras_mimetic._structures import STRUCTURES
 DRAWN = ("attention", "depthwise")
 GOLDEN = paths.GOLDEN / "initialize.npz"
 # Where another process finds this module and what it imports.
-FOLDERS = [str(paths.TESTS / "calls"), str(paths.TESTS)]
+FOLDERS = [str(paths.TESTS / "calls"), str(paths.HELPERS)]
 
 
 def body(x, width=8):

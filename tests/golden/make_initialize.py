@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "calls"), str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent / "calls"), str(HERE.parent / "helpers")]
 
 from test_initialize import DRAWN, by_place, keras_mimetic, make  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""The sites of the models in tests/zoo.py agree with the table in the docs."""
+"""The sites of the models in tests/helpers/zoo.py agree with the table in the docs."""
 
 import re
 
@@ -8,7 +8,7 @@ import zoo
 
 @pytest.mark.parametrize("name", zoo.installed())
 def test_every_backend_gives_the_table_of_the_docs(name):
-    """A line differs if more or fewer sites are found; `python tests/zoo.py` writes the table."""
+    """A line differs if more or fewer sites are found; `zoo.py` writes the table."""
     assert zoo.row(name) in zoo.TABLE.read_text().splitlines()
 
 

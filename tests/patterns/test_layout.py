@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keras_mimetic._graph.graph import Call
+from keras_mimetic._graph.symbol import Foreign, Value
 from keras_mimetic._patterns.layout import constant_along, equal, moved, spread
-from keras_mimetic._tracing.graph import Call
-from keras_mimetic._tracing.symbol import Foreign, Value
 
 
 def after(name, array, *shapes):

@@ -7,10 +7,10 @@ from keras import layers, ops
 
 import keras_mimetic
 from keras_mimetic._find import find_sites
+from keras_mimetic._graph.keras_internals import sublayers
+from keras_mimetic._graph.layer_paths import find_layer_paths
+from keras_mimetic._graph.recorder import trace
 from keras_mimetic._structures import STRUCTURES
-from keras_mimetic._tracing.keras_internals import sublayers
-from keras_mimetic._tracing.layer_paths import find_layer_paths
-from keras_mimetic._tracing.recorder import trace
 
 
 def sites_of(model, structure, rules=None):

@@ -3,7 +3,7 @@
 Functional, sequential, subclassed and nested models all have the same form: the calls
 of plain layers and of `keras.ops`, in order, and the tensors between them. The model
 is called once, on symbolic tensors without values (see
-`keras_mimetic._tracing.recorder`).
+`keras_mimetic._graph.recorder`).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._tracing.symbol import Args, Kwargs, Value
+from keras_mimetic._graph.symbol import Args, Kwargs, Value
 
 
 @dataclasses.dataclass(eq=False)

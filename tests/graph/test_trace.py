@@ -9,8 +9,8 @@ from keras import layers, ops
 
 import keras_mimetic
 from keras_mimetic._find import find_sites
-from keras_mimetic._tracing.keras_internals import sublayers
-from keras_mimetic._tracing.recorder import reason, trace
+from keras_mimetic._graph.keras_internals import sublayers
+from keras_mimetic._graph.recorder import reason, trace
 
 BACKEND = keras.backend.backend()
 

@@ -1,22 +1,22 @@
 """Small models of the kinds that people have, and what the finder makes of them.
 
-    python tests/zoo.py
+    python tests/helpers/zoo.py
 
 writes docs/compatibility.md; test_compatibility.py asks that every backend gives that table.
 """
 
 import importlib.util
-import pathlib
 import warnings
 
 import keras
 import numpy as np
+import paths
 from keras import layers, ops
 
 from keras_mimetic._find import find_sites
 
 KINDS = ("attention", "mlp", "depthwise")
-TABLE = pathlib.Path(__file__).parent.parent / "docs" / "compatibility.md"
+TABLE = paths.ROOT / "docs" / "compatibility.md"
 
 MODELS = {}
 
@@ -632,7 +632,7 @@ def main():
         "# Compatibility\n\nHow many attentions, MLPs and depthwise convolutions models have, how "
         "many of them `initialize` lists, and how\nmany it writes: exist / listed / written. What "
         "is listed and not written has a reason in the report. Small models of\neach kind, the "
-        "same on all three backends; made by `python tests/zoo.py`.\n\n"
+        "same on all three backends; made by `python tests/helpers/zoo.py`.\n\n"
     )
     lines = ["| model | attention | MLP | depthwise |", "|---|---|---|---|"]
     lines += [row(name) for name in installed()]

@@ -7,15 +7,15 @@ import contextlib
 import importlib
 import io
 import os
-import pathlib
 import subprocess
 import sys
 import traceback
 import warnings
 
 import keras
+import paths
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = paths.ROOT
 
 
 def run(script, *arguments, in_process=True):

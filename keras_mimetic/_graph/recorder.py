@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 
-from keras_mimetic._tracing import keras_internals
-from keras_mimetic._tracing.arguments import arguments_of
-from keras_mimetic._tracing.graph import Call, Graph
-from keras_mimetic._tracing.held_weights import Held, Owners, held_projection, set_biases
-from keras_mimetic._tracing.operations import (
+from keras_mimetic._graph import keras_internals
+from keras_mimetic._graph.arguments import arguments_of
+from keras_mimetic._graph.graph import Call, Graph
+from keras_mimetic._graph.held_weights import Held, Owners, held_projection, set_biases
+from keras_mimetic._graph.operations import (
     ATTENTIONS,
     CENTERING,
     CONVOLUTIONS,
@@ -30,7 +30,7 @@ from keras_mimetic._tracing.operations import (
     einsum_axes,
     name_of,
 )
-from keras_mimetic._tracing.symbol import (
+from keras_mimetic._graph.symbol import (
     Args,
     Foreign,
     Function,

@@ -16,7 +16,7 @@ import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.layers import layer as keras_layer
 
-from keras_mimetic._tracing.symbol import (
+from keras_mimetic._graph.symbol import (
     Args,
     Function,
     Kwargs,

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_mimetic._tracing.graph import Graph
-from keras_mimetic._tracing.operations import (
+from keras_mimetic._graph.graph import Graph
+from keras_mimetic._graph.operations import (
     does,
     is_matrix_on_last_axis,
     name_of,
     own_activation,
 )
-from keras_mimetic._tracing.symbol import Args, Foreign, Operation, Value
+from keras_mimetic._graph.symbol import Args, Foreign, Operation, Value
 
 
 @dataclasses.dataclass(eq=False)

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_mimetic._tracing.graph import walk_back
-from keras_mimetic._tracing.symbol import Foreign, Function, Nested, Operation, Value
+from keras_mimetic._graph.graph import walk_back
+from keras_mimetic._graph.symbol import Foreign, Function, Nested, Operation, Value
 
 ATTENTIONS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)

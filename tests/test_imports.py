@@ -1,14 +1,14 @@
-"""Imports within the package run one way, from floor to floor."""
+"""Imports within the package run one way, down the list of folders."""
 
 import ast
 
 import paths
 
 PACKAGE = paths.ROOT / "keras_mimetic"
-# From below. A file imports from its own floor and those before it.
-FLOORS = ("_numerics", "_tracing", "initializers", "layers", "_patterns", "_structures", "calls")
-# Files of the top folder that every floor may use.
-GROUND = {"_checks"}
+# A file imports from its own folder and those before it.
+FOLDERS = ("_numerics", "_graph", "initializers", "layers", "_patterns", "_structures", "calls")
+# Files of the top folder that every other may use.
+SHARED = {"_checks"}
 
 
 def modules():
@@ -31,11 +31,11 @@ def modules():
     }
 
 
-def floor(name):
+def position(name):
     parts = name.split(".")
-    if parts[-1] in GROUND and len(parts) == 2:
+    if parts[-1] in SHARED and len(parts) == 2:
         return -1
-    return FLOORS.index(parts[1] if len(parts) > 1 and parts[1] in FLOORS else "calls")
+    return FOLDERS.index(parts[1] if len(parts) > 1 and parts[1] in FOLDERS else "calls")
 
 
 def test_imports_run_one_way():
@@ -43,7 +43,7 @@ def test_imports_run_one_way():
         f"{name} imports {other}"
         for name, others in modules().items()
         for other in others
-        if floor(other) > floor(name)
+        if position(other) > position(name)
     ]
     assert not wrong
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import keras
 
-from keras_mimetic._tracing.keras_internals import input_structure
-from keras_mimetic._tracing.symbol import Kwargs, Nested
+from keras_mimetic._graph.keras_internals import input_structure
+from keras_mimetic._graph.symbol import Kwargs, Nested
 
 # Arguments of `call` that do not change the graph.
 _FLAGS = ("training", "mask")

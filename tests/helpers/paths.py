@@ -2,7 +2,8 @@
 
 import pathlib
 
-TESTS = pathlib.Path(__file__).parent
+HELPERS = pathlib.Path(__file__).parent
+TESTS = HELPERS.parent
 ROOT = TESTS.parent
 GOLDEN = TESTS / "golden"
 EXAMPLES = ROOT / "examples"

@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from keras_mimetic._tracing.keras_internals import sublayers
+from keras_mimetic._graph.keras_internals import sublayers
 
 _CONTAINERS = (list, tuple, dict)
 
