@@ -1,8 +1,11 @@
 """Small sizes of models that people train: those of KerasHub and Keras itself, and well-known ones.
 
 They have their authors' initial weights, drawn from Keras's global seed, take images of integers in
-[0, 255] and return logits. Dropout and stochastic depth are off, as in all models compared here.
+[0, 255] (or bytes of text) and return logits. Dropout and stochastic depth are off, as in all
+models compared here.
 """
+
+import math
 
 import keras
 from keras import layers
@@ -38,6 +41,28 @@ def hub_swin(image_shape, classes):
     )
     pool = layers.GlobalAveragePooling1D()
     return _classifier(image_shape, lambda x: pool(backbone(x)), classes)
+
+
+def distilbert(image_shape, classes):
+    """Return KerasHub's DistilBERT on bytes: a norm after each part, learned positions.
+
+    Width 64, 4 blocks; all kernels from a truncated normal of 0.02.
+    """
+    import keras_hub
+
+    backbone = keras_hub.models.DistilBertBackbone(
+        vocabulary_size=256,
+        num_layers=4,
+        num_heads=2,
+        hidden_dim=64,
+        intermediate_dim=256,
+        dropout=0.0,
+        max_sequence_length=math.prod(image_shape),
+    )
+    inputs = keras.Input(image_shape, dtype="uint8")
+    tokens = keras.ops.cast(layers.Reshape((-1,))(inputs), "int32")
+    x = backbone({"token_ids": tokens, "padding_mask": keras.ops.ones_like(tokens)})
+    return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling1D()(x)))
 
 
 def mobilenet(image_shape, classes):
@@ -114,6 +139,7 @@ def _classifier(image_shape, body, classes):
 MODELS = {
     "hub_vit": hub_vit,
     "hub_swin": hub_swin,
+    "distilbert": distilbert,
     "cct": cct,
     "convnext_stages": convnext_stages,
     "mobilenet": mobilenet,

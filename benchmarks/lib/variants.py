@@ -25,7 +25,7 @@ MODELS = (
     *("mixer_tokens", "mlp_unit_relu", "mlp_unit_gelu"),
     *("mlp_standardized_relu", "mlp_standardized_gelu"),
     # Of real_models.py.
-    *("hub_vit", "hub_swin", "cct", "convnext_stages", "mobilenet"),
+    *("hub_vit", "hub_swin", "cct", "convnext_stages", "mobilenet", "distilbert"),
 )
 NO_STRUCTURE = {"mean": None, "hidden_bias": None}
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
