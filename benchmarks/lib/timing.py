@@ -9,6 +9,7 @@ import statistics
 import time
 
 import keras
+import numpy as np
 from scipy.stats import quantile_test
 
 from common import folders
@@ -17,6 +18,9 @@ COLUMNS = (
     *("what", "ours", "beside", "takes", "ratio", "95 % interval"),
     *("fastest rounds", "rounds", "aim, at most", "met"),
 )
+
+# What follows the description of a row, and its clock.
+CLOCKS = {"": time.process_time, ", wall clock": time.perf_counter}
 
 
 @dataclasses.dataclass
@@ -81,24 +85,36 @@ def processor():
     return f", family {info.get('cpu family', '?')} model {info['model']}, {avx512}"
 
 
-def rounds(ours, theirs, repeats, *, clock=time.perf_counter, warm=1, pause=0.0):
-    """Return the seconds of both, in rounds that call both, so that noise slows both.
+def compare(what, ours, beside, theirs, repeats, *, aim=None, warm=1):
+    """Yield a row for each of the `CLOCKS`, all from the same rounds."""
+    for name, mine, other in zip(CLOCKS, *rounds([ours, theirs], repeats, warm), strict=True):
+        yield Row(what + name, mine, beside, other, aim)
 
-    `warm` calls come first, unmeasured, which compile and allocate. A pause before each call lets
-    the other's threads, which spin a while after their work, go to sleep where `clock` would count
-    them.
+
+def alone(what, function, repeats, *, aim=None):
+    """Yield a row for each of the `CLOCKS`. The first call is in its text, the others are timed."""
+    (times,) = rounds([function], repeats + 1, warm=0)
+    for name, (first, *others) in zip(CLOCKS, times, strict=True):
+        yield Row(f"{what}{name}; first call {seconds(first)}", others, aim=aim)
+
+
+def rounds(functions, repeats, warm=1):
+    """Return seconds by clock for each function, in rounds of all, so that noise slows all.
+
+    `warm` rounds come first, unmeasured, which compile and allocate.
     """
-    for function in (theirs, ours) * warm:
+    backward = functions[::-1]
+    for function in backward * warm:
         function()
-    times = {ours: [], theirs: []}
+    times = {function: [] for function in functions}
     for number in range(repeats):
-        # The order alternates too, because the second may find a warmer cache.
-        for function in (theirs, ours) if number % 2 else (ours, theirs):
-            time.sleep(pause)
-            start = clock()
+        # The order alternates, because the second may find a warmer cache.
+        for function in backward if number % 2 else functions:
+            start = [clock() for clock in CLOCKS.values()]
             function()
-            times[function].append(clock() - start)
-    return times[ours], times[theirs]
+            ends = [clock() for clock in CLOCKS.values()]
+            times[function].append(np.subtract(ends, start))
+    return [np.transpose(found) for found in times.values()]
 
 
 def median_interval(values):

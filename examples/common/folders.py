@@ -160,7 +160,8 @@ def _with_numbers(row):
     for name in row:
         if name in ("learning_rate", "seconds") or name.endswith(("_accuracy", "_loss")):
             row[name] = float(row[name])
-    row["seed"] = int(row["seed"])
+        elif name == "seed":
+            row[name] = int(row[name])
     return row
 
 
