@@ -78,7 +78,7 @@ def _hint(name: str) -> str:
         module = importlib.import_module(f"{__name__}.{part}")
         if name in module.__all__:
             return f". It is {module.__name__}.{name}"
-    return did_you_mean(name.lower(), __all__)
+    return did_you_mean(name, __all__)
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
+# Far beyond all that is of use, and within what float32 and decompositions can hold.
+LARGEST = 1e6
 
 
 def is_auto(value: Any) -> bool:
@@ -50,8 +52,8 @@ def check_number(
     name: str,
     value: Any,
     *,
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float = -LARGEST,
+    high: float = LARGEST,
     above: float = -math.inf,
     below: float = math.inf,
     or_: tuple[T, ...] = (),
@@ -64,14 +66,14 @@ def check_number(
     # Arrays compare elementwise, so check the type first.
     if isinstance(value, (str, type(None))) and value in or_:
         return value
-    limits = ((">=", low), (">", above), ("<=", high), ("<", below))
-    interval = " and ".join(f"{sign} {limit:g}" for sign, limit in limits if math.isfinite(limit))
+    least = f"> {above:g}" if above >= low else f">= {low:g}"
+    most = f"< {below:g}" if below <= high else f"<= {high:g}"
     choices = f"{', '.join(map(repr, or_))} or " if or_ else ""
-    allowed = f"{choices}a finite number {interval}".rstrip()
+    allowed = f"{choices}a finite number {least} and {most}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
-            f"Argument `{name}` must be {allowed}. "
-            f"Received: {name}={value!r} (of type {type(value).__name__})"
+            f"Argument `{name}` must be {allowed}. Received: {name}={value!r} "
+            f"(of type {type(value).__name__}){did_you_mean(value, or_)}"
         )
     try:
         number = float(value)
@@ -94,7 +96,10 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     choices = tuple(choices)
     if not isinstance(value, (str, type(None))) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"Argument `{name}` must be one of {listed}. Received: {name}={value!r}")
+        raise ValueError(
+            f"Argument `{name}` must be one of {listed}. "
+            f"Received: {name}={value!r}{did_you_mean(value, choices)}"
+        )
     return value
 
 
@@ -116,10 +121,11 @@ def check_shape(shape: Any) -> tuple[int, ...]:
     return tuple(operator.index(dim) for dim in shape)
 
 
-def did_you_mean(value: Any, known: Iterable[str]) -> str:
+def did_you_mean(value: Any, known: Iterable[Any]) -> str:
     """Return a question that ends an error about a name, or `""` if no known name is like it."""
-    near = difflib.get_close_matches(str(value), list(known), n=1)
-    return f". Did you mean {near[0]!r}?" if near else ""
+    names = {name.lower(): name for name in known if isinstance(name, str)}
+    near = difflib.get_close_matches(str(value).lower(), names, n=1)
+    return f". Did you mean {names[near[0]]!r}?" if near else ""
 
 
 def printable(text: str) -> str:

@@ -248,6 +248,12 @@ def check_model(name: str, model: object, inputs: Nested = None) -> None:
             f"Argument `{name}` must be a Keras model or layer. "
             f"Received: {name}={model!r} (of type {type(model).__name__})"
         )
+    if isinstance(inputs, tuple) and inputs and all(isinstance(x, int | None) for x in inputs):
+        shape = tuple(1 if x is None else x for x in inputs)
+        raise ValueError(
+            "Argument `inputs` takes example arrays, not their shape, such as "
+            f"inputs=keras.ops.zeros({shape}). Received: inputs={inputs}"
+        )
     # A model that makes some weights in `__init__` is not built before its first call.
     if inputs is not None and not (model.weights and model.built):
         call_on_zeros(model, inputs)
@@ -261,7 +267,7 @@ def check_model(name: str, model: object, inputs: Nested = None) -> None:
     for layer in sublayers(model):
         if getattr(layer, "quantization_mode", None) is not None:
             raise ValueError(
-                f"Argument `{name}` must not be quantized: its weights are codes. Take the model "
+                "Argument `model` must not be quantized: its weights are codes. Take the model "
                 f"as it was before. Received: a model whose layer {path_of(layer)!r} is quantized"
             )
 

@@ -13,7 +13,7 @@ from keras_mimetic._numerics.random import check_seed
 from keras_mimetic._patterns.mlp import MLPSite
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._report import Report, WeightChange
-from keras_mimetic._structures import STRUCTURES, Rules, Structures
+from keras_mimetic._structures import STRUCTURES, Rules, Structures, layers_for
 from keras_mimetic._trained import check_no_lora, why_trained
 from keras_mimetic.initializers.seeds import resolve_seed
 
@@ -208,10 +208,11 @@ def _after_trained_norms(sites: list[Site]) -> tuple[str, ...]:
 
 
 def _warn_of_nothing(names: Iterable[str], rows: Sequence[WeightChange], dry_run: bool) -> None:
-    looked = ", ".join(STRUCTURES[name].looks_for for name in names)
     skipped = len({row.layer_path for row in rows if row.structure})
-    why = [f"{skipped} found and skipped; print the report for the reasons"] if skipped else []
-    why += [f"{row.path} {row.note}" for row in rows if not row.structure]
-    found = "; ".join(why) or "none were found"
+    found = f"{skipped} found and skipped" if skipped else "none were found"
+    if untraced := [row.path for row in rows if not row.structure]:
+        more = f" and {len(untraced) - 3} more" if len(untraced) > 3 else ""
+        found += f", and {', '.join(untraced[:3])}{more} could not be traced"
+    why = "; print the report for the reasons" if rows else ""
     verb = "would write" if dry_run else "wrote"
-    warn(f"initialize {verb} no weight. It looked for {looked}: {found}.")
+    warn(f"initialize {verb} no weight. It looked for {layers_for(names)}: {found}{why}.")

@@ -291,7 +291,7 @@ def _cell(rows: list[Measurement], column: FigureSpec) -> str:
     if not values:
         return "-"
     middle = sum(values) / len(values)
-    text = format(middle, column.format_spec)
+    text = _shown(middle, column.format_spec)
     mean, deviation = found[0].untrained_mean, found[0].untrained_std
     # Heads of untrained weights are independent.
     if mean is not None and deviation is not None and not math.isnan(deviation):
@@ -300,8 +300,14 @@ def _cell(rows: list[Measurement], column: FigureSpec) -> str:
         is_far = abs(middle - mean) > limit if limit else float(text) != mean
         text += "*" if is_far else ""
     if len(values) > 1:
-        text += f" [{min(values):{column.format_spec}} to {max(values):{column.format_spec}}]"
+        low, high = (_shown(x, column.format_spec) for x in (min(values), max(values)))
+        text += f" [{low} to {high}]"
     return text
+
+
+def _shown(value: float, format_spec: str) -> str:
+    """Format a figure, with an exponent if it is so large that its decimals do not matter."""
+    return format(value, format_spec.replace("f", "g") if abs(value) >= 1e5 else format_spec)
 
 
 def _untrained_cell(rows: list[Measurement], column: FigureSpec) -> str:

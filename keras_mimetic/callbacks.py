@@ -11,7 +11,7 @@ from keras_mimetic._find import check_model, find_sites
 from keras_mimetic._measure import check_measured_names, measure_site
 from keras_mimetic._numerics.stats import mean_and_std
 from keras_mimetic._patterns.site import Site
-from keras_mimetic._structures import STRUCTURES, Rules, StructureName
+from keras_mimetic._structures import STRUCTURES, Rules, StructureName, layers_for
 from keras_mimetic._structures.base import Figure
 
 __all__ = ["StructureLogger"]
@@ -127,7 +127,7 @@ class StructureLogger(keras.callbacks.Callback):
         self._known = {}
         sites = find_sites(self.model, self.structures, self.rules, self.inputs).sites
         if not sites:
-            looked = ", ".join(STRUCTURES[name].looks_for for name in self.structures)
+            looked = layers_for(self.structures)
             warn(f"StructureLogger found nothing to measure. It looked for {looked}.")
         return sites
 

@@ -1,6 +1,6 @@
 """The registry of structures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypedDict
 
 import keras
@@ -71,6 +71,11 @@ def register(structure: Structure) -> None:
 def default_names() -> tuple[str, ...]:
     """Return the names of the structures that are on by default."""
     return tuple(name for name, structure in STRUCTURES.items() if structure.by_default)
+
+
+def layers_for(names: Iterable[str]) -> str:
+    """Return what structures look for, for warnings."""
+    return ", ".join(STRUCTURES[name].looks_for.partition(" (")[0] for name in names)
 
 
 def compound_layers() -> tuple[type, ...]:

@@ -19,7 +19,6 @@ from keras_mimetic._numerics.random import TRUNCATED_STD
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._structures import base
-from keras_mimetic.initializers.depthwise import check_gain
 
 # Of the largest filters to measure, whose closed forms take seconds.
 _MOST_PIXELS = 625
@@ -107,7 +106,7 @@ class Depthwise(base.Structure):
 
     def check(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {
-            "gain": check_gain("gain", settings["gain"], more=("keep",)),
+            "gain": check_number("gain", settings["gain"], above=0, or_=("keep", *depthwise.GAINS)),
             "sigma_0": check_number("sigma_0", settings["sigma_0"], above=0),
             "velocity": check_number("velocity", settings["velocity"]),
             "acceleration": check_number("acceleration", settings["acceleration"]),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_mimetic._checks import check_number, is_auto
+from keras_mimetic._checks import AUTO, LARGEST, check_number, did_you_mean, is_auto
 from keras_mimetic._numerics.attention import PAIRS, sample_pair
 from keras_mimetic._numerics.random import check_seed
 from keras_mimetic.initializers.base import NumPyInitializer
@@ -67,8 +67,8 @@ class AttentionProjection(NumPyInitializer):
 _sample_pair = functools.lru_cache(maxsize=1)(sample_pair)
 
 
-# Far beyond all that is of use, and within what every dtype and decomposition can hold.
-_SMALLEST, _LARGEST = 1e-6, 1e6
+# What decompositions can tell from zero.
+_SMALLEST = 1e-6
 
 
 def check_strengths(name: str, strengths: Any) -> Strengths:
@@ -77,15 +77,18 @@ def check_strengths(name: str, strengths: Any) -> Strengths:
         return strengths
     allowed = (
         "'auto', None or a pair (noise, identity) of numbers with noise >= 0, the larger of them "
-        f"between {_SMALLEST:g} and {_LARGEST:g} in absolute value"
+        f"between {_SMALLEST:g} and {LARGEST:g} in absolute value"
     )
-    message = f"Argument `{name}` must be {allowed}. Received: {name}={strengths!r}"
+    message = (
+        f"Argument `{name}` must be {allowed}. "
+        f"Received: {name}={strengths!r}{did_you_mean(strengths, [AUTO])}"
+    )
     if not isinstance(strengths, (tuple, list)):
         raise TypeError(message)
     if len(strengths) != 2:
         raise ValueError(message)
     noise, identity = (check_number(name, value) for value in strengths)
-    if noise < 0 or not _SMALLEST <= max(noise, abs(identity)) <= _LARGEST:
+    if noise < 0 or max(noise, abs(identity)) < _SMALLEST:
         raise ValueError(message)
     return noise, identity
 

@@ -75,7 +75,7 @@ class MimeticDepthwise(NumPyInitializer):
         self, sigma: float, gain: float | Literal["keras", "fan_in"] = "keras", seed: Any = None
     ) -> None:
         self.sigma = check_number("sigma", sigma, above=0)
-        self.gain = check_gain("gain", gain)
+        self.gain = check_number("gain", gain, above=0, or_=GAINS)
         super().__init__(seed)
 
     def sample(self, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -99,14 +99,3 @@ class MimeticDepthwise(NumPyInitializer):
             "gain": self.gain,
             "seed": self.serialized_seed(),
         }
-
-
-def check_gain(name: str, gain: Any, more: tuple[str, ...] = ()) -> float | str:
-    """Return `gain` if it is in `GAINS` or `more`, or a finite number > 0; otherwise raise."""
-    choices = (*more, *GAINS)
-    if isinstance(gain, str) and gain not in choices:
-        raise ValueError(
-            f"Argument `{name}` must be {', '.join(map(repr, choices))} or a finite number > 0. "
-            f"Received: {name}={gain!r}"
-        )
-    return check_number(name, gain, above=0, or_=choices)

@@ -33,13 +33,14 @@ NO_FLAG = [0, 1, None, "True", [True], np.True_, NAN]
 NO_CHOICE = ["nothing", "", 1, 0.5, [], True]
 COUNT = [*NO_INTEGER, *NOT_POSITIVE]
 OPTIONAL_COUNT = [value for value in COUNT if value is not None]
-NUMBER = [*NO_NUMBER, NAN, INF, -INF, 10**400]
+NUMBER = [*NO_NUMBER, NAN, INF, -INF, 10**400, 1e39, -1.1e6]
 POSITIVE = [*NUMBER, *NOT_POSITIVE, *drawn(-9, 0)]
 FRACTION = [*NUMBER, 1, *drawn(1, 9), *drawn(-9, 0)]
 SEED = [value for value in NO_INTEGER if value is not None] + [-1, -(2**40)]
 OPTIONAL_NUMBER = [value for value in NUMBER if value is not None]
 NO_INITIALIZER = [None, "nothing", 3, [], 0.5]
 NO_PAIR = [0.7, "ab", (), (1,), (1, 2, 3), (0, 0), (-1, 0), ("a", 1), (NAN, 1), (1, INF), {}, True]
+NO_PAIR += [(1e39, 0), (1, -1e7)]
 NO_SHAPE = [3, None, "33", (3, -1), (3, None), (3, 1.5), {3: 3}, {3, 4}, object()]
 NO_DTYPE = ["int32", "bool", "nothing", 3]
 
@@ -168,7 +169,7 @@ SETTINGS = {
     "position": {"rms": ["nothing", 0, "1", NAN]},
 }
 INPUTS = [
-    *("x", b"x", True, 3, 1.5, [], (), {}, [3], {"keras_tensor": True}, object()),
+    *("x", b"x", True, 3, 1.5, [], (), {}, [3], {"keras_tensor": True}, object(), (2, 6, 8)),
     *(keras.KerasTensor(shape) for shape in [(None, 5, 8), (None, 6), (None, 6, 9)]),
     {"nothing": keras.KerasTensor((None, 6, 8))},
 ]

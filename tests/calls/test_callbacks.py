@@ -114,8 +114,9 @@ def test_weights_that_become_nan(figures):
     assert titles == [name for name in logger.history[0] if name != "epoch"]
 
 
-def test_a_model_without_structures():
-    model = compiled(keras.Sequential([keras.Input((6, 16)), layers.Dense(16)]))
+@pytest.mark.parametrize("first", [[keras.Input((6, 16))], []], ids=["built", "built by fit"])
+def test_a_model_without_structures(first):
+    model = compiled(keras.Sequential([*first, layers.Dense(16)]))
     with pytest.warns(UserWarning, match="StructureLogger found nothing to measure. It looked"):
         fit(model, StructureLogger(), epochs=1)
 

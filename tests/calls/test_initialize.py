@@ -682,7 +682,7 @@ def test_rejected_models():
             ValueError,
             "must not both be None",
         ),
-        ({"structures": {"depthwise": {"gain": "he"}}}, ValueError, "gain='he'"),
+        ({"structures": {"depthwise": {"gain": "he"}}}, TypeError, "gain='he'"),
         ({"structures": {"depthwise": {"sigma_0": 0}}}, ValueError, "sigma_0=0"),
         ({"structures": {"depthwise": {"velocity": -9}}}, ValueError, "width > 0 at every depth"),
         ({"seed": -1}, ValueError, "seed=-1"),
@@ -912,10 +912,10 @@ def test_weights_that_appear_trained_need_force(name, tmp_path):
 
 def test_writing_nothing_warns():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    with pytest.warns(UserWarning, match="wrote no weight. It looked for MLPs .*none were found"):
+    with pytest.warns(UserWarning, match="wrote no weight. It looked for MLPs, .*none were found"):
         keras_mimetic.initialize(model, seed=0)
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4, "relu"), layers.Dense(8)])
-    with pytest.warns(UserWarning, match="1 found and skipped"):
+    with pytest.warns(UserWarning, match="1 found and skipped; print the report for the reasons"):
         keras_mimetic.initialize(model, "mlp", seed=0)
 
 
@@ -957,8 +957,9 @@ def test_arguments_by_name():
     x, scale = np.ones((2, 8), "float32"), np.ones((2, 1), "float32")
     model = Conditioned()
     model(x, scale=scale)
-    with pytest.warns(UserWarning, match="conditioned could not be traced.*'scale'.*pass `inputs`"):
-        keras_mimetic.initialize(model, seed=0)
+    with pytest.warns(UserWarning, match="conditioned could not be traced; print the report"):
+        (row,) = keras_mimetic.initialize(model, seed=0).rows
+    assert "'scale' is unknown: pass `inputs`" in row.note
     report = keras_mimetic.initialize(model, seed=0, inputs={"x": x, "scale": scale})
     assert [row.note for row in report.written] == [
         "mean -1 (after LayerNorm)",
@@ -1112,6 +1113,9 @@ def test_inputs_that_a_built_model_cannot_take():
         for call in (keras_mimetic.initialize, keras_mimetic.measure):
             with pytest.raises(ValueError, match=rf"`inputs` .* takes \(x, scale\).*{shown}"):
                 call(model, inputs=inputs)
+    for shape in ((1, 8), (None, 8)):
+        with pytest.raises(ValueError, match=r"such as inputs=keras.ops.zeros\(\(1, 8\)\)"):
+            keras_mimetic.initialize(model, inputs=shape)
     # Not the fault of the inputs.
     with pytest.warns(UserWarning, match="scaled could not be traced"):
         keras_mimetic.initialize(model, seed=0, inputs=(x, x))

@@ -337,6 +337,15 @@ def test_a_model_without_these_layers():
         measured.plot()
 
 
+def test_large_figures_are_short():
+    up = layers.Dense(16, "relu", bias_initializer=keras.initializers.Constant(-1e12))
+    model = keras.Sequential(
+        [keras.Input((8,)), layers.LayerNormalization(), up, layers.Dense(8)],
+    )
+    (cell,) = re.findall(r" (-\S+e\S+)", str(keras_mimetic.measure(model)))
+    assert re.fullmatch(r"-\d(\.\d+)?e\+1\d\*", cell)
+
+
 def test_bad_models():
     with pytest.raises(TypeError, match="`model` must be a Keras model.*Received: model='x'"):
         keras_mimetic.measure("x")

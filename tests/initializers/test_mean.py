@@ -366,6 +366,9 @@ def test_calling_leaves_no_traces_on_the_instance():
     ("arguments", "error", "message"),
     [
         ({"mean": "a"}, TypeError, "`mean`.*'auto' or a finite number.*Received: mean='a'"),
+        ({"mean": "Auto"}, TypeError, r"mean='Auto' \(of type str\)\. Did you mean 'auto'\?"),
+        ({"mode": "fanin"}, ValueError, r"Received: mode='fanin'\. Did you mean 'fan_in'\?"),
+        ({"mean": 1e39}, ValueError, r"`mean`.* >= -1e\+06 and <= 1e\+06. Received: mean=1e"),
         ({"mean": None}, TypeError, "`mean`.*Received: mean=None"),
         ({"mean": True}, TypeError, "`mean`.*Received: mean=True"),
         ({"mean": float("nan")}, ValueError, "`mean`.*Received: mean=nan"),

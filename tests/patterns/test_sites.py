@@ -742,6 +742,15 @@ def test_an_mlp_after_a_norm_in_an_opaque_layer():
     assert len(found.opaque) == 1
 
 
+def test_the_warning_names_three_layers_that_could_not_be_traced():
+    x = inputs = keras.Input((6, 16))
+    for _ in range(5):
+        x = LooksAtValues()(x)
+    three = ", ".join([r"looks_at_values\w*"] * 3)
+    with pytest.warns(UserWarning, match=f": none were found, and {three} and 2 more could not"):
+        keras_mimetic.initialize(keras.Model(inputs, x), "mlp", seed=0)
+
+
 def test_unexpected_errors_are_a_row(monkeypatch):
     def fails(self, graph, layers, layer_paths):
         raise StopIteration
@@ -753,8 +762,9 @@ def test_unexpected_errors_are_a_row(monkeypatch):
     (row,) = report.skipped
     assert row.note == "could not be traced: StopIteration (in the search for 'attention')"
     monkeypatch.setattr("keras_mimetic._find.trace", fails)
-    with pytest.warns(UserWarning, match="could not be traced: TypeError"):
-        keras_mimetic.initialize(model, seed=0)
+    with pytest.warns(UserWarning, match="could not be traced"):
+        report = keras_mimetic.initialize(model, seed=0)
+    assert report.rows[0].note.startswith("could not be traced: TypeError")
 
 
 def test_opaque_layers_are_reported_and_rules_reach_them():
