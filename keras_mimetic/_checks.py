@@ -112,13 +112,11 @@ def check_shape(shape: Any) -> tuple[int, ...]:
             f"Received: shape={shape!r}"
         )
     shape = tuple(shape)
-    for dim in shape:
-        if dim is None:
-            raise ValueError(
-                f"Argument `shape` must have a known size on every axis. Received: shape={shape}"
-            )
-        check_integer("shape", dim, minimum=0)
-    return tuple(operator.index(dim) for dim in shape)
+    if any(dim is None for dim in shape):
+        raise ValueError(
+            f"Argument `shape` must have a known size on every axis. Received: shape={shape}"
+        )
+    return tuple(check_integer("shape", dim, minimum=0) for dim in shape)
 
 
 def did_you_mean(value: Any, known: Iterable[Any]) -> str:

@@ -241,12 +241,12 @@ def check_not_traced(call: str) -> None:
         )
 
 
-def check_model(name: str, model: object, inputs: Nested = None) -> None:
-    """Raise unless an argument is a Keras model or layer with weights, building it on `inputs`."""
+def check_model(model: object, inputs: Nested = None) -> None:
+    """Raise unless `model` is a Keras model or layer with weights, building it on `inputs`."""
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
-            f"Argument `{name}` must be a Keras model or layer. "
-            f"Received: {name}={model!r} (of type {type(model).__name__})"
+            "Argument `model` must be a Keras model or layer. "
+            f"Received: model={model!r} (of type {type(model).__name__})"
         )
     if isinstance(inputs, tuple) and inputs and all(isinstance(x, int | None) for x in inputs):
         shape = tuple(1 if x is None else x for x in inputs)
@@ -259,7 +259,7 @@ def check_model(name: str, model: object, inputs: Nested = None) -> None:
         call_on_zeros(model, inputs)
     if not model.weights:
         raise ValueError(
-            f"Argument `{name}` must have weights: call it once on data or zeros, as in "
+            "Argument `model` must have weights: call it once on data or zeros, as in "
             "`model(keras.ops.zeros((1, 32, 32, 3)))` with the shape of its input. `initialize` "
             "and `measure` call it if they get `inputs`. "
             f"Received: {model.name!r}, which has no weights"

@@ -129,7 +129,7 @@ def initialize(
     for name, flag in (("control", control), ("dry_run", dry_run), ("force", force)):
         check_flag(name, flag)
     seed = check_seed(resolve_seed(None) if seed is None else seed)
-    check_model("model", model, inputs)
+    check_model(model, inputs)
     check_not_traced("initialize")
     check_no_lora(model)
     refusal = "" if force else why_trained(model)

@@ -107,7 +107,7 @@ def measure(
     weights in this way. The definitions of the figures are ours.
     """
     names = check_measured_names(structures)
-    check_model("model", model, inputs)
+    check_model(model, inputs)
     found = find_sites(model, names, rules, inputs)
     rows: list[Measurement] = []
     skipped: list[Skipped] = []

@@ -71,7 +71,7 @@ def reset(model: Layer, seed: int | None = None) -> None:
             learning rate before the first `reset`. The model is unchanged after any error.
         RuntimeError: If a function is being traced, as by `jax.jit`.
     """
-    check_model("model", model)
+    check_model(model)
     check_not_traced("reset")
     seed = check_seed(resolve_seed(None) if seed is None else seed)
     with preserve_global_state(), warnings.catch_warnings():

@@ -6,6 +6,7 @@ import numpy as np
 from keras_mimetic._graph.keras_internals import sublayers
 from keras_mimetic._patterns.kernels import values_of
 from keras_mimetic._rules import path_of
+from keras_mimetic.layers.arguments import constant_of
 
 # Attributes of variables that layers initialize to a constant.
 _CONSTANT = ("gamma", "beta", "bias", "moving_mean", "moving_variance")
@@ -59,7 +60,7 @@ def _trained_weight(model: keras.layers.Layer) -> tuple[keras.Variable, float] |
     for layer in sublayers(model):
         for name in _CONSTANT:
             variable = getattr(layer, name, None)
-            constant = _constant(getattr(layer, f"{name}_initializer", None))
+            constant = constant_of(getattr(layer, f"{name}_initializer", None))
             if constant is None or not isinstance(variable, keras.Variable):
                 continue
             if name == "bias" and getattr(layer, "unit_forget_bias", False):
@@ -69,14 +70,4 @@ def _trained_weight(model: keras.layers.Layer) -> tuple[keras.Variable, float] |
             changed = np.abs(values[values != constant])
             if changed.size and np.ptp(changed) > 0:
                 return variable, constant
-    return None
-
-
-def _constant(initializer: keras.initializers.Initializer | None) -> float | None:
-    if isinstance(initializer, keras.initializers.Zeros):
-        return 0.0
-    if isinstance(initializer, keras.initializers.Ones):
-        return 1.0
-    if isinstance(initializer, keras.initializers.Constant) and np.ndim(initializer.value) == 0:
-        return float(initializer.value)
     return None

@@ -123,7 +123,7 @@ class StructureLogger(keras.callbacks.Callback):
         return plot_history(self.history)
 
     def _found(self) -> list[Site]:
-        check_model("model", self.model, self.inputs)
+        check_model(self.model, self.inputs)
         self._known = {}
         sites = find_sites(self.model, self.structures, self.rules, self.inputs).sites
         if not sites:

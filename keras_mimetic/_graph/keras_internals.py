@@ -23,9 +23,7 @@ from keras_mimetic._graph.symbol import (
     Nested,
     Symbol,
     any_symbol,
-    is_tracing,
     listening,
-    recorder,
 )
 
 
@@ -201,7 +199,7 @@ def _wrapped(wrapper: Function, original: Function) -> Function:
     @functools.wraps(original)
     def function(*args: Nested, **kwargs: Nested) -> Nested:
         # Also while the recorder is paused, weights are refused and attributes restored.
-        if recorder() is None and not (wrapper in _ALWAYS and is_tracing()):
+        if listening.recorder is None and not (wrapper in _ALWAYS and listening.is_tracing):
             return original(*args, **kwargs)
         return wrapper(original, *args, **kwargs)
 
@@ -211,11 +209,11 @@ def _wrapped(wrapper: Function, original: Function) -> Function:
 def _symbolic_call(
     original: Function, operation: keras.Operation, *args: Nested, **kwargs: Nested
 ) -> Nested:
-    return recorder().call(operation, args, kwargs)
+    return listening.recorder.call(operation, args, kwargs)
 
 
 def _layer_call(original: Function, layer: keras.Layer, *args: Nested, **kwargs: Nested) -> Nested:
-    args, kwargs = recorder().known(layer, args, kwargs)
+    args, kwargs = listening.recorder.known(layer, args, kwargs)
     return original(layer, *args, **kwargs)
 
 
@@ -226,7 +224,7 @@ def _build_alone(original: Function, layer: keras.Layer, call_spec: object) -> N
     """
     if layer.built or (len(layer._layers) and hasattr(layer.build, "_is_default")):
         return
-    with recorder().paused():
+    with listening.recorder.paused():
         original(layer, call_spec)
 
 
@@ -283,8 +281,8 @@ def _listen_to_tensorflow() -> None:
 
     class Dispatcher(base):
         def handle(self, op: Function, args: Args, kwargs: Kwargs) -> Nested:
-            if recorder() is None or not any_symbol((args, kwargs)):
+            if listening.recorder is None or not any_symbol((args, kwargs)):
                 return self.NOT_SUPPORTED
-            return recorder().foreign(op, args, kwargs)
+            return listening.recorder.foreign(op, args, kwargs)
 
     Dispatcher().register()

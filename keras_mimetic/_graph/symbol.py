@@ -50,18 +50,14 @@ class Foreign:
 Operation = keras.Operation | Foreign
 
 
-# State of the thread that is tracing: `recorder` and `is_tracing`.
-listening = threading.local()
+class _Listening(threading.local):
+    """State of the thread that is tracing, which may pause its recorder."""
+
+    recorder: Any = None
+    is_tracing = False
 
 
-def recorder() -> Any:
-    """Return the active recorder of this thread, or `None`."""
-    return getattr(listening, "recorder", None)
-
-
-def is_tracing() -> bool:
-    """Return whether this thread is tracing, including while its recorder is paused."""
-    return getattr(listening, "is_tracing", False)
+listening = _Listening()
 
 
 class Symbol(keras.KerasTensor):
@@ -104,9 +100,9 @@ class Symbol(keras.KerasTensor):
         args: Args = (),
         kwargs: Kwargs | None = None,
     ) -> Nested:
-        if recorder() is None:
+        if listening.recorder is None:
             return NotImplemented
-        return recorder().foreign(function, args, kwargs or {})
+        return listening.recorder.foreign(function, args, kwargs or {})
 
 
 def any_symbol(structure: Nested) -> bool:

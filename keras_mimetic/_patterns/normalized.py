@@ -29,7 +29,10 @@ def _normalized_along(value: Value, steps: int = _STEPS) -> tuple[Call | None, i
     if call is None or not steps or not call.inputs:
         return None, 0
     if isinstance(call.operation, _NORMS):
-        return (call, _axis(call)) if _is_over_one_axis(call) else (None, 0)
+        axes = keras.tree.flatten(call.operation.axis)
+        if len(axes) > 1 or getattr(call.operation, "rms_scaling", False):
+            return None, 0
+        return call, axes[0] % len(value.shape)
     if does(call.operation, "copy"):
         return _normalized_along(call.inputs[0], steps - 1)
     found = [_normalized_along(x, steps - 1) for x in call.inputs]
@@ -51,15 +54,3 @@ def _normalized_along(value: Value, steps: int = _STEPS) -> tuple[Call | None, i
     axes = [n for n in range(array.ndim) if not constant_along(array, n)]
     whole = len(axes) == 1 and array.shape[axes[0]] == size
     return (norm, axes[0]) if whole else (None, 0)
-
-
-def _is_over_one_axis(call: Call) -> bool:
-    axis = call.operation.axis
-    is_one = not isinstance(axis, (list, tuple)) or len(axis) == 1
-    return is_one and not getattr(call.operation, "rms_scaling", False)
-
-
-def _axis(call: Call) -> int:
-    axis = call.operation.axis
-    (axis,) = axis if isinstance(axis, (list, tuple)) else (axis,)
-    return axis % len(call.inputs[0].shape)

@@ -35,8 +35,11 @@ def serialize_initializer(initializer: Any) -> str | dict[str, Any]:
     return keras.initializers.serialize(keras.initializers.get(initializer))
 
 
-def is_zeros(initializer: keras.initializers.Initializer) -> bool:
-    """Return whether an initializer gives zeros."""
+def constant_of(initializer: Any) -> float | None:
+    """Return the value that an initializer gives to all entries, or `None` if they differ."""
     if isinstance(initializer, keras.initializers.Constant):
-        return bool(np.all(np.asarray(initializer.value) == 0))
-    return isinstance(initializer, keras.initializers.Zeros)
+        values = np.unique(keras.ops.convert_to_numpy(initializer.value))
+        return float(values[0]) if len(values) == 1 else None
+    if isinstance(initializer, keras.initializers.Zeros):
+        return 0.0
+    return 1.0 if isinstance(initializer, keras.initializers.Ones) else None

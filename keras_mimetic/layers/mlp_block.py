@@ -11,7 +11,7 @@ from keras_mimetic._numerics.random import check_seed, split_seed
 from keras_mimetic.initializers.mean import MimeticMean
 from keras_mimetic.initializers.seeds import resolve_seed
 from keras_mimetic.initializers.with_seed import keras_seed, with_seed
-from keras_mimetic.layers.arguments import get, is_zeros, serialize_initializer
+from keras_mimetic.layers.arguments import constant_of, get, serialize_initializer
 from keras_mimetic.layers.sublayers import Composite, Shape, Tensor, check_float_policy
 
 # As in Vision Transformers. Keras's default, 1e-3, is large for them.
@@ -154,7 +154,7 @@ class MimeticMLPBlock(Composite):
                 "Argument `hidden_bias` must be 0 if `use_bias` is False, since there is no "
                 f"bias. Received: hidden_bias={self.hidden_bias}"
             )
-        if not is_zeros(self._fc1_bias_initializer):
+        if constant_of(self._fc1_bias_initializer) != 0:
             raise ValueError(
                 "Argument `bias_initializer` must be 'zeros' if `hidden_bias` is not 0, since "
                 "both set the initial bias of fc1. "
@@ -215,7 +215,7 @@ class MimeticMLPBlock(Composite):
         if isinstance(mean, str):
             mean = MEAN_AFTER_LAYER_NORM if is_normalized else safe_mean(input_dim)
         if isinstance(hidden_bias, str):
-            is_free = self.use_bias and is_zeros(self._fc1_bias_initializer)
+            is_free = self.use_bias and constant_of(self._fc1_bias_initializer) == 0
             hidden_bias = HIDDEN_BIAS if is_free and is_normalized else 0.0
         kernel = MimeticMean(mean, seed=self._seeds["fc1_kernel"])
         if not hidden_bias:
