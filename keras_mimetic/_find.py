@@ -295,8 +295,8 @@ def check_names(structures: str | Iterable[str] | None) -> tuple[str, ...]:
         if not isinstance(name, str) or name not in STRUCTURES:
             known = ", ".join(repr(known) for known in STRUCTURES)
             raise ValueError(
-                f"Argument `structures` must name some of {known}. "
-                f"Received: {name!r}{did_you_mean(name, STRUCTURES)}"
+                f"Argument `structures` must name some of {known}, or be a dict from these to "
+                f"settings. Received: {name!r}{did_you_mean(name, STRUCTURES)}"
             )
     return names
 

@@ -66,15 +66,15 @@ def initialize(
 
     Examples:
 
-    >>> model = keras.applications.ConvNeXtTiny(weights=None)
+    >>> # A built model, such as a Vision Transformer:
     >>> print(keras_mimetic.initialize(model, seed=0))
 
     >>> # Some structures only, with settings:
-    >>> settings = {"mlp": {"hidden_bias": -1}, "depthwise": None}
+    >>> settings = {"mlp": {"hidden_bias": -1}, "depthwise": {}}
     >>> report = keras_mimetic.initialize(model, structures=settings)
 
     >>> # Exceptions; a dry run prints the paths.
-    >>> rules = {r"stage_3_.*pointwise": None}
+    >>> rules = {r"^dense/": None}
     >>> print(keras_mimetic.initialize(model, rules=rules, dry_run=True))
 
     >>> # A subclassed model with two arguments:
@@ -83,8 +83,8 @@ def initialize(
     Args:
         model: A Keras model or layer, built unless `inputs` are given.
         structures: Names of structures, or a dict from names to their settings, such as
-            `{"mlp": {"mean": -0.5}, "attention": None}`. `None` stands for all structures that
-            are on by default, or for the default settings of one.
+            `{"mlp": {"mean": -0.5}, "attention": {}}`. `{}` stands for the default settings of a
+            structure, and `structures=None` for all structures that are on by default.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
         rules: Dict from regular expressions to the name of a structure, a Keras initializer or
@@ -152,29 +152,29 @@ def initialize(
     for structure, pattern in found.emptied.items():
         warn(f"the rule {pattern!r} skips all layers of {structure!r}")
     assign_all(changes.new)
-    notes = () if structures is None else _missing(settings, rows)
-    notes += found.notes + _after_trained_norms(found.sites)
-    if refusal:
-        notes += (f"without `dry_run` this call raises an error: {refusal}",)
-    return Report(rows, seed=seed, control=control, dry_run=dry_run, rules=found.rules, notes=notes)
+    notes = [f"without `dry_run` this call raises an error: {refusal}"] if refusal else []
+    notes += () if structures is None else _missing(settings, rows)
+    notes += (*found.notes, *_after_trained_norms(found.sites))
+    return Report(
+        rows, seed=seed, control=control, dry_run=dry_run, rules=found.rules, notes=(*notes,)
+    )
 
 
 def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
     """Return all settings of each structure that an argument asks for."""
     names = check_names(structures)
-    given = structures if isinstance(structures, Mapping) else dict.fromkeys(names)
+    given = structures if isinstance(structures, Mapping) else {name: {} for name in names}
     return {name: _check_settings(name, given[name]) for name in names}
 
 
 def _check_settings(name: str, settings: Any) -> dict[str, Any]:
-    """Return all settings of a structure; `None` stands for the defaults."""
+    """Return all settings of a structure."""
     entry = STRUCTURES[name]
     known = ", ".join(map(repr, entry.defaults))
-    settings = {} if settings is None else settings
     if not isinstance(settings, Mapping):
         raise TypeError(
-            f"Settings of the structure {name!r} must be None or a dict of {known}; to leave a "
-            f"structure out, leave out its name. Received: {settings!r}"
+            f"Settings of the structure {name!r} must be a dict of {known}, and {{}} for the "
+            f"defaults. To leave the structure out, leave out its name. Received: {settings!r}"
         )
     unknown = [key for key in settings if key not in entry.defaults]
     if unknown:
@@ -209,7 +209,9 @@ def _after_trained_norms(sites: list[Site]) -> tuple[str, ...]:
 
 def _warn_of_nothing(names: Iterable[str], rows: Sequence[WeightChange], dry_run: bool) -> None:
     skipped = len({row.layer_path for row in rows if row.structure})
-    found = f"{skipped} found and skipped" if skipped else "none were found"
+    found = "none were found"
+    if skipped:
+        found = f"{skipped} layer{'' if skipped == 1 else 's'} found and skipped"
     if untraced := [row.path for row in rows if not row.structure]:
         more = f" and {len(untraced) - 3} more" if len(untraced) > 3 else ""
         found += f", and {', '.join(untraced[:3])}{more} could not be traced"

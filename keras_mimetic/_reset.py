@@ -222,7 +222,8 @@ def _first_rate(optimizer: Optimizer, owner: Layer) -> list[Pair]:
     if optimizer not in _rates:
         raise ValueError(
             "Argument `model` must have the learning rate of a new start. Received: an optimizer "
-            f"whose rate a callback has set to {float(rate.value):g} before the first `reset`. "
-            "Compile the model again, and call `reset` before `fit`."
+            f"whose rate a callback has changed to {float(rate.value):g} before the first `reset`, "
+            "so that the original one is unknown. Compile the model again, and call `reset` "
+            "before `fit`."
         )
     return [(rate, _rates[optimizer])]

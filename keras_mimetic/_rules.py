@@ -54,8 +54,9 @@ class Redraw:
         try:
             return values_of(initializer(tuple(self.variable.shape), dtype="float32"))
         except ValueError as error:
+            why = str(error).rstrip(".")
             raise ValueError(
-                f"Rule {self.pattern!r} cannot draw {self.variable.path!r}: {error}. An expression "
+                f"Rule {self.pattern!r} cannot draw {self.variable.path!r}: {why}. An expression "
                 "that ends in 'kernel' leaves biases out."
             ) from error
 
@@ -90,8 +91,8 @@ def read_rules(
             known = ", ".join(repr(name) for name in STRUCTURES)
             raise ValueError(
                 f"Argument `rules` must give each weight one of {known}, a Keras initializer or "
-                f"None. Received: {given!r} for {pattern!r}"
-                f"{did_you_mean(given, [*STRUCTURES, *dir(keras.initializers)])}"
+                f"None (without quotes), which skips it. Received: {given!r} for {pattern!r}"
+                f"{did_you_mean(given, [*STRUCTURES, 'None', *dir(keras.initializers)])}"
             )
         matches = _matches(pattern, owners)
         counts[pattern] = len({layer for _, layer in matches})
@@ -136,10 +137,11 @@ def _matches(pattern: str, owners: list[Owned]) -> list[Owned]:
             f"Received: {pattern!r} ({error})"
         ) from error
     if not matches:
-        nearest = difflib.get_close_matches(pattern, [x.path for x, _ in owners], cutoff=0)
+        nearest = difflib.get_close_matches(pattern, [x.path for x, _ in owners], cutoff=0.4)
+        hint = f"The nearest ones are {', '.join(map(repr, nearest))}."
         raise ValueError(
-            f"Rule {pattern!r} matches no weight's path. The nearest ones are "
-            f"{', '.join(map(repr, nearest))}."
+            f"Rule {pattern!r} matches no weight's path. "
+            f"{hint if nearest else '`[w.path for w in model.weights]` lists them.'}"
         )
     return matches
 

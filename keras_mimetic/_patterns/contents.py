@@ -7,7 +7,7 @@ import numpy as np
 from keras_mimetic._graph.graph import Call
 from keras_mimetic._patterns.heads import pair_heads
 
-GROUPED = "grouped-query attention: written only if `query_key` or `value_output` is given"
+GROUPED = "grouped-query attention: each pair is written only if its setting is given"
 SHARED_CHANNELS = "its heads share channels"
 MIXED_HEADS = "its heads are mixed with one another"
 SEVERAL = "its scores are a sum of several products"

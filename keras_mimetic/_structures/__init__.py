@@ -20,13 +20,13 @@ StructureName = Literal["mlp", "attention", "depthwise", "state_space", "positio
 
 
 class StructureSettings(TypedDict, total=False):
-    """Structures and their settings; `None` or `{}` takes the defaults."""
+    """Structures and their settings; `{}` takes the defaults."""
 
-    mlp: MLPSettings | None
-    attention: AttentionSettings | None
-    depthwise: DepthwiseSettings | None
-    state_space: StateSpaceSettings | None
-    position: PositionSettings | None
+    mlp: MLPSettings
+    attention: AttentionSettings
+    depthwise: DepthwiseSettings
+    state_space: StateSpaceSettings
+    position: PositionSettings
 
 
 # Names of structures, or names with settings; `None` for the defaults. Not `Iterable`, which
@@ -41,7 +41,8 @@ def register(structure: Structure) -> None:
     """Add a structure to those that `initialize`, `measure` and `StructureLogger` know.
 
     The structure is then written and measured by default, unless its class has
-    `by_default = False`. Register it before the first call.
+    `by_default = False`. Register it before the first call. The interface is experimental: `find`
+    takes an internal graph of the model, which may change in any version.
 
     Examples:
 

@@ -146,7 +146,7 @@ CALLS = {
     "dtype": [(((3, 3, 2, 1), value), "dtype") for value in NO_DTYPE],
 }
 WRONG_MODEL = [None, 3, "model", keras.layers.Dense, object(), [keras.layers.Dense(2)]]
-STRUCTURES = ["nothing", ["mlp", "nothing"], 3, {"nothing": {}}, {"mlp": 3}, [3], b"mlp"]
+STRUCTURES = ["nothing", ["mlp", "nothing"], 3, {"nothing": {}}, {"mlp": None}, [3], b"mlp"]
 RULES = ["mlp", 3, [1], {"kernel": "nothing"}, {"(": "mlp"}, {"no such weight": "mlp"}, {3: "mlp"}]
 SETTINGS = {
     "mlp": {

@@ -663,7 +663,7 @@ def test_rejected_models():
         (
             {"structures": {"mlp": 3}},
             TypeError,
-            "structure 'mlp' must be None or a dict of 'mean', .* Received: 3",
+            "structure 'mlp' must be a dict of 'mean', .* Received: 3",
         ),
         (
             {"structures": {"mlp": {"std": 1}}},
@@ -671,9 +671,9 @@ def test_rejected_models():
             "among 'mean', .* Received: 'std'",
         ),
         (
-            {"structures": {"attention": False}},
+            {"structures": {"attention": None}},
             TypeError,
-            "to leave a structure out, leave out its name. Received: False",
+            "To leave the structure out, leave out its name. Received: None",
         ),
         ({"structures": {"mlp": {"mean": "big"}}}, TypeError, "mean='big'"),
         ({"structures": {"attention": {"query_key": 1}}}, TypeError, "query_key=1"),
@@ -915,7 +915,9 @@ def test_writing_nothing_warns():
     with pytest.warns(UserWarning, match="wrote no weight. It looked for MLPs, .*none were found"):
         keras_mimetic.initialize(model, seed=0)
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4, "relu"), layers.Dense(8)])
-    with pytest.warns(UserWarning, match="1 found and skipped; print the report for the reasons"):
+    with pytest.warns(
+        UserWarning, match="1 layer found and skipped; print the report for the reasons"
+    ):
         keras_mimetic.initialize(model, "mlp", seed=0)
 
 
@@ -935,7 +937,7 @@ def test_a_rule_for_a_structure_that_is_left_out_is_noted():
 
 
 def test_structures_that_are_not_there_are_noted():
-    settings = {"depthwise": {"sigma_0": 0.1}, "state_space": None}
+    settings = {"depthwise": {"sigma_0": 0.1}, "state_space": {}}
     report = keras_mimetic.initialize(make(), settings, seed=0)
     assert "no layers found for 'state_space'" in report.notes
     assert not any("no layers" in note for note in keras_mimetic.initialize(make()).notes)

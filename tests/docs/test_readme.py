@@ -49,6 +49,10 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Snippets set it; what other tests start should not see that.
     monkeypatch.setenv("KERAS_BACKEND", keras.backend.backend())
+    known = {**STRUCTURES}
+    yield
+    for name in STRUCTURES.keys() - known:  # that a page has registered
+        del STRUCTURES[name]
 
 
 def images(count):

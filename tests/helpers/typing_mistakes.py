@@ -25,7 +25,7 @@ def mistakes(model: keras.Model) -> None:
 
 
 def right(model: keras.Model) -> None:
-    keras_mimetic.initialize(model, {"mlp": {"mean": -1.0}, "attention": None}, seed=0)
+    keras_mimetic.initialize(model, {"mlp": {"mean": -1.0}, "attention": {}}, seed=0)
     keras_mimetic.initialize(model, ["mlp"], rules={"head": None, "stem": "orthogonal"})
     MimeticMLPBlock(256, mean=-0.5, norm="before")
     MimeticMultiHeadAttention(2, 16, query_key=(0.7, 0.7))

@@ -630,8 +630,8 @@ def row(name):
 def main():
     head = (
         "# Compatibility\n\nHow many attentions, MLPs and depthwise convolutions models have, how "
-        "many of them `initialize` lists, and how\nmany it writes: exist / listed / written. What "
-        "is listed and not written has a reason in the report. Small models of\neach kind, the "
+        "many of them `initialize` lists, and how\nmany it writes: exist / listed / written. The "
+        "report gives the reason for each one that is not written. Small models of\neach kind, the "
         "same on all three backends; made by `python tests/helpers/zoo.py`.\n\n"
     )
     lines = ["| model | attention | MLP | depthwise |", "|---|---|---|---|"]

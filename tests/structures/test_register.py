@@ -1,10 +1,8 @@
 """A structure from outside of the package: classifier heads that start at zero."""
 
-import dataclasses
-from typing import ClassVar
-
 import keras
 import numpy as np
+import paths
 import pytest
 from keras import layers
 
@@ -12,41 +10,12 @@ import keras_mimetic
 from keras_mimetic import structures
 from keras_mimetic._structures import STRUCTURES
 
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class HeadSite(structures.Site):
-    structure: ClassVar[str] = "zero_head"
-
-
-class ZeroHead(structures.Structure):
-    """Dense layers named "head" get a kernel of one value, zero by default."""
-
-    name = "zero_head"
-    looks_for = "Dense layers named 'head'"
-    defaults: ClassVar = {"value": 0.0}
-    legend = "norm: Frobenius norm of the kernel"
-    figures = (structures.FigureSpec("kernel", "norm", "norm"),)
-
-    def check(self, settings):
-        return {"value": float(settings["value"])}
-
-    def find(self, graph, layers, layer_paths):
-        heads = [call.operation for call in graph.calls if call.operation.name == "head"]
-        return [self.site_at(layer, layer_paths[layer]) for layer in heads]
-
-    def site_at(self, layer, layer_path):
-        return HeadSite(layer_path=layer_path, layer=layer, weights={"kernel": layer.kernel})
-
-    def sample(self, site, settings, seed):
-        kernel = np.full(site.weights["kernel"].shape, settings["value"], "float32")
-        return structures.NewWeights({"kernel": kernel}, {"kernel": f"all {settings['value']:g}"})
-
-    def control(self, weights, seed):
-        return weights
-
-    def measure(self, site, weights):
-        norm = float(np.linalg.norm(weights["kernel"]))
-        return structures.Measured((structures.Figure("kernel", "norm", norm),))
+# The example of the docs, but for its last two lines.
+PAGE = (paths.ROOT / "docs" / "api" / "structures.md").read_text()
+EXAMPLE = PAGE.split("```python\n")[1].split("structures.register(")[0]
+names = {}
+exec(EXAMPLE, names)
+ZeroHead = names["ZeroHead"]
 
 
 @pytest.fixture
