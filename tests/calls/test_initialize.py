@@ -772,7 +772,7 @@ def test_every_structure_has_a_control_of_its_norms():
     model = keras.Model([base.inputs, sequences, tokens], [base.outputs, mixed, embedded])
     for name, entry in STRUCTURES.items():
         assert entry.check(dict(entry.defaults)).keys() == entry.defaults.keys()
-        settings = {name: {"rms": 1} if name == "position" else None}
+        settings = {name: {"rms": 1} if name == "position" else {}}
         report = keras_mimetic.initialize(model, settings, seed=0, dry_run=True)
         control = keras_mimetic.initialize(model, settings, seed=0, dry_run=True, control=True)
         assert report.written

@@ -273,7 +273,7 @@ def test_a_learning_rate_that_a_callback_lowered_is_that_of_the_first_run_again(
     model.compile(keras.optimizers.SGD(0.1), "mse")
     fit_with_decay(model)
     before = arrays(model.variables)
-    with pytest.raises(ValueError, match="whose rate a callback has set to 0.001 before"):
+    with pytest.raises(ValueError, match="whose rate a callback has changed to 0.001 before"):
         keras_mimetic.reset(model, 0)
     assert_equal(before, arrays(model.variables))
 

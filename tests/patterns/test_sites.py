@@ -833,7 +833,7 @@ def test_rules_override_the_finder():
         ({"first": "mlps"}, ValueError, "must give each weight one of 'mlp'.*'mlps' for 'first'"),
         ({"(": "mlp"}, ValueError, r"regular expressions as keys. Received: '\('"),
         ({3: "mlp"}, ValueError, "Received: 3"),
-        ({"nothing": "mlp"}, ValueError, "'nothing' matches no weight's path. The nearest"),
+        ({"nothing": "mlp"}, ValueError, "'nothing' matches no weight's path. .*model.weights"),
         ({"first": "attention"}, ValueError, "layer 'first' .a Dense., to which"),
         ({"first": "mlp", "first/kernel": None}, ValueError, "both match layer 'first'"),
     ],
