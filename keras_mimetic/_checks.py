@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 # The value of arguments whose number the package chooses.
 AUTO: Literal["auto"] = "auto"
-# Far beyond all that is of use, and within what float32 and decompositions can hold.
+# Far larger than any useful value, and safe in float32.
 LARGEST = 1e6
 
 
