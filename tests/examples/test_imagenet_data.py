@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from paths import EXAMPLES, TESTS
+from paths import EXAMPLES, HELPERS
 from PIL import Image
 
 tf = pytest.importorskip("tensorflow", reason="images are read and decoded by TensorFlow")
@@ -228,7 +228,7 @@ def test_imagenet_through_tfds(tmp_path):
         [sys.executable, "-c", WRITE_TFDS, tmp_path, here],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (EXAMPLES, TESTS)))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (EXAMPLES, HELPERS)))},
     )
     assert written.returncode == 0, written.stderr
     source = data.source(args)
