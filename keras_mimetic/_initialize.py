@@ -152,12 +152,13 @@ def initialize(
     for structure, pattern in found.emptied.items():
         warn(f"the rule {pattern!r} skips all layers of {structure!r}")
     assign_all(changes.new)
-    notes = [f"without `dry_run` this call raises an error: {refusal}"] if refusal else []
-    notes += () if structures is None else _missing(settings, rows)
-    notes += (*found.notes, *_after_trained_norms(found.sites))
-    return Report(
-        rows, seed=seed, control=control, dry_run=dry_run, rules=found.rules, notes=(*notes,)
+    notes = (
+        *([f"without `dry_run` this call raises an error: {refusal}"] if refusal else []),
+        *(() if structures is None else _missing(settings, rows)),
+        *found.notes,
+        *_after_trained_norms(found.sites),
     )
+    return Report(rows, seed=seed, control=control, dry_run=dry_run, rules=found.rules, notes=notes)
 
 
 def _check_structures(structures: Any) -> dict[str, dict[str, Any]]:
