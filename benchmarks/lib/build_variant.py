@@ -14,6 +14,7 @@ from keras_mimetic._numerics.mlp import shifted_to_mean
 from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic.layers import MimeticMLPBlock
 from lib import real_models
+from lib.candidates import attend_to_neighbors, partial_identity
 from lib.lsuv import unit_variance
 from lib.plain_mlp import PLAIN_MLPS
 from lib.variants import NO_STRUCTURE, Variant
@@ -109,6 +110,10 @@ def build_variant(model_name, variant, seed, images, width=None):
         keras_mimetic.initialize(model, structures={"position": {"rms": rms}}, **seed_of)
     if variant.whole:
         keras_mimetic.initialize(model, control=variant.control, **seed_of)
+    if variant.identity:
+        partial_identity(model)
+    if variant.neighbors:
+        attend_to_neighbors(model, variant.neighbors, fold_in(seed, 4))
     if variant.second_scale != 1:
         for layer in _blocks(model):
             layer.fc2.kernel.assign(layer.fc2.kernel * variant.second_scale)

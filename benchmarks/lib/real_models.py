@@ -80,6 +80,44 @@ def mobilenet(image_shape, classes):
     return _classifier(image_shape, backbone, classes)
 
 
+def resnet(image_shape, classes):
+    """Return a ResNet-14 for CIFAR: three stages of two blocks with 16, 32 and 64 channels.
+
+    He et al. (2016), with a projection where the width changes, and Keras's default kernels, as in
+    keras.applications. Batch norms have a momentum of 0.9, as in `mobilenet`.
+    """
+
+    def convolve(x, width, strides=1, size=3):
+        x = layers.Conv2D(width, size, strides, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+
+    def body(x):
+        x = layers.ReLU()(convolve(x, 16))
+        for width, strides in ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1)):
+            y = layers.ReLU()(convolve(x, width, strides))
+            y = convolve(y, width)
+            same = x.shape[-1] == width
+            x = layers.ReLU()(layers.Add()([x if same else convolve(x, width, strides, 1), y]))
+        return layers.GlobalAveragePooling2D()(x)
+
+    return _classifier(image_shape, body, classes)
+
+
+def vgg(image_shape, classes):
+    """Return a network of six convolutions without residual connections, with batch norms."""
+
+    def body(x):
+        for width in (32, 64, 128):
+            for _ in range(2):
+                x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+                x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+                x = layers.Activation("gelu")(x)
+            x = layers.MaxPooling2D()(x)
+        return layers.GlobalMaxPooling2D()(x)
+
+    return _classifier(image_shape, body, classes)
+
+
 def convnext_stages(image_shape, classes):
     """Return a ConvNeXt of four stages with LayerScale 1e-6, at 16, 8, 4 and 2 pixels.
 
@@ -150,4 +188,6 @@ MODELS = {
     "cct": cct,
     "convnext_stages": convnext_stages,
     "mobilenet": mobilenet,
+    "resnet": resnet,
+    "vgg": vgg,
 }
