@@ -103,8 +103,10 @@ def draw_differences(axis, values, colors=None):
     axis.set_ylim(len(values) - 0.5, -0.5)
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
-    # The wide interval of two seeds must not hide the others.
     every = [*(value for found in values.values() for value in found), 0.0]
+    # The wide interval of two seeds must not hide the others.
+    wide = [seen[name] for name, found in values.items() if len(found) > 2]
+    every += [end for one in wide for end in (one.low, one.high)]
     margin = 0.35 * (max(every) - min(every) or 1.0)
     axis.set_xlim(min(every) - margin, max(every) + margin)
     return sum(s.low > 0 for s in seen.values()), sum(s.high < 0 for s in seen.values())
