@@ -43,7 +43,8 @@ METRICS = {
 def curves(runs, line, metric):
     """Return the values by epoch of a `verdict.Line`, for each seed."""
     rows = runs.find(model=line.model, init=line.row, learning_rate=line.rate)
-    texts = {row["seed"]: row.get(metric.column) for row in rows}
+    # Seeds that chose the rates have no accuracy there.
+    texts = {row["seed"]: row.get(metric.column) for row in rows if row["seed"] in line.accuracies}
     found = {seed: text.split() for seed, text in sorted(texts.items()) if text}
     return {seed: [metric.scale * float(x) for x in values] for seed, values in found.items()}
 
