@@ -6,7 +6,8 @@
 accuracy by epoch. `trained-vit.png`: these products in all layers. Products before and after
 training are cut from the picture that `examples/look_inside.py` drew of a ViT, those of mimetic
 weights are of the same model after `initialize`, with the same colors. The curves are the runs
-of `benchmarks/results/where-it-pays`. Backgrounds are transparent, text is legible on light and dark ones.
+of `benchmarks/results/where-it-pays`. Backgrounds are transparent, text is legible on light and
+dark ones.
 """
 
 import pathlib

@@ -31,7 +31,8 @@ def blocks(page, language):
 
 def without_norms(line):
     """A line of a report but for the norms, which follow the kernels that Keras drew."""
-    line = re.sub(r"(attention|mlp|depthwise)( +[\d.]+)+ +", r"\1 ", line)
+    line = re.sub(r"(attention|mlp|depthwise|position)( +[\d.]+)+ +", r"\1 ", line)
+    line = re.sub(r"(by a factor of) \d+", r"\1", line)
     # The headings move with the norms.
     return re.sub(" {2,}", "  ", line)
 
