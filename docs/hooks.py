@@ -59,9 +59,12 @@ def on_page_markdown(markdown, page, config, files):
     markdown = re.sub(r"```math\n(.*?)```", _formula, markdown, flags=re.DOTALL)
     markdown = markdown.replace("quickstart.ipynb)", "quickstart.md)")
     markdown = re.sub(r"\]\(results\)", "](results/index.md)", markdown)
+    # From docs/ or another folder of the repository's root, that is the home page.
+    if name.count("/") == (page.file.generated_by is not None):
+        markdown = markdown.replace("](../README.md", "](../index.md")
     if page.file.generated_by is None:
         # Pages of docs/api are one folder deeper here, too.
-        return re.sub(r"\]\(\.\./(?=benchmarks|examples|[A-Z])", "](", markdown)
+        return re.sub(r"\]\(\.\./(?=benchmarks|examples|index|[A-Z])", "](", markdown)
     markdown = re.sub(r'(src|srcset)="docs/', r'\1="', markdown)
     return re.sub(r"\]\((\.\./)?docs/", r"](\1", markdown)
 
