@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
 import verdict
-from common import folders, pictures
+from common import folders, options, pictures
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -69,7 +69,11 @@ ROWS = (
 )
 
 
-def main():
+def main(argv=None):
+    parser, add = options.parser(__doc__)
+    path = RESULTS / "gains.png"
+    add("--output", type=pathlib.Path, default=path, help="the picture [%(default)s]")
+    args = parser.parse_args(argv)
     found = [(row, *row.read()) for row in ROWS]
     print(table(found))
     values = {f"{row.model}: {size}": line.differences for row, size, _, line in found}
@@ -78,7 +82,7 @@ def main():
     axis.set_xlabel("points of test accuracy over the model's own weights", fontsize=8)
     title = "What initialize gains, by model, training images and epochs"
     axis.set_title(title, fontsize=9)
-    print(f"Picture: {pictures.save(figure, RESULTS / 'gains.png')}")
+    print(f"Picture: {pictures.save(figure, args.output)}")
 
 
 def table(found):

@@ -95,6 +95,9 @@ def main(argv=None):
     lines = judge(runs, args.base, args.variant, args.first_seed)
     if not any(line.base for line in lines):
         raise SystemExit(f"{args.folder} has nothing to compare with {' or '.join(args.base)}.")
+    last = folders.read_settings(runs.folder).get("epochs")
+    if last and max(args.epochs, default=0) > last:
+        raise SystemExit(f"--epochs: must be at most {last} here. Received: {max(args.epochs)}")
     print(table(runs, lines))
     if args.epochs:
         pairs = _pairs(lines, args.pairs)

@@ -23,7 +23,7 @@ def hub_vit(image_shape, classes):
     backbone = keras_hub.models.ViTBackbone(
         image_shape, patch_size=4, num_layers=4, num_heads=2, hidden_dim=64, mlp_dim=256
     )
-    return _classifier(image_shape, lambda x: backbone(x)[:, 0], classes)
+    return classifier(image_shape, lambda x: backbone(x)[:, 0], classes)
 
 
 def hub_swin(image_shape, classes):
@@ -40,7 +40,7 @@ def hub_swin(image_shape, classes):
         drop_path=0.0,
     )
     pool = layers.GlobalAveragePooling1D()
-    return _classifier(image_shape, lambda x: pool(backbone(x)), classes)
+    return classifier(image_shape, lambda x: pool(backbone(x)), classes)
 
 
 def distilbert(image_shape, classes):
@@ -77,45 +77,7 @@ def mobilenet(image_shape, classes):
     for layer in backbone.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = 0.9
-    return _classifier(image_shape, backbone, classes)
-
-
-def resnet(image_shape, classes):
-    """Return a ResNet-14 for CIFAR: three stages of two blocks with 16, 32 and 64 channels.
-
-    He et al. (2016), with a projection where the width changes, and Keras's default kernels, as in
-    keras.applications. Batch norms have a momentum of 0.9, as in `mobilenet`.
-    """
-
-    def convolve(x, width, strides=1, size=3):
-        x = layers.Conv2D(width, size, strides, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
-
-    def body(x):
-        x = layers.ReLU()(convolve(x, 16))
-        for width, strides in ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1)):
-            y = layers.ReLU()(convolve(x, width, strides))
-            y = convolve(y, width)
-            same = x.shape[-1] == width
-            x = layers.ReLU()(layers.Add()([x if same else convolve(x, width, strides, 1), y]))
-        return layers.GlobalAveragePooling2D()(x)
-
-    return _classifier(image_shape, body, classes)
-
-
-def vgg(image_shape, classes):
-    """Return a network of six convolutions without residual connections, with batch norms."""
-
-    def body(x):
-        for width in (32, 64, 128):
-            for _ in range(2):
-                x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
-                x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
-                x = layers.Activation("gelu")(x)
-            x = layers.MaxPooling2D()(x)
-        return layers.GlobalMaxPooling2D()(x)
-
-    return _classifier(image_shape, body, classes)
+    return classifier(image_shape, backbone, classes)
 
 
 def convnext_stages(image_shape, classes):
@@ -138,7 +100,7 @@ def convnext_stages(image_shape, classes):
                 x = layers.Add()([x, LayerScale(1e-6)(y)])
         return layers.LayerNormalization(epsilon=1e-6)(layers.GlobalAveragePooling2D()(x))
 
-    return _classifier(image_shape, body, classes)
+    return classifier(image_shape, body, classes)
 
 
 def cct(image_shape, classes):
@@ -171,10 +133,10 @@ def cct(image_shape, classes):
         weights = layers.Softmax(axis=1)(layers.Dense(1)(x))
         return keras.ops.sum(weights * x, axis=1)
 
-    return _classifier(image_shape, body, classes)
+    return classifier(image_shape, body, classes)
 
 
-def _classifier(image_shape, body, classes):
+def classifier(image_shape, body, classes):
     """Return a model of `body` on scaled images, with one linear layer after it."""
     inputs = keras.Input(image_shape, dtype="uint8")
     x = body(layers.Rescaling(1 / 127.5, offset=-1)(inputs))
@@ -188,6 +150,4 @@ MODELS = {
     "cct": cct,
     "convnext_stages": convnext_stages,
     "mobilenet": mobilenet,
-    "resnet": resnet,
-    "vgg": vgg,
 }

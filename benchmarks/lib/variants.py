@@ -26,7 +26,7 @@ MODELS = (
     *("mlp_standardized_relu", "mlp_standardized_gelu"),
     # Of real_models.py.
     *("hub_vit", "hub_swin", "cct", "convnext_stages", "mobilenet", "distilbert"),
-    *("resnet", "vgg"),
+    "resnet",  # Of candidates.py.
 )
 NO_STRUCTURE = {"mean": None, "hidden_bias": None}
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
@@ -57,7 +57,6 @@ class Variant:
         second_scale: Factor of the second matrix of each MLP: the control of a hidden bias,
             which makes the branch smaller.
         identity: Whether square convolutions start as partial identities.
-        neighbors: Standard deviation of the logits of heads that attend to a patch's neighbor.
         unit_variance: Whether kernels are scaled by LSUV then.
         whole: Whether one call of `initialize` with its defaults writes all that it finds.
         schedule: Part of the epochs.
@@ -76,7 +75,6 @@ class Variant:
     shared_bias: float = 0.0
     second_scale: float = 1.0
     identity: bool = False
-    neighbors: float = 0.0
     unit_variance: bool = False
     whole: bool = False
     schedule: float = 1.0
@@ -120,7 +118,6 @@ NUMBERED = {
     "per_input": lambda x: {"per_input": x},
     "shared_bias": lambda x: {"shared_bias": x},
     "second": lambda x: {"second_scale": x},
-    "neighbors": lambda x: {"neighbors": x},
     "pos": lambda x: {"position": x},
     "sigma": lambda x: {"depthwise": {"sigma_0": x, "velocity": 0.0, "acceleration": 0.0}},
     "qk_": lambda noise, identity: {"attention": {"query_key": (noise, identity)}},

@@ -22,7 +22,7 @@ from keras_mimetic._structures import base
 
 # Root mean square entry of the tables of image patches, by default.
 PATCHES_RMS = 0.5
-SEQUENCE = "a table of a sequence, not of image patches: set `rms` to a number to write it"
+SEQUENCE = "no image patches found before it: a number for `rms` writes sinusoids of a sequence"
 # A table, its layer, and how many positions it is used for.
 Table = tuple[keras.Variable, Layer, int]
 # Rows before those of the patches: of class tokens and registers.
