@@ -343,7 +343,7 @@ def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
             for seed, curve in enumerate(curves)
         ],
     )
-    arguments = [str(tmp_path), "--epochs", "1", "3", "7", "--metric", "loss"]
+    arguments = [str(tmp_path), "--epochs", "1", "3", "--metric", "loss"]
     verdict.main(arguments)
     text = (tmp_path / "epochs.md").read_text()
     assert "Difference in training loss, nats" in text
@@ -352,12 +352,14 @@ def test_differences_at_epochs_and_epochs_saved(tmp_path, capsys):
         for line in text.splitlines()
         if line.startswith("| vit")
     )
-    # By hand: -0.5 and -0.1, so -0.3, t(1) = 12.706; then -0.5 twice. No seventh epoch.
-    assert mean[1:5] == ["mean over default", "-0.3000 [-2.8412, +2.2412]", mean[3], ""]
+    # By hand: -0.5 and -0.1, so -0.3, t(1) = 12.706; then -0.5 twice.
+    assert mean[1:3] == ["mean over default", "-0.3000 [-2.8412, +2.2412]"]
     assert mean[3] == "-0.5000 [-0.5000, -0.5000]"
     # 1.0 is reached halfway from epoch 2 to 3; so is 1.2.
-    assert mean[5:] == ["+0.5 [+0.5, +0.5]", "2"]
-    assert slow[5] == "reached by 0 of 2 seeds"
+    assert mean[4:] == ["+0.5 [+0.5, +0.5]", "2"]
+    assert slow[4] == "reached by 0 of 2 seeds"
+    with pytest.raises(SystemExit, match="must be at most 3"):
+        verdict.main([str(tmp_path), "--epochs", "7"])
     assert (tmp_path / "epochs.png").read_bytes().startswith(b"\x89PNG")
     assert text.split("\n\n", 1)[1] in capsys.readouterr().out
 
