@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import paths
 import pytest
+from arrays import array
 
 import keras_mimetic
 from keras_mimetic._structures import STRUCTURES
@@ -94,6 +95,12 @@ def test_snippets_of_docs_run(page):
     finally:
         if keras.backend.backend() == "jax":
             keras.distribution.set_distribution(None)
+
+
+def test_normals_of_0_02_are_that():
+    draws = array(run(ROOT / "docs" / "coming-from.md")["initializer"]((100, 100)))
+    assert abs(draws.mean()) < 1e-3
+    assert 0.015 < draws.std() < 0.02
 
 
 def test_pages_show_what_they_print(capsys):
