@@ -41,6 +41,7 @@ class Row:
         lines = verdict.judge(runs, ["default"], [variant], self.first_seed)
         by_name = {line.row: line for line in lines if line.model == model}
         settings = folders.read_settings(runs.folder)
+        # Without a size, all of CIFAR-10's training images but those for validation.
         size = f"{settings['train_size'] or 45_000:,}, {settings['epochs']}"
         return size, by_name["default"], by_name[variant]
 
