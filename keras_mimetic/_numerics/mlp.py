@@ -196,6 +196,8 @@ def with_signs_in_mean(values: np.ndarray, signs: np.ndarray) -> tuple[np.ndarra
         return values, 1.0
     values = values - np.float32(mean)
     signs = signs - signs.mean(dtype=np.float32)
-    values -= (np.vdot(values, signs) / np.vdot(signs, signs)) * signs
+    # In float64, since a float32 dot product has other errors on other processors.
+    wide = signs.astype(np.float64)
+    values -= np.float32(np.vdot(values, wide) / np.vdot(wide, wide)) * signs
     rest = values.std(dtype=np.float64)
     return values + np.float32(mean / std * rest) * signs, rest / std
