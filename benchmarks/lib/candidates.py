@@ -1,4 +1,4 @@
-"""A structure that is not part of the package, and models that have only it.
+"""A structure that was tried and is not part of the package, and a model that has only it.
 
 See "candidates" in PROTOCOL.md.
 """
@@ -17,7 +17,7 @@ def partial_identity(model):
     others stay, as in the CIFAR-10 speed records of Jordan (2024, arXiv:2404.00498). The first
     convolution, on three colors, stays as it is.
     """
-    for layer in model._flatten_layers():
+    for layer in model.layers:
         if not isinstance(layer, layers.Conv2D) or layer.kernel_size == (1, 1):
             continue
         kernel = keras.ops.convert_to_numpy(layer.kernel).copy()
@@ -51,36 +51,4 @@ def resnet(image_shape, classes):
     return classifier(image_shape, body, classes)
 
 
-def hub_resnet(image_shape, classes):
-    """Return KerasHub's ResNet with four bottleneck blocks, at 8 x 8 and 4 x 4 pixels."""
-    import keras_hub
-
-    backbone = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[3],
-        stackwise_num_filters=[64, 128],
-        stackwise_num_blocks=[2, 2],
-        stackwise_num_strides=[1, 2],
-        block_type="bottleneck_block",
-        image_shape=image_shape,
-    )
-    pool = layers.GlobalAveragePooling2D()
-    return classifier(image_shape, lambda x: pool(backbone(x)), classes)
-
-
-def vgg(image_shape, classes):
-    """Return a network of six convolutions without residual connections, with batch norms."""
-
-    def body(x):
-        for width in (16, 32, 64):
-            for _ in range(2):
-                x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
-                x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
-                x = layers.ReLU()(x)
-            x = layers.MaxPooling2D()(x)
-        return layers.GlobalAveragePooling2D()(x)
-
-    return classifier(image_shape, body, classes)
-
-
-MODELS = {"resnet": resnet, "hub_resnet": hub_resnet, "vgg": vgg}
+MODELS = {"resnet": resnet}

@@ -26,8 +26,7 @@ MODELS = (
     *("mlp_standardized_relu", "mlp_standardized_gelu"),
     # Of real_models.py.
     *("hub_vit", "hub_swin", "cct", "convnext_stages", "mobilenet", "distilbert"),
-    # Of candidates.py.
-    *("resnet", "hub_resnet", "vgg"),
+    "resnet",  # Of candidates.py.
 )
 NO_STRUCTURE = {"mean": None, "hidden_bias": None}
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
