@@ -13,7 +13,7 @@ from keras_mimetic._find import find_sites
 from keras_mimetic._numerics.mlp import shifted_to_mean
 from keras_mimetic._numerics.random import fold_in, sample
 from keras_mimetic.layers import MimeticMLPBlock
-from lib import candidates, real_models
+from lib import real_models
 from lib.lsuv import unit_variance
 from lib.plain_mlp import PLAIN_MLPS
 from lib.variants import NO_STRUCTURE, Variant
@@ -41,8 +41,6 @@ KERNELS = {
 # A learned table as in the tutorials: an `Embedding`, uniform in +-0.05, and no norm before it.
 _vit_learned = functools.partial(models.MODELS["vit"], positions="uniform", stem_norm=False)
 
-# Models with the weights that their authors draw.
-_OTHERS = {**real_models.MODELS, **candidates.MODELS}
 # Functions that build a model, and the rules for `initialize`, by name.
 MODELS = {
     **{name: (make, {}) for name, make in models.MODELS.items()},
@@ -62,13 +60,13 @@ MODELS = {
     # The structure of MLPs in those over the patches alone.
     "mixer_tokens": (models.MODELS["mixer"], {r"channel_mlp_\d+/": None}),
     **{name: (make, {r"hidden_\d+/": "mlp"}) for name, make in PLAIN_MLPS.items()},
-    **{name: (make, {}) for name, make in _OTHERS.items()},
+    **{name: (make, {}) for name, make in real_models.MODELS.items()},
 }
 
 
 def applies(model_name, variant):
     """Return whether a variant differs from all others in a model."""
-    if model_name in _OTHERS:
+    if model_name in real_models.MODELS:
         return variant.kernel == "glorot"  # `default` is what their authors draw.
     if variant.shared_bias and model_name == "convmixer":
         return False  # It has no MLP blocks.
@@ -111,8 +109,6 @@ def build_variant(model_name, variant, seed, images, width=None):
         keras_mimetic.initialize(model, structures={"position": {"rms": rms}}, **seed_of)
     if variant.whole:
         keras_mimetic.initialize(model, control=variant.control, **seed_of)
-    if variant.identity:
-        candidates.partial_identity(model)
     if variant.second_scale != 1:
         for layer in _blocks(model):
             layer.fc2.kernel.assign(layer.fc2.kernel * variant.second_scale)
@@ -125,7 +121,7 @@ def build_variant(model_name, variant, seed, images, width=None):
 
 def _make(model_name, images, width, **arguments):
     make, _ = MODELS[model_name]
-    if model_name in _OTHERS:
+    if model_name in real_models.MODELS:
         keras.utils.set_random_seed(arguments["seed"] % 2**31)
         return make(images.shape, images.classes)
     patch = 4 if min(images.shape[:2]) >= 32 else 2

@@ -26,7 +26,6 @@ MODELS = (
     *("mlp_standardized_relu", "mlp_standardized_gelu"),
     # Of real_models.py.
     *("hub_vit", "hub_swin", "cct", "convnext_stages", "mobilenet", "distilbert"),
-    "resnet",  # Of candidates.py.
 )
 NO_STRUCTURE = {"mean": None, "hidden_bias": None}
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
@@ -56,7 +55,6 @@ class Variant:
             this mean: the function-matched control of a mean after a LayerNorm.
         second_scale: Factor of the second matrix of each MLP: the control of a hidden bias,
             which makes the branch smaller.
-        identity: Whether square convolutions start as partial identities.
         unit_variance: Whether kernels are scaled by LSUV then.
         whole: Whether one call of `initialize` with its defaults writes all that it finds.
         schedule: Part of the epochs.
@@ -74,7 +72,6 @@ class Variant:
     per_input: float = 0.0
     shared_bias: float = 0.0
     second_scale: float = 1.0
-    identity: bool = False
     unit_variance: bool = False
     whole: bool = False
     schedule: float = 1.0
@@ -103,7 +100,6 @@ WORDS = {
     "all": {**_SPATIAL, "mlp": _MLP},
     "initialize": {"whole": True},
     "initialize_control": {"whole": True, "control": True},
-    "identity": {"identity": True},
     "half": {"schedule": 0.5},
     "postokens": {"position": "tokens"},
     "sigma_wide": {"depthwise": {"sigma_0": 0.3, "velocity": 0.5, "acceleration": 4.0}},

@@ -16,7 +16,7 @@ import compare
 import verdict
 from cifar10 import compile_model, fit
 from common import data, folders
-from lib import by_epoch, candidates, one_run, real_models, variants
+from lib import by_epoch, one_run, real_models, variants
 from lib.build_variant import MODELS, SharedBiasBlock, applies, build_variant
 from lib.lsuv import unit_variance
 
@@ -100,7 +100,7 @@ def test_names_of_models_and_variants():
 
 
 # Not those that differ from `vit` in size alone.
-_OTHERS = {"vit_ti", "vit_deep", *real_models.MODELS, *candidates.MODELS}
+_OTHERS = {"vit_ti", "vit_deep", *real_models.MODELS}
 
 
 @pytest.mark.one_backend
@@ -150,23 +150,6 @@ def test_models_that_people_have(model):
     assert changed(written)
     assert {*changed(control)} <= {*changed(written)}  # Positions and biases have no control.
     assert np.isfinite(written.predict(images.train[0], verbose=0)).all()
-
-
-@pytest.mark.one_backend
-def test_partial_identities_pass_inputs_on():
-    names = ("default", "identity")
-    plain, changed = (build_variant("resnet", variants.parse(name), 3, IMAGES) for name in names)
-    kernels = 0
-    for weight, other in zip(plain.weights, changed.weights, strict=True):
-        before, after = array(weight), array(other)
-        if (before != after).any():
-            kernels += 1
-            inputs = after.shape[2]
-            images = np.random.default_rng(0).normal(size=(1, 5, 5, inputs)).astype("float32")
-            passed = keras.ops.conv(images, after, padding="same", data_format="channels_last")
-            np.testing.assert_allclose(array(passed)[..., :inputs], images, atol=1e-6)
-            assert (before[..., inputs:] == after[..., inputs:]).all()
-    assert kernels == 12
 
 
 def test_keep_leaves_the_norms_of_attention_kernels():
