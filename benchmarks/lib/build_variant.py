@@ -50,6 +50,7 @@ MODELS = {
     # Its 1x1 convolutions stand in for an MLP.
     "convmixer": (models.MODELS["convmixer"], {r"pointwise_\d+/": "mlp"}),
     "vit_learned": (_vit_learned, {}),
+    "vit_learned_deep": (functools.partial(_vit_learned, depth=12), {}),
     "vit_learned_norm": (functools.partial(_vit_learned, stem_norm=True), {}),
     "vit_learned_class_token": (functools.partial(_vit_learned, pool="class_token"), {}),
     "vit_learned_flatten": (functools.partial(_vit_learned, pool="flatten"), {}),

@@ -20,7 +20,13 @@ KERNELS = ("glorot", "he_normal", "truncated_normal", "orthogonal")
 # Models that are compared; build_variant.py makes them.
 MODELS = (
     *("convnext", "vit", "convmixer", "mixer", "vit_ti", "vit_deep"),
-    *("vit_learned", "vit_learned_norm", "vit_learned_class_token", "vit_learned_flatten"),
+    *(
+        "vit_learned",
+        "vit_learned_deep",
+        "vit_learned_norm",
+        "vit_learned_class_token",
+        "vit_learned_flatten",
+    ),
     *("vit_no_stem_norm", "convnext_batch_norm", "convnext_no_norm", "convnext_layer_scale"),
     *("mixer_tokens", "mlp_unit_relu", "mlp_unit_gelu"),
     *("mlp_standardized_relu", "mlp_standardized_gelu"),
