@@ -47,6 +47,7 @@ MODELS = {
     # DeiT's ViT-Ti (arXiv:2012.12877) at patches of 4 pixels.
     "vit_ti": (functools.partial(models.MODELS["vit"], width=192, depth=12, heads=3), {}),
     "vit_deep": (functools.partial(models.MODELS["vit"], depth=12), {}),
+    "vit_8_blocks": (functools.partial(models.MODELS["vit"], depth=8), {}),
     # Its 1x1 convolutions stand in for an MLP.
     "convmixer": (models.MODELS["convmixer"], {r"pointwise_\d+/": "mlp"}),
     "vit_learned": (_vit_learned, {}),

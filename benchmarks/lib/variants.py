@@ -19,7 +19,7 @@ from typing import Any
 KERNELS = ("glorot", "he_normal", "truncated_normal", "orthogonal")
 # Models that are compared; build_variant.py makes them.
 MODELS = (
-    *("convnext", "vit", "convmixer", "mixer", "vit_ti", "vit_deep"),
+    *("convnext", "vit", "convmixer", "mixer", "vit_ti", "vit_deep", "vit_8_blocks"),
     *(
         "vit_learned",
         "vit_learned_deep",
@@ -83,7 +83,8 @@ class Variant:
     schedule: float = 1.0
 
 
-_SPATIAL = {"attention": {}, "depthwise": {}}
+_QUERY_KEY = (0.7, 0.7)
+_SPATIAL = {"attention": {"query_key": _QUERY_KEY}, "depthwise": {}}
 _MLP = {"mean": "auto", "hidden_bias": "auto"}
 # Words that stand for the same changes wherever they are.
 WORDS = {
@@ -94,7 +95,7 @@ WORDS = {
     "lsuv": {"kernel": "orthogonal", "unit_variance": True},
     "spatial": _SPATIAL,
     "control": {**_SPATIAL, "control": True},
-    "query_key": {"attention": {"value_output": None}},
+    "query_key": {"attention": {"query_key": _QUERY_KEY, "value_output": None}},
     "value_output": {"attention": {"query_key": None}},
     "no_qk": {"attention": {"query_key": None}},
     "keep": {"keep_norms": True},
