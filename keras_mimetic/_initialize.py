@@ -43,9 +43,10 @@ def initialize(
       layers. 1x1 convolutions must have a residual connection around them, or be a head.
     - `"attention"`: `keras.layers.MultiHeadAttention` and its subclasses, and attention built
       from `keras.layers.Attention` or from operations. Samples query and key kernels, and
-      value and output kernels, in pairs. Unless the settings are numbers, causal attention
-      keeps its query and key kernels, as attention with a mask that cannot be traced does, and
-      grouped-query attention all of them. Cross-attention is skipped.
+      value and output kernels, in pairs. Unless the settings are numbers, query and key
+      kernels are kept in causal attention, under a mask that cannot be traced, and in models of
+      12 or more attention layers, and all kernels in grouped-query attention. Cross-attention
+      is skipped.
     - `"depthwise"`: depthwise convolutions, including those of `SeparableConv*D` and `Conv*D`
       with one group per channel. Samples smooth, centered filters that widen with depth.
       Causal convolutions are skipped.

@@ -35,6 +35,9 @@ NOT_TRACED = "none of its calls could be traced; use `rules` to include it"
 LEARNED = "its queries are learned, not a stream of the input"
 SHARED = "it shares weights with another attention"
 CAUSAL = "causal attention: query and key keep their weights"
+# Of this many attention layers, none gets a query-key structure by default.
+MANY_LAYERS = 12
+DEEP = f"one of {MANY_LAYERS} or more attention layers: query and key keep their weights"
 UNKNOWN_MASK = "a mask that could not be traced: query and key keep their weights"
 # The role that a pair relates to queries.
 _OTHER = {"query_key": "key", "value_output": "value"}
@@ -51,6 +54,7 @@ class AttentionSite(Site):
             mask is unknown.
         is_grouped: Whether several heads share a key and a value head. The heads of a group
             follow one another in the weights.
+        is_deep: Whether it is one of at least `MANY_LAYERS` in the model.
     """
 
     structure: ClassVar[str] = "attention"
@@ -58,6 +62,7 @@ class AttentionSite(Site):
     skipped_pairs: Mapping[str, str]
     is_causal: bool | None = False
     is_grouped: bool = False
+    is_deep: bool = False
 
     @property
     def default_skips(self) -> dict[str, str]:
@@ -66,7 +71,9 @@ class AttentionSite(Site):
             return dict.fromkeys(PAIRS, contents.GROUPED)
         if self.is_causal is None:
             return {"query_key": UNKNOWN_MASK}
-        return {"query_key": CAUSAL} if self.is_causal else {}
+        if self.is_causal:
+            return {"query_key": CAUSAL}
+        return {"query_key": DEEP} if self.is_deep else {}
 
     @property
     def default_skip(self) -> str:
@@ -103,10 +110,12 @@ def find_attention(
     and key must read one stream of channels; for value and output, values and queries must.
     """
     found = streams(graph)
-    return [
+    sites = [
         *_layers(graph, layers, layer_paths, found),
         *_in_operations(graph, layer_paths, found),
     ]
+    is_deep = sum(not site.skip_reason for site in sites) >= MANY_LAYERS
+    return [dataclasses.replace(site, is_deep=is_deep) for site in sites]
 
 
 def _why_apart(pair: str, queries: Nested, others: Nested, found: Streams) -> str:

@@ -91,7 +91,7 @@ def test_names_of_models_and_variants():
     alone, added = variants.parse("mlp_mean-4"), variants.parse("mean-4")
     assert alone.mlp == added.mlp == {"mean": -4.0, "hidden_bias": None}
     assert alone.attention is None
-    assert added.attention == added.depthwise == {}
+    assert (added.attention, added.depthwise) == ({"query_key": (0.7, 0.7)}, {})
     both = variants.parse("pos0.5_value_output_mlp")
     assert (both.position, both.attention) == (0.5, {"query_key": None})
     for name in ("mean-", "mean-1x", "spatial_", "", "vo_0.4"):
@@ -100,7 +100,7 @@ def test_names_of_models_and_variants():
 
 
 # Not those that differ from `vit` in size alone.
-_OTHERS = {"vit_ti", "vit_deep", *real_models.MODELS}
+_OTHERS = {"vit_ti", "vit_deep", "vit_8_blocks", "vit_learned_deep", *real_models.MODELS}
 
 
 @pytest.mark.one_backend
