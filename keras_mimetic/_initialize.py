@@ -61,7 +61,8 @@ def initialize(
     Each weight has its own random stream, derived from `seed` and its layer path, the
     attributes and containers that lead to the layer. Equal models therefore get equal samples
     on every backend, and a change to one attribute of a subclassed model does not affect
-    the samples of the others. The kernels of MLPs are shifted, not sampled, so they also depend
+    the samples of the others. (A 12th attention layer affects whether the others get a query-key
+    structure.) The kernels of MLPs are shifted, not sampled, so they also depend
     on the values that Keras gave them. This package's layers do not know their layer path and
     sample different weights for the same seed.
 

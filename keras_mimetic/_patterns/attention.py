@@ -3,7 +3,7 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
@@ -37,7 +37,10 @@ SHARED = "it shares weights with another attention"
 CAUSAL = "causal attention: query and key keep their weights"
 # Of this many attention layers, none gets a query-key structure by default.
 MANY_LAYERS = 12
-DEEP = f"one of {MANY_LAYERS} or more attention layers: query and key keep their weights"
+DEEP = (
+    f"one of {MANY_LAYERS} or more attention layers: query and key keep their weights unless "
+    "`query_key` is given"
+)
 UNKNOWN_MASK = "a mask that could not be traced: query and key keep their weights"
 # The role that a pair relates to queries.
 _OTHER = {"query_key": "key", "value_output": "value"}
@@ -80,6 +83,9 @@ class AttentionSite(Site):
         reasons = [self.default_skips.get(pair) for pair in PAIRS if pair not in self.skipped_pairs]
         return "; ".join(dict.fromkeys(x for x in reasons if x)) if all(reasons) else ""
 
+    def included_by_rule(self) -> Self | None:
+        return None if self.skip_reason else self
+
     @property
     def partly_skipped(self) -> dict[str, str]:
         return {
@@ -110,12 +116,22 @@ def find_attention(
     and key must read one stream of channels; for value and output, values and queries must.
     """
     found = streams(graph)
-    sites = [
+    return [
         *_layers(graph, layers, layer_paths, found),
         *_in_operations(graph, layer_paths, found),
     ]
-    is_deep = sum(not site.skip_reason for site in sites) >= MANY_LAYERS
-    return [dataclasses.replace(site, is_deep=is_deep) for site in sites]
+
+
+def by_depth(sites: list[Site]) -> list[Site]:
+    """Return the sites of a model, where attention knows whether it is one of many layers."""
+    own = [site for site in sites if isinstance(site, AttentionSite)]
+    # A rule that skips some layers leaves the model as deep.
+    if sum(site.by_rule or not site.skip_reason for site in own) < MANY_LAYERS:
+        return sites
+    return [
+        dataclasses.replace(site, is_deep=True) if isinstance(site, AttentionSite) else site
+        for site in sites
+    ]
 
 
 def _why_apart(pair: str, queries: Nested, others: Nested, found: Streams) -> str:

@@ -102,13 +102,12 @@ class Attention(base.Structure):
         return attention_site(layer, layer_path) if isinstance(layer, ATTENTIONS) else None
 
     def sample(self, site: AttentionSite, settings: base.Settings, seed: int) -> base.Sampled:
-        why = "; ".join(
-            dict.fromkeys(
-                reason
-                for pair, reason in site.default_skips.items()
-                if is_auto(settings[pair]) and pair not in site.skipped_pairs
-            )
-        )
+        kept = {
+            pair: reason
+            for pair, reason in site.default_skips.items()
+            if is_auto(settings[pair]) and pair not in site.skipped_pairs
+        }
+        why = "; ".join(dict.fromkeys(kept.values()))
         values: base.Weights = {}
         notes = {}
         for pair, (noise, identity) in _strengths(site, settings).items():
@@ -122,7 +121,9 @@ class Attention(base.Structure):
                 of = f"; {role} part" if isinstance(part, Part) and not part.is_whole else ""
                 note = f"{pair.replace('_', '-')}: {noise:.4g} noise {identity:+.4g} identity{of}"
                 notes[role] = f"{note} ({why})" if why else note
-        return base.NewWeights(values, notes) if values else base.Skip(why)
+        if not values:
+            notes = {role: reason for pair, reason in kept.items() for role in PAIRS[pair]}
+        return base.NewWeights(values, notes)
 
     def measure(self, site: AttentionSite, weights: base.Weights) -> base.Measured:
         figures: list[base.Figure] = []

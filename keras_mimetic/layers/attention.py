@@ -58,10 +58,10 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
             entries of Z are independent normals of variance 1 / width. (From a width of 256 on, all
             heads and layers have the same singular values.) `None` leaves both projections to
             `kernel_initializer`. `"auto"` is (0.7, 0.7), from accounts of the paper's recipe, and
-            `None` with `causal=True`. In our ViT of 4 blocks it adds to `value_output` (`spatial` in
-            `benchmarks/results/query-key/over-value-output.md`), in one of 12 it loses (`spatial` in
-            `benchmarks/results/depth/over-value-output.md`): pass `None` in a stack of 12 or more
-            layers, which a layer cannot count.
+            `None` with `causal=True`. Pass `None` in a stack of 12 or more layers, which a layer
+            cannot count: the pair adds to `value_output` in our ViT of 4 blocks (`spatial` in
+            `benchmarks/results/query-key/over-value-output.md`) and loses in one of 12 (`spatial`
+            in `benchmarks/results/depth/over-value-output.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
             (0.4, -0.4), from the same accounts. In our ViT it accounts for most of the gain from
