@@ -60,8 +60,8 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
             `kernel_initializer`. `"auto"` is (0.7, 0.7), from accounts of the paper's recipe, and
             `None` with `causal=True`. Pass `None` in a stack of 12 or more layers, which a layer
             cannot count: the pair adds to `value_output` in our ViT of 4 blocks (`spatial` in
-            `benchmarks/results/query-key/over-value-output.md`) and loses in one of 12 (`spatial`
-            in `benchmarks/results/depth/over-value-output.md`).
+            `benchmarks/results/query-key/over-value-output.md`) and loses in short
+            training of one of 12 (`spatial` in `benchmarks/results/depth/over-value-output.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
             (0.4, -0.4), from the same accounts. In our ViT it accounts for most of the gain from
