@@ -261,8 +261,11 @@ def _counted(tokens: Any) -> int | None:
 def _grid(stream: Value, length: int) -> tuple[int, ...] | None:
     """Return rows and columns of the patches that a sequence is made of, or `None`."""
     for value in walk_back(stream, lambda call: call.inputs):
-        if len(value.shape) == 4:
-            for rows, columns in (value.shape[1:3], value.shape[2:]):
-                if rows and columns and 0 <= length - rows * columns <= _MAX_PREFIX:
-                    return rows, columns
+        shape = value.shape
+        if len(shape) < 4:
+            continue
+        # Channels last or first, and (batch, rows, columns, ...) of patches cut by reshaping.
+        for rows, columns in (shape[1:3], shape[2:4]) if len(shape) == 4 else (shape[1:3],):
+            if rows and columns and 0 <= length - rows * columns <= _MAX_PREFIX:
+                return rows, columns
     return None

@@ -147,6 +147,24 @@ def test_patches_have_rows_and_columns(prefix):
     assert (site.grid, site.prefix) == ((4, 4), prefix)
 
 
+@pytest.mark.parametrize(
+    ("size", "axes", "grid"),
+    [
+        ((8, 12, 3), [(-1, 4, 2, 6, 2, 3), (0, 1, 3, 2, 4, 5)], (4, 6)),
+        ((8, 12, 1), [(-1, 4, 2, 6, 2), (0, 1, 3, 2, 4)], (4, 6)),
+        ((3, 8, 12), [(-1, 3, 4, 2, 6, 2), (0, 2, 4, 1, 3, 5)], (4, 6)),
+        # Runs of pixels in a row, which are no patches.
+        ((8, 12, 3), [(-1, 24, 4, 3), (0, 1, 2, 3)], (24,)),
+    ],
+)
+def test_patches_cut_by_reshaping(size, axes, grid):
+    x = keras.Input(size)
+    y = ops.transpose(ops.reshape(x, axes[0]), axes[1])
+    y = layers.Dense(WIDTH)(ops.reshape(y, (-1, 24, int(np.prod(size)) // 24)))
+    (site,) = sites(keras.Model(x, Table((24, WIDTH))(y)))
+    assert site.grid == grid
+
+
 def test_a_table_of_an_image():
     x = keras.Input((6, 4, WIDTH))
     (site,) = sites(keras.Model(x, Table((1, 6, 4, WIDTH))(x)))
