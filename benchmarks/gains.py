@@ -46,7 +46,7 @@ class Row:
         return size, by_name["default"], by_name[variant]
 
 
-_LEARNED = "ViT, learned positions, average of the tokens"
+_LEARNED = "ViT, learned positions, average pooling"
 ROWS = (
     Row(_LEARNED, ("where-it-pays", "vit_learned", "initialize"), 152),
     Row("ViT, sin-cos positions", ("long", "vit", "all")),
@@ -61,7 +61,7 @@ ROWS = (
     Row("CCT (Keras tutorial)", ("real-models", "cct", "initialize"), 112),
     Row("Swin Transformer of KerasHub", ("real-models", "hub_swin", "initialize"), 112),
     Row(
-        "ConvNeXt, four stages, LayerScale 1e-6, normals of 0.02",
+        "ConvNeXt, four stages, LayerScale 1e-6, stddev 0.02",
         ("real-models", "convnext_stages", "initialize"),
         112,
     ),

@@ -61,10 +61,10 @@ def initialize(
     Each weight has its own random stream, derived from `seed` and its layer path, the
     attributes and containers that lead to the layer. Equal models therefore get equal samples
     on every backend, and a change to one attribute of a subclassed model does not affect
-    the samples of the others. (A 12th attention layer affects whether the others get a query-key
-    structure.) The kernels of MLPs are shifted, not sampled, so they also depend
-    on the values that Keras gave them. This package's layers do not know their layer path and
-    sample different weights for the same seed.
+    the streams of the others. (A new depthwise layer shifts their sigma, though, and a 12th
+    attention layer turns off query-key pairs.) The kernels of MLPs are shifted, not sampled, so
+    they also depend on the values that Keras gave them. This package's layers do not know their
+    layer path and sample different weights for the same seed.
 
     Examples:
 
@@ -84,16 +84,16 @@ def initialize(
 
     Args:
         model: A Keras model or layer, built unless `inputs` are given.
-        structures: Names of structures, or a dict from names to their settings, such as
-            `{"mlp": {"mean": -0.5}, "attention": {}}`. `{}` stands for the default settings of a
-            structure, and `structures=None` for all structures that are on by default.
+        structures: A name, names, or a dict from names to settings, such as
+            `{"mlp": {"mean": -0.5}, "attention": {}}`; no others are written. `{}` stands for a
+            structure's default settings, and `structures=None` for all that are on by default.
         seed: Integer >= 0. `None` takes one from Python's `random`, which
             `keras.utils.set_random_seed` controls.
         rules: Dict from regular expressions to the name of a structure, a Keras initializer or
             `None`, to correct or extend what is found. A layer with a weight whose
             `variable.path` matches gets that structure, or is skipped for `None`. With an
             initializer or its name, such as `"orthogonal"`, the weights that match are
-            redrawn, and no structure is written to them. Expressions match anywhere in the path,
+            redrawn, and their MLP or attention is skipped. Expressions match anywhere in the path,
             as in Keras's `LayoutMap`. A layer whose context is unknown is taken for
             self-attention, or for an MLP without a normalization before it.
         control: If `True`, write a norm-matched baseline: random weights without structure,
@@ -105,7 +105,7 @@ def initialize(
             instead: after trained normalizations, MLPs get other weights than in a new model. A
             model counts as trained if its optimizer has taken steps, or if the values of a bias,
             normalization or moving statistic differ in size where its initializer makes them equal.
-        inputs: Example inputs, of which only shapes and dtypes are used. Required for a
+        inputs: Example inputs; only their shapes and dtypes are used. Required for a
             subclassed model that takes several arguments or whose input shape is unknown. A
             model without weights is first called on zeros of these shapes, which builds it. A
             tuple holds several positional arguments, a dict with names of arguments holds these,

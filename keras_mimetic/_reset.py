@@ -46,8 +46,8 @@ def reset(model: Layer, seed: int | None = None) -> None:
     Layers and initializers with seeds of their own draw the same values as when the model was
     built; all others follow `seed`. What `initialize` wrote is lost: call it again.
 
-    A learning rate that a callback has lowered becomes that of the previous `reset` again. It
-    needs memory for another copy of the weights and of the optimizer's variables.
+    A learning rate that a callback has lowered returns to that of the previous `reset`.
+    `reset` needs memory for another copy of the weights and of the optimizer's variables.
 
     Examples:
 

@@ -20,8 +20,8 @@ __all__ = ["StructureLogger"]
 class StructureLogger(keras.callbacks.Callback):
     """Measure the structures of a model's weights during `fit` and add them to `logs`.
 
-    Callbacks after this one in the list see the figures next to the loss, such as `CSVLogger` and
-    `TensorBoard`; so do the progress bar and the `History` that `fit` returns. Names are
+    Callbacks after this one in the list, such as `CSVLogger` and `TensorBoard`, see the figures
+    next to the loss; so do the progress bar and the `History` that `fit` returns. Names are
     `"structure/part/figure"`, as in the rows of `keras_mimetic.measure`. Values are means over
     layers and heads.
 

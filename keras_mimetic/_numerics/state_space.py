@@ -12,10 +12,10 @@ import numpy as np
 
 from keras_mimetic._numerics.random import fold_in, sample
 
-# From accounts of the paper's recipe; we could not read the paper itself.
+# From secondary sources; we could not read the paper itself.
 A_LOG = -8.0
 DT = 1.0
-# Ours: accounts say that the product of the two projections is near the identity and
+# Ours: secondary sources say that the product of the two projections is near the identity and
 # that they are not equal.
 CORRELATION = 0.9
 # float32 must hold the decay rate, exp(a_log). Far smaller rates erase the state already.

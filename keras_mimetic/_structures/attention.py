@@ -28,12 +28,12 @@ class Attention(base.Structure):
 
     Settings:
         query_key: The coefficients (noise, identity) of the product of query and key of
-            every head; `None` keeps both weights. `"auto"` is (0.7, 0.7), from accounts of
-            the paper's recipe. It is `None` in causal attention (ours; `qk` and `both` in
+            every head; `None` keeps both weights. `"auto"` is (0.7, 0.7), from secondary
+            sources. It is `None` in causal attention (ours; `qk` and `both` in
             `benchmarks/results/language-500/table.md`) and in models of 12 or more attention
             layers (ours; `spatial` in `benchmarks/results/depth/over-value-output.md`).
         value_output: The coefficients of the product of value and output over all heads.
-            `"auto"` is (0.4, -0.4), from accounts of the paper's recipe (`value_output` in
+            `"auto"` is (0.4, -0.4), from secondary sources (`value_output` in
             `benchmarks/results/confirm-attention/over-default.md`).
 
     Numbers also apply to grouped-query and multi-query attention, which `"auto"` keeps. W_K is

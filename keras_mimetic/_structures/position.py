@@ -72,7 +72,7 @@ class Position(base.Structure):
     - He et al., 2022, "Masked Autoencoders Are Scalable Vision Learners"
       (arXiv:2111.06377), for the form in two dimensions.
     - Trockman and Kolter, 2023, "Mimetic Initialization of Self-Attention Layers"
-      (arXiv:2305.09828), whose Vision Transformers use such tables by accounts of it.
+      (arXiv:2305.09828), whose Vision Transformers use such tables (secondary sources).
     """
 
     name = "position"

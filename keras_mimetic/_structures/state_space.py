@@ -37,13 +37,13 @@ class StateSpace(base.Structure):
     """`MimeticStateSpace` layers are drawn as that layer's defaults are.
 
     Settings:
-        a_log: Logarithm of the decay, -8 from accounts of the paper's recipe (`decay` and
+        a_log: Logarithm of the decay rate, -8 from secondary sources (`decay` and
             `mimetic` in `benchmarks/results/recall/table.md`); `None` leaves it as it is.
-        dt: The step size, 1 from accounts of the paper's recipe; `None` leaves it as it is,
+        dt: The step size, 1 from secondary sources; `None` leaves it as it is,
             dependent on the token as in Mamba-2.
         correlation: Correlation of the weights of C with those of B, 0.9 (ours); `None` with
             `dt=None` leaves the projection as it is.
-        convolution: `"identity"` (from accounts of the paper's recipe) starts the convolution
+        convolution: `"identity"` (from secondary sources) starts the convolution
             as the identity; `None` (ours) leaves it as it is (`mimetic` and `recipe` in
             `benchmarks/results/recall/table.md`).
 
@@ -66,7 +66,7 @@ class StateSpace(base.Structure):
         "convolutions' last taps"
     )
     figures = (
-        base.FigureSpec("decay", "a_log", "log decay", "+.2f", by_head=True),
+        base.FigureSpec("decay", "a_log", "log decay rate", "+.2f", by_head=True),
         base.FigureSpec("decay", "dt", "dt", ".3g", by_head=True),
         base.FigureSpec(
             "decay",
@@ -145,7 +145,7 @@ class StateSpace(base.Structure):
             values["a_log"] = state_space.log_decays(
                 shapes["a_log"], a_log=settings["a_log"], seed=seed
             )
-            notes["a_log"] = f"log decay {settings['a_log']:.4g}"
+            notes["a_log"] = f"log decay rate {settings['a_log']:.4g}"
         if dt is not None:
             values["dt_bias"] = state_space.dt_biases(shapes["dt_bias"], dt=dt, seed=seed)
             notes["dt_bias"] = f"dt {dt:.4g}"

@@ -28,8 +28,8 @@ class MimeticMean(NumPyInitializer):
       rms(x)` of their standard deviations. For inputs uniform on (0, 1), `fan_in=3072` and
       `mean=-0.1`, the shift is -4.8 standard deviations, and a ReLU layer is dead.
 
-    Biases keep their zeros and recurrent kernels their orthogonal matrices with Keras's own
-    initializers. This one warns when it samples a bias; shapes of recurrent kernels do not tell.
+    Use Keras's own initializers for biases and recurrent kernels. This one warns when it
+    samples a bias, but cannot recognize a recurrent kernel by its shape.
 
     Samples `W = s * (Z + mean)`, where Z has mean 0 and variance 1 and
     `s = sqrt(scale / fan)`. With `mean=0` and the other defaults, the distribution is that of

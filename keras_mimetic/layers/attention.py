@@ -57,15 +57,15 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
             product is the matrix of rank `key_dim` closest to `noise Z + identity I`, where the
             entries of Z are independent normals of variance 1 / width. (From a width of 256 on, all
             heads and layers have the same singular values.) `None` leaves both projections to
-            `kernel_initializer`. `"auto"` is (0.7, 0.7), from accounts of the paper's recipe, and
+            `kernel_initializer`. `"auto"` is (0.7, 0.7), from secondary sources, and
             `None` with `causal=True`. Pass `None` in a stack of 12 or more layers, which a layer
             cannot count: the pair adds to `value_output` in our ViT of 4 blocks (`spatial` in
             `benchmarks/results/query-key/over-value-output.md`) and loses in short
             training of one of 12 (`spatial` in `benchmarks/results/depth/over-value-output.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
-            (0.4, -0.4), from the same accounts. In our ViT it accounts for most of the gain from
-            attention, half of it by its scale (`value_output` and `control` in
+            (0.4, -0.4), from the same sources. In our ViT it accounts for most of the gain from
+            attention, half of it from its scale (`value_output` and `control` in
             `benchmarks/results/confirm-attention/over-default.md`). Requires an `output_shape` of
             one axis.
         causal: Whether the layer will be called with a causal mask, as in a language model. It

@@ -54,18 +54,18 @@ class MimeticStateSpace(Mamba2):
         conv_width: Positions that the convolution sees, an integer >= 1.
         a_log: Initial logarithm of the decay rate of all heads, <= 80: with dt = 1 the
             state keeps exp(-exp(a_log)) of itself, 0.9997 for the default -8. This
-            default and that of `dt` are from accounts of the paper's recipe. `None` is
+            default and that of `dt` are from secondary sources. `None` is
             Mamba-2's own: decay rates uniform in (1, 16).
         dt: Initial dt of all heads, > 0. It does not depend on the token at first,
             because its columns of the projection start at zero. `None` is Mamba-2's own:
             logarithms uniform between those of 0.001 and 0.1, and columns like the others.
         correlation: Correlation of the weights of C with those of B, in [-1, 1]. The
-            default is ours: accounts of the recipe say only that the product of both is
+            default is ours: secondary sources say only that the product of both is
             near the identity and that they are not equal. It mattered little in our trials
             (`mimetic` and `decay` in `benchmarks/results/recall/table.md`). `None` is
             Mamba-2's own, 0.
         convolution: `"identity"`, or `None` for Mamba-2's own: weights and biases uniform
-            between -1/sqrt(conv_width) and 1/sqrt(conv_width). Accounts of the recipe have
+            between -1/sqrt(conv_width) and 1/sqrt(conv_width). Secondary sources have
             the identity; in our trials it lowered recall (row `recipe`).
         use_bias: Whether the two projections have biases, which start at zero.
         chunk_size: Positions that are computed together, for speed alone.
