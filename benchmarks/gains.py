@@ -56,7 +56,7 @@ ROWS = (
         "ViT, learned positions, flattened head (Keras tutorial)",
         ("positions-models", "vit_learned_flatten", "pos0.5_all"),
     ),
-    Row("ViT of 12 blocks, sin-cos positions", ("depth", "vit_deep", "value_output_mlp"), 102),
+    Row("ViT of 12 blocks, sin-cos positions", ("depth", "vit_deep", "all"), 102),
     Row("ViT of KerasHub (class token)", ("real-models", "hub_vit", "initialize"), 112),
     Row("CCT (Keras tutorial)", ("real-models", "cct", "initialize"), 112),
     Row("Swin Transformer of KerasHub", ("real-models", "hub_swin", "initialize"), 112),

@@ -19,7 +19,6 @@ from keras_mimetic._graph.layer_paths import find_layer_paths
 from keras_mimetic._graph.operations import CONVOLUTIONS, DEPTHWISE, SEPARABLE, is_projection
 from keras_mimetic._graph.recorder import is_composite, reason, trace
 from keras_mimetic._graph.symbol import Nested, Operation
-from keras_mimetic._patterns.attention import by_depth
 from keras_mimetic._patterns.kernels import overlap
 from keras_mimetic._patterns.site import Site
 from keras_mimetic._rules import Redraw, Ruled, path_of, read_rules
@@ -77,7 +76,7 @@ def find_sites(
             found = []
             graph.opaque.append((model, f"{reason(error)} (in the search for {structure!r})"))
         sites += _in_order(_follow_rules(found, structure, ruled), graph)
-    sites = _in_order(_each_weight_once(by_depth(sites)), graph)
+    sites = _in_order(_each_weight_once(sites), graph)
     opaque = [
         (layer, layer_paths[layer], why)
         for layer, why in graph.opaque

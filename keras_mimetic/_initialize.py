@@ -61,10 +61,10 @@ def initialize(
     Each weight has its own random stream, derived from `seed` and its layer path, the
     attributes and containers that lead to the layer. Equal models therefore get equal samples
     on every backend, and a change to one attribute of a subclassed model does not affect
-    the streams of the others. (A new depthwise layer shifts their sigma, though, and a 12th
-    attention layer turns off query-key pairs.) The kernels of MLPs are shifted, not sampled, so
-    they also depend on the values that Keras gave them. This package's layers do not know their
-    layer path and sample different weights for the same seed.
+    the streams of the others. (A new depthwise layer shifts their sigma, though.) The kernels
+    of MLPs are shifted, not sampled, so they also depend on the values that Keras gave them.
+    This package's layers do not know their layer path and sample different weights for the same
+    seed.
 
     Examples:
 

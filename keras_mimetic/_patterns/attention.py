@@ -35,12 +35,6 @@ NOT_TRACED = "none of its calls could be traced; use `rules` to include it"
 LEARNED = "its queries are learned, not a stream of the input"
 SHARED = "it shares weights with another attention"
 CAUSAL = "causal attention: query and key keep their weights"
-# Of this many attention layers, none gets a query-key structure by default.
-MANY_LAYERS = 12
-DEEP = (
-    f"one of {MANY_LAYERS} or more attention layers: query and key keep their weights unless "
-    "`query_key` is given"
-)
 UNKNOWN_MASK = "a mask that could not be traced: query and key keep their weights"
 # The role that a pair relates to queries.
 _OTHER = {"query_key": "key", "value_output": "value"}
@@ -57,7 +51,6 @@ class AttentionSite(Site):
             mask is unknown.
         is_grouped: Whether several heads share a key and a value head. The heads of a group
             follow one another in the weights.
-        is_deep: Whether it is one of at least `MANY_LAYERS` in the model.
     """
 
     structure: ClassVar[str] = "attention"
@@ -65,7 +58,6 @@ class AttentionSite(Site):
     skipped_pairs: Mapping[str, str]
     is_causal: bool | None = False
     is_grouped: bool = False
-    is_deep: bool = False
 
     @property
     def default_skips(self) -> dict[str, str]:
@@ -74,9 +66,7 @@ class AttentionSite(Site):
             return dict.fromkeys(PAIRS, contents.GROUPED)
         if self.is_causal is None:
             return {"query_key": UNKNOWN_MASK}
-        if self.is_causal:
-            return {"query_key": CAUSAL}
-        return {"query_key": DEEP} if self.is_deep else {}
+        return {"query_key": CAUSAL} if self.is_causal else {}
 
     @property
     def default_skip(self) -> str:
@@ -119,18 +109,6 @@ def find_attention(
     return [
         *_layers(graph, layers, layer_paths, found),
         *_in_operations(graph, layer_paths, found),
-    ]
-
-
-def by_depth(sites: list[Site]) -> list[Site]:
-    """Return the sites of a model, where attention knows whether it is one of many layers."""
-    own = [site for site in sites if isinstance(site, AttentionSite)]
-    # A rule that skips some layers leaves the model as deep.
-    if sum(site.by_rule or not site.skip_reason for site in own) < MANY_LAYERS:
-        return sites
-    return [
-        dataclasses.replace(site, is_deep=True) if isinstance(site, AttentionSite) else site
-        for site in sites
     ]
 
 

@@ -30,8 +30,7 @@ class Attention(base.Structure):
         query_key: The coefficients (noise, identity) of the product of query and key of
             every head; `None` keeps both weights. `"auto"` is (0.7, 0.7), from secondary
             sources. It is `None` in causal attention (ours; `qk` and `both` in
-            `benchmarks/results/language-500/table.md`) and in models of 12 or more attention
-            layers (ours; `spatial` in `benchmarks/results/depth/over-value-output.md`).
+            `benchmarks/results/language-500/table.md`).
         value_output: The coefficients of the product of value and output over all heads.
             `"auto"` is (0.4, -0.4), from secondary sources (`value_output` in
             `benchmarks/results/confirm-attention/over-default.md`).
