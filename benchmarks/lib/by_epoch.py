@@ -141,7 +141,7 @@ def picture(runs, pairs, metric, settings):
         for number, (name, (ours, theirs)) in enumerate(found.items()):
             seen = _draw(axis, ours, theirs, name, f"C{number}")
             if number == 0:
-                title = f"{model}: {name} {seen.text(metric.digits)} {metric.unit} at the end"
+                title = f"{model}: {name}\n{seen.text(metric.digits)} {metric.unit} at the end"
         axis.axhline(0, color="0.3", linewidth=0.8)
         axis.set(xlabel="epoch", ylabel=f"difference in {metric.label}, {metric.unit}")
         axis.set_title(title, fontsize=8)
