@@ -93,9 +93,9 @@ def initialize(
             `None`, to correct or extend what is found. A layer with a weight whose
             `variable.path` matches gets that structure, or is skipped for `None`. With an
             initializer or its name, such as `"orthogonal"`, the weights that match are
-            redrawn, and their MLP or attention is skipped. Expressions match anywhere in the path,
-            as in Keras's `LayoutMap`. A layer whose context is unknown is taken for
-            self-attention, or for an MLP without a normalization before it.
+            redrawn, and the MLP, attention or other layer that has them is skipped. Expressions
+            match anywhere in the path, as in Keras's `LayoutMap`. A layer whose context is unknown
+            is taken for self-attention, or for an MLP without a normalization before it.
         control: If `True`, write a norm-matched baseline: random weights without structure,
             with the norms of the structured ones. The mean of an MLP kernel gets a random sign
             for each weight, and its hidden bias for each unit. Decays and step sizes become

@@ -21,8 +21,7 @@ from keras_mimetic._numerics.threads import in_threads, one_blas_thread
 PAIRS = {"query_key": ("query", "key"), "value_output": ("value", "output")}
 ROLES = tuple(role for pair in PAIRS.values() for role in pair)
 
-# Noise and identity of the two products, from secondary sources, not from the
-# paper itself.
+# Noise and identity of the two products, from secondary sources, not from the paper itself.
 QUERY_KEY = (0.7, 0.7)
 VALUE_OUTPUT = (0.4, -0.4)
 

@@ -59,10 +59,10 @@ class MimeticMultiHeadAttention(Composite, keras.layers.MultiHeadAttention):
             heads and layers have the same singular values.) `None` leaves both projections to
             `kernel_initializer`. `"auto"` is (0.7, 0.7), from secondary sources, and
             `None` with `causal=True`. The pair adds to `value_output` in our ViT of 4 blocks
-            (`spatial` in `benchmarks/results/query-key/over-value-output.md`). In one of 12 it
-            loses in short training (`spatial` in `benchmarks/results/depth/over-value-output.md`)
-            and gains in longer training (`pos0.5_all` in
-            `benchmarks/results/depth-20-epochs/table.md`).
+            (`spatial` in `benchmarks/results/query-key/over-value-output.md`). In ViTs of 12
+            blocks it loses in short training (`spatial` in
+            `benchmarks/results/depth/over-value-output.md`) and gains in longer training, with
+            learned positions (`pos0.5_all` in `benchmarks/results/depth-20-epochs/table.md`).
         value_output: `(noise, identity)` of the product of value and output weights over all
             heads (of rank `num_heads * value_dim`, if that is less than the width). `"auto"` is
             (0.4, -0.4), from the same sources. In our ViT it accounts for most of the gain from
